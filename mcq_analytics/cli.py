@@ -1,0 +1,361 @@
+"""The command line, `mcq-analytics`: one function a command, and how errors are shown.
+
+What commands do is in `definitions.launch`, `storage` and `status`. Imports that are slow stand in
+the commands that need them, so that the others start at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mcq_analytics.errors import UsageError
+from mcq_analytics.progress import progress_bar
+from mcq_analytics.settings import load_settings
+from mcq_analytics.windows import HOUR, format_hour, parse_time
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from mcq_analytics.settings import Settings
+    from mcq_analytics.storage.base_tables import BaseTables
+    from mcq_analytics.storage.database import Database
+
+Result = TypeVar("Result")
+
+DEMO_STUDENTS = 300
+DEMO_HOURS = 48
+ROWS_SHOWN = 5
+UI_HOST = "127.0.0.1"
+UI_PORT = 3000
+
+
+class Commands(click.Group):
+    """A group whose errors are one clear line on stderr, with the trace only when asked for."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and end the process: 0 when it did what it says, 1 or 2 when not."""
+        extra["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **extra) or 0)
+        except click.exceptions.Abort:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except Exception as error:
+            from mcq_analytics.storage.faults import explain, mask  # noqa: PLC0415
+
+            if "--verbose" in sys.argv:
+                click.echo(mask(traceback.format_exc()), err=True)
+            click.echo(f"error: {mask(str(explain(error, 'the command failed')))}", err=True)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _verbose_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Take --verbose after the name of a command too; `Commands.main` looks for it."""
+    return click.option("--verbose", is_flag=True, expose_value=False, help="Show error traces.")(
+        command
+    )
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mcq_analytics")
+@_verbose_option
+def main() -> None:
+    """Exact, hourly analytics of multiple-choice tests."""
+
+
+@main.command("init-db")
+@click.option(
+    "--base-tables", is_flag=True, help="Create missing base tables too, for development and tests."
+)
+@_verbose_option
+def init_db(base_tables: bool) -> None:
+    """Create or migrate the fact schema. Base tables that exist are never altered."""
+    settings, database = _open()
+    created, missing = _initialise(database, settings, with_base_tables=base_tables)
+    if created:
+        click.echo(f"created the base tables {', '.join(created)} in {settings.source_schema}")
+    click.echo(f"the fact schema {settings.fact_schema} is up to date")
+    if missing:
+        click.echo("the base tables lack indexes that keep an hour cheap; their owner may run:")
+        for statement in missing:
+            click.echo(f"  {statement};")
+
+
+@main.command("load-csv")
+@click.argument("directory", type=click.Path(path_type=Path))
+@_verbose_option
+def load_csv(directory: Path) -> None:
+    """Load answers.csv, questions.csv, sessions.csv and submissions.csv from DIRECTORY.
+
+    All or nothing: a bad row stops it with file, line and reason.
+    """
+    from mcq_analytics.storage import base_load  # noqa: PLC0415
+
+    _, database = _open()
+    base = _base_tables(database)
+    with progress_bar("loading rows") as advance:
+        counts = base_load.load_csv(
+            database, base, directory, lambda table, rows: advance(rows, table)
+        )
+    click.echo("loaded " + _counted(counts))
+
+
+@main.command()
+@click.option("--students", default=200, show_default=True, help="Number of students.")
+@click.option("--start", default=None, help="First moment [default: MCQ_PARTITION_START].")
+@click.option("--hours", default=48, show_default=True, help="Hours that the sample spans.")
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same sample.")
+@_verbose_option
+def generate(students: int, start: str | None, hours: int, seed: int) -> None:
+    """Put a realistic sample into the base tables, which must be there (init-db --base-tables)."""
+    settings, database = _open()
+    begin = parse_time(start) if start else settings.partition_start
+    _generate(database, students=students, start=begin, hours=hours, seed=seed)
+
+
+@main.command()
+@click.option("--start", default=None, help="First hour, ISO 8601 [default: after what succeeded].")
+@click.option("--end", default=None, help="End, exclusive [default: the end of the last hour].")
+@_verbose_option
+def run(start: str | None, end: str | None) -> None:
+    """Compute the facts over a window here and now, recorded on the Dagster instance."""
+    _run(start, end)
+
+
+@main.command()
+@_verbose_option
+def status() -> None:
+    """Show per fact what is done, missing and failed. Exit 1 when something is failed."""
+    from mcq_analytics.status import fact_statuses  # noqa: PLC0415
+
+    settings, database = _open()
+    statuses = fact_statuses(database, settings)
+    _show(
+        "",
+        ("fact", "last hour done", "missing hours", "failed hours", "lag", "rows"),
+        [
+            (
+                fact.name,
+                format_hour(fact.done_until - HOUR) if fact.done_until else "none",
+                f"{fact.missing_hours:,}",
+                f"{fact.failed_hours:,}",
+                f"{fact.lag_hours:,} h",
+                f"{fact.rows:,}",
+            )
+            for fact in statuses
+        ],
+    )
+    failed = [fact for fact in statuses if fact.failed_hours]
+    for fact in failed:
+        click.echo(f"{fact.name} failed over {fact.failed_ranges}: {fact.last_error}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--no-ui", is_flag=True, help="Exit after the facts are shown.")
+@_verbose_option
+def demo(no_ui: bool) -> None:
+    """Show all of it: a sample, its facts computed hour by hour, and the Dagster UI."""
+    settings, database = _open()
+    _initialise(database, settings, with_base_tables=True)
+    begin = settings.partition_start
+    if _is_empty(database):
+        _generate(database, students=DEMO_STUDENTS, start=begin, hours=DEMO_HOURS, seed=1)
+    end = begin + DEMO_HOURS * HOUR
+    if not _has_succeeded(database, settings, begin, end):
+        _run(format_hour(begin), format_hour(end))
+    _print_facts(database)
+    if not no_ui:
+        from mcq_analytics.ui import serve  # noqa: PLC0415
+
+        serve(UI_HOST, UI_PORT)
+
+
+def _open() -> tuple[Settings, Database]:
+    from mcq_analytics.storage.database import open_database  # noqa: PLC0415
+
+    settings = load_settings()
+    return settings, open_database(settings)
+
+
+def _within(database: Database, doing: str, work: Callable[[Connection], Result]) -> Result:
+    """Do some work in one transaction; errors say what was being done."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from mcq_analytics.storage.faults import explain  # noqa: PLC0415
+
+    try:
+        with database.engine().begin() as connection:
+            return work(connection)
+    except SQLAlchemyError as error:
+        raise explain(error, doing) from error
+
+
+def _base_tables(database: Database) -> BaseTables:
+    from mcq_analytics.storage.base_tables import inspect_base_tables  # noqa: PLC0415
+
+    return _within(
+        database,
+        "reading the base tables",
+        lambda connection: inspect_base_tables(connection, database.source_schema),
+    )
+
+
+def _initialise(
+    database: Database, settings: Settings, *, with_base_tables: bool
+) -> tuple[list[str], list[str]]:
+    """Return the base tables that were created and the index statements that are wanted."""
+    from mcq_analytics.storage import base_tables, schema  # noqa: PLC0415
+
+    def work(connection: Connection) -> tuple[list[str], list[str]]:
+        created = []
+        if with_base_tables:
+            created = base_tables.create_missing_base_tables(connection, settings.source_schema)
+        base = base_tables.inspect_base_tables(connection, settings.source_schema)
+        schema.migrate(connection, settings.fact_schema, schema.key_types(base))
+        return created, base_tables.missing_indexes(connection, base, settings.source_schema)
+
+    return _within(database, "setting up the database", work)
+
+
+def _generate(database: Database, *, students: int, start: datetime, hours: int, seed: int) -> None:
+    from mcq_analytics.storage.sample_load import load_sample  # noqa: PLC0415
+
+    base = _base_tables(database)
+    with progress_bar("generating rows") as advance:
+        counts = load_sample(
+            database,
+            base,
+            students=students,
+            start=start,
+            hours=hours,
+            seed=seed,
+            progress=lambda table, rows: advance(rows, table),
+        )
+    click.echo("generated " + _counted(counts))
+
+
+def _is_empty(database: Database) -> bool:
+    from sqlalchemy import text  # noqa: PLC0415
+
+    from mcq_analytics.storage.selections import quoted  # noqa: PLC0415
+
+    statement = text(f"SELECT 1 FROM {quoted(database.source_schema, 'answers')} LIMIT 1")
+    return _within(
+        database,
+        "reading the base tables",
+        lambda connection: connection.execute(statement).first() is None,
+    )
+
+
+def _has_succeeded(database: Database, settings: Settings, start: datetime, end: datetime) -> bool:
+    from mcq_analytics.facts import FACTS  # noqa: PLC0415
+    from mcq_analytics.storage.metadata import SUCCESS, hour_statuses  # noqa: PLC0415
+
+    engine = database.engine()
+    hours = [start + index * HOUR for index in range((end - start) // HOUR)]
+    return all(
+        statuses.get(hour) == SUCCESS
+        for fact in FACTS
+        for statuses in [hour_statuses(engine, fact.name, settings)]
+        for hour in hours
+    )
+
+
+def _run(start: str | None, end: str | None) -> None:
+    settings, database = _open()
+    _base_tables(database)
+
+    from mcq_analytics.definitions import launch  # noqa: PLC0415
+
+    window = launch.window_to_run(database, settings, start, end)
+    if window is None:
+        click.echo("nothing to do: all hours that are over have succeeded")
+        return
+    with progress_bar("computing hours", total=window.hours) as advance:
+        totals = launch.run_window(
+            settings, window, lambda hours, until: advance(hours, f"to {format_hour(until)}")
+        )
+    _show(
+        f"{window.hours:,} hours, {format_hour(window.start)} to {format_hour(window.end)}",
+        ("fact", "rows read", "inserted", "updated", "deleted", "seconds"),
+        [
+            (
+                name,
+                f"{total.rows_read:,}",
+                f"{total.rows_inserted:,}",
+                f"{total.rows_updated:,}",
+                f"{total.rows_deleted:,}",
+                f"{total.seconds:.1f}",
+            )
+            for name, total in totals.items()
+        ],
+    )
+
+
+def _print_facts(database: Database) -> None:
+    """Print the number of rows of each fact, and the first few of them."""
+    from sqlalchemy import text  # noqa: PLC0415
+
+    from mcq_analytics.facts import FACTS  # noqa: PLC0415
+    from mcq_analytics.storage.selections import quoted  # noqa: PLC0415
+
+    def work(connection: Connection) -> None:
+        for fact in FACTS:
+            columns = (*fact.key, *fact.column_names)
+            table = quoted(database.fact_schema, fact.name)
+            count = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+            rows = connection.execute(
+                text(
+                    f"SELECT {', '.join(map(quoted, columns))} FROM {table} "
+                    f"ORDER BY {', '.join(map(quoted, fact.key))} LIMIT {ROWS_SHOWN}"
+                )
+            )
+            title = f"{fact.name}: {count:,} rows, the first {ROWS_SHOWN}"
+            _show(title, columns, [tuple(map(_cell, row)) for row in rows])
+
+    _within(database, "reading the facts", work)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{rows:,} {table}" for table, rows in counts.items())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)
+
+
+def _show(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table in a terminal, and tab-separated lines elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        if title:
+            click.echo(title)
+        for row in (columns, *rows):
+            click.echo("\t".join(row))
+        return
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

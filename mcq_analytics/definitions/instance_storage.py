@@ -1,0 +1,74 @@
+"""Where the Dagster instance keeps its records: PostgreSQL, the embedded server by default.
+
+`dagster.yaml` names the class; nothing else refers to it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dagster import DagsterEventType, EventLogEntry
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from sqlalchemy import literal_column
+
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url
+
+EVENTS_PER_BATCH = "1000"
+
+
+class BatchingEventLogStorage(PostgresEventLogStorage):
+    """Stores the planned events of a ranged run in one insert, as its base does those that follow.
+
+    A run over some hours plans an event for each fact and hour, which costs more than all else
+    that Dagster records of it when they are stored one by one.
+    """
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events of one type together; others as the base class does."""
+        planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        if any(event.get_dagster_event().event_type is not planned for event in events):
+            super().store_event_batch(events)
+            return
+        statement = self.prepare_insert_event_batch(events).returning(literal_column("id"))
+        with self._connect() as connection:
+            ids = [row[0] for row in connection.execute(statement)]
+        latest = {
+            event.get_dagster_event().asset_key: (event, event_id)
+            for event, event_id in zip(events, ids, strict=True)
+        }
+        with self.index_transaction() as connection:
+            for event, event_id in latest.values():
+                self._store_asset_event(connection, event, event_id)
+
+
+class InstanceStorage(DagsterPostgresStorage):
+    """Dagster's own PostgreSQL storage at `MCQ_DAGSTER_URL`, else on the embedded server.
+
+    On the embedded server a commit does not wait for the disk: a crash of the machine may lose the
+    last records of Dagster, and never anything of the facts, which have their own database.
+    """
+
+    def __init__(self, inst_data: Any = None) -> None:
+        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_PER_BATCH)
+        settings = load_settings()
+        url = settings.dagster_url
+        if url is None:
+            url = embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
+                {"options": "-c synchronous_commit=off"}
+            )
+        text = url.render_as_string(hide_password=False)
+        super().__init__(text, inst_data=inst_data)
+        self._event_log_storage = BatchingEventLogStorage(text)
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Return the configuration that `dagster.yaml` may hold: none, secrets least of all."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> InstanceStorage:
+        """Return the storage that the settings name."""
+        return cls(inst_data)

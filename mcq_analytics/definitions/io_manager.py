@@ -1,0 +1,124 @@
+"""The IO manager: base tables in, as the window touches them; facts out, by upsert.
+
+It ties a Dagster step to an attempt of `storage`, which does the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dagster import (
+    ConfigurableIOManager,
+    InitResourceContext,
+    InputContext,
+    MetadataValue,
+    OutputContext,
+)
+from pydantic import PrivateAttr
+from pyspark.sql import DataFrame
+
+from mcq_analytics.definitions.facts import column_lineage
+from mcq_analytics.definitions.partitions import as_window
+from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import FACTS_BY_NAME
+from mcq_analytics.storage.attempts import Attempt, AttemptReport
+from mcq_analytics.storage.faults import explain
+from mcq_analytics.windows import Window, format_hour
+
+
+class PostgresIOManager(ConfigurableIOManager):
+    """Loads base tables for a fact and stores the fact, as one attempt over the run's window.
+
+    The first input opens the attempt: it takes the fact's lock, opens a snapshot and finds the
+    rows that the window touches. All inputs are read in that snapshot. The output commits it.
+    """
+
+    database: DatabaseResource
+    spark: ScalingSparkResource
+
+    _attempts: dict[str, Attempt] = PrivateAttr(default_factory=dict)
+
+    def load_input(self, context: InputContext) -> DataFrame:
+        """Return the rows of a base table that belong to what the window touches.
+
+        Raises:
+            McqError: one line that says what is wrong, and the remedy.
+
+        """
+        name = context.definition_metadata.get("fact")
+        if name is None:
+            raise McqError(
+                f"{context.asset_key.to_user_string()} can be loaded for the facts only: "
+                "read the table from PostgreSQL instead"
+            )
+        try:
+            attempt = self._attempts.get(name) or self._open(context, name)
+            return attempt.read(self.spark.session(attempt.record_count), context.name)
+        except Exception as error:
+            self._end(name, error)
+            raise explain(error, f"{name}: reading {context.name}") from error
+
+    def handle_output(self, context: OutputContext, obj: DataFrame) -> None:
+        """Compute the fact's touched rows, upsert them, and record the attempt, at once.
+
+        Raises:
+            McqError: one line that says what is wrong, and the remedy. Nothing is changed then.
+
+        """
+        name = context.asset_key.path[-1]
+        attempt = self._attempts[name]
+        try:
+            report = attempt.commit(obj)
+        except Exception as error:
+            self._end(name, error)
+            raise explain(error, f"{name} over {attempt.window}") from error
+        self._end(name, None)
+        context.add_output_metadata(_metadata(name, attempt.table, attempt.window, report))
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:
+        """End the attempts whose asset failed between its inputs and its output."""
+        for name in list(self._attempts):
+            self._end(name, McqError("the asset failed before its rows were stored; see its run"))
+
+    def _open(self, context: InputContext, name: str) -> Attempt:
+        if not context.has_asset_partitions:
+            raise McqError(f"{name}: the first input must be one by hour, which tells the window")
+        run_id = context.step_context.run_id
+        attempt = Attempt(
+            self.database.open(),
+            FACTS_BY_NAME[name],
+            as_window(context.asset_partitions_time_window),
+            run_id,
+        )
+        self._attempts[name] = attempt
+        attempt.begin()
+        return attempt
+
+    def _end(self, name: str, error: BaseException | None) -> None:
+        attempt = self._attempts.pop(name, None)
+        if attempt is None:
+            return
+        if error is not None:
+            attempt.fail(error)
+        attempt.close()
+
+
+def _metadata(name: str, table: str, window: Window, report: AttemptReport) -> dict[str, Any]:
+    """Return what the UI shows of an attempt."""
+    return {
+        "dagster/row_count": report.fact_rows,
+        "dagster/table_name": table,
+        "dagster/column_lineage": column_lineage(FACTS_BY_NAME[name]),
+        "window_start": MetadataValue.timestamp(window.start),
+        "window_end": MetadataValue.timestamp(window.end),
+        "window": f"{format_hour(window.start)} to {format_hour(window.end)}",
+        "hours": window.hours,
+        "rows_read": report.rows_read,
+        "rows_touched": report.touched,
+        "rows_inserted": report.counts.inserted,
+        "rows_updated": report.counts.updated,
+        "rows_deleted": report.counts.deleted,
+        **{f"left_out_{what}": count for what, count in report.left_out.items()},
+        **{f"seconds_{phase}": seconds for phase, seconds in report.seconds.items()},
+    }

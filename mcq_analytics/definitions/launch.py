@@ -1,0 +1,175 @@
+"""Running the facts over a window in this process, recorded on the Dagster instance."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dagster import (
+    DagsterInstance,
+    ExecuteInProcessResult,
+    FloatMetadataValue,
+    IntMetadataValue,
+    JobDefinition,
+    MetadataValue,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import Settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.embedded import ignore_git
+from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.metadata import get_time_range
+from mcq_analytics.windows import Window, format_hour
+
+HOURS_PER_RUN = 1_000
+"""Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
+records, few enough that progress shows and a failure costs little."""
+
+Progress = Callable[[int, datetime], None]
+
+
+@dataclass
+class FactTotals:
+    """What the runs of a window did to one fact: rows, and seconds from lock to commit."""
+
+    rows_read: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    seconds: float = 0.0
+
+
+def ensure_dagster_home(settings: Settings) -> None:
+    """Set DAGSTER_HOME where it is not: to the checkout, else to a folder under `.mcq`."""
+    if os.environ.get("DAGSTER_HOME"):
+        return
+    home = Path.cwd()
+    if not (home / "dagster.yaml").exists():
+        home = settings.home
+        home.mkdir(parents=True, exist_ok=True)
+        ignore_git(home)
+        if not (home / "dagster.yaml").exists():
+            packaged = files("mcq_analytics") / "definitions" / "dagster.yaml"
+            (home / "dagster.yaml").write_text(packaged.read_text())
+    os.environ["DAGSTER_HOME"] = str(home)
+
+
+def window_to_run(
+    database: Database,
+    settings: Settings,
+    start: str | None,
+    end: str | None,
+    *,
+    skip_done: bool = False,
+) -> Window | None:
+    """Return the window that `run` computes, or None where there is nothing to do.
+
+    Without a start it is the earliest that `get_time_range` gives for any fact. With `skip_done`
+    hours before that are left out though a start is given.
+
+    Raises:
+        UsageError: the window is not one, or lies outside the partitions.
+        McqError: the database cannot be read.
+
+    """
+    engine = database.engine()
+    try:
+        bounds = [get_time_range(engine, fact.name, start, end) for fact in FACTS]
+        if skip_done:
+            open_from = min(get_time_range(engine, fact.name)[0] for fact in FACTS)
+            bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
+    except SQLAlchemyError as error:
+        raise explain(
+            error, "reading etl_metadata (has mcq-analytics init-db been run?)"
+        ) from error
+    begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
+    if begin >= finish:
+        return None
+    if begin < settings.partition_start:
+        raise UsageError(
+            f"{format_hour(begin)} is before the first partition, "
+            f"{format_hour(settings.partition_start)}: start there, or set MCQ_PARTITION_START"
+        )
+    return Window(begin, finish)
+
+
+def run_window(
+    settings: Settings, window: Window, progress: Progress | None = None
+) -> dict[str, FactTotals]:
+    """Compute the facts over a window, in runs of at most `HOURS_PER_RUN` hours, oldest first.
+
+    Raises:
+        McqError: a run failed; the message is that of its first error. Earlier runs stand.
+
+    """
+    ensure_dagster_home(settings)
+    # Dagster logs every event to stderr; the events themselves are on the instance.
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    job = build_definitions(settings).resolve_job_def(FACTS_JOB)
+    totals = {fact.name: FactTotals() for fact in FACTS}
+    try:
+        with DagsterInstance.get() as instance:
+            for chunk in window.chunks(HOURS_PER_RUN):
+                _add(totals, _execute(job, instance, chunk))
+                if progress is not None:
+                    progress(chunk.hours, chunk.end)
+    except SQLAlchemyError as error:
+        raise explain(error, "the records of Dagster") from error
+    return totals
+
+
+def _execute(
+    job: JobDefinition, instance: DagsterInstance, window: Window
+) -> ExecuteInProcessResult:
+    result = job.execute_in_process(
+        instance=instance,
+        tags=range_tags(window),
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise McqError(_first_error(result))
+    return result
+
+
+def _first_error(result: ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            error = event.step_failure_data.error
+            while error.cause is not None and error.cls_name != McqError.__name__:
+                error = error.cause
+            return error.message.strip().partition(": ")[2] or error.message.strip()
+    return f"the run {result.run_id} failed; see it in the Dagster UI"
+
+
+def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:
+    """Add up what a run did; all hours of a ranged run carry the same figures."""
+    for name, total in totals.items():
+        events = result.asset_materializations_for_node(name)
+        if not events:
+            continue
+        metadata = events[0].metadata
+        total.rows_read += _number(metadata["rows_read"])
+        total.rows_inserted += _number(metadata["rows_inserted"])
+        total.rows_updated += _number(metadata["rows_updated"])
+        total.rows_deleted += _number(metadata["rows_deleted"])
+        total.seconds += sum(
+            value.value or 0.0
+            for key, value in metadata.items()
+            if key.startswith("seconds_") and isinstance(value, FloatMetadataValue)
+        )
+
+
+def _number(value: MetadataValue[Any]) -> int:
+    return value.value or 0 if isinstance(value, IntMetadataValue) else 0

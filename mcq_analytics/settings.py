@@ -1,0 +1,228 @@
+"""Settings: what the environment and `.env` say, read once and checked. No connection is made here.
+
+`.env.example` lists every variable with its default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from dotenv import dotenv_values
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.windows import parse_hour
+
+ENVIRONMENTS = ("dev", "test", "prod")
+ALERT_METHODS = ("log", "slack", "email")
+
+
+@dataclass(frozen=True)
+class AlertSettings:
+    """Where alerts go. A secret is never part of a representation."""
+
+    method: str = "log"
+    slack_webhook_url: str | None = field(default=None, repr=False)
+    slack_token: str | None = field(default=None, repr=False)
+    slack_channel: str | None = None
+    slack_base_url: str | None = None
+    email_from: str | None = None
+    email_to: tuple[str, ...] = ()
+    smtp_host: str = "localhost"
+    smtp_port: int = 25
+    smtp_user: str | None = None
+    smtp_password: str | None = field(default=None, repr=False)
+    smtp_starttls: bool = False
+
+
+@dataclass(frozen=True)
+class SparkSettings:
+    """The Spark cluster by name, and the size of one executor."""
+
+    cluster: str = "local"
+    master: str | None = None
+    conf: Mapping[str, str] = field(default_factory=dict)
+    executor_memory: str = "2g"
+    executor_cores: int = 2
+    driver_memory: str = "2g"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one environment (SPEC section 4).
+
+    `database_url` is None only in `dev`, where the embedded server takes its place.
+    """
+
+    env: str
+    database_url: URL | None
+    dagster_url: URL | None
+    source_schema: str
+    fact_schema: str
+    partition_start: datetime
+    home: Path
+    alerts: AlertSettings
+    spark: SparkSettings
+
+
+def load_settings(env: str | None = None, directory: Path | None = None) -> Settings:
+    """Return the settings of `env` (default: `MCQ_ENV`, else `dev`).
+
+    The process environment wins over `.env` in `directory` (default: the working directory).
+
+    Raises:
+        UsageError: an environment of another name.
+        McqError: a variable that is missing or malformed; the message names it.
+
+    """
+    values = _environment(directory or Path.cwd())
+    chosen = env if env is not None else values.get("MCQ_ENV", "dev")
+    if chosen not in ENVIRONMENTS:
+        raise UsageError(
+            f"unknown environment {chosen!r}: set MCQ_ENV to one of {', '.join(ENVIRONMENTS)}"
+        )
+    spark = _spark_settings(values)
+    return Settings(
+        env=chosen,
+        database_url=_database_url(chosen, values),
+        dagster_url=_postgres_url("MCQ_DAGSTER_URL", values),
+        source_schema=values.get("MCQ_SOURCE_SCHEMA", "public"),
+        fact_schema=values.get("MCQ_FACT_SCHEMA", "analytics"),
+        partition_start=_partition_start(values),
+        home=Path(values.get("MCQ_HOME", ".mcq")).expanduser().absolute(),
+        alerts=_alert_settings(values),
+        spark=spark,
+    )
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Merge `.env` with the process environment; empty values count as not set."""
+    merged = {**dotenv_values(directory / ".env"), **os.environ}
+    return {name: value for name, value in merged.items() if value}
+
+
+def _database_url(env: str, values: Mapping[str, str]) -> URL | None:
+    name = f"DB_{env.upper()}_URL"
+    url = _postgres_url(name, values)
+    if url is None and env != "dev":
+        raise McqError(f"{name} is not set; add it to .env (see .env.example)")
+    return url
+
+
+def _postgres_url(name: str, values: Mapping[str, str]) -> URL | None:
+    text = values.get(name)
+    if text is None:
+        return None
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The text may hold a password: it is not repeated.
+        raise McqError(
+            f"{name} is not a URL; write it as postgresql://user:password@host:5432/database"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise McqError(f"{name} is a {url.get_backend_name()} URL; it must be postgresql://…")
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def _partition_start(values: Mapping[str, str]) -> datetime:
+    try:
+        return parse_hour(values.get("MCQ_PARTITION_START", "2024-01-01T00:00"))
+    except UsageError as error:
+        raise McqError(f"MCQ_PARTITION_START: {error}") from None
+
+
+def _alert_settings(values: Mapping[str, str]) -> AlertSettings:
+    method = values.get("ALERT_METHOD", "log").lower()
+    if method not in ALERT_METHODS:
+        raise McqError(f"ALERT_METHOD is {method!r}; it must be one of {', '.join(ALERT_METHODS)}")
+    settings = AlertSettings(
+        method=method,
+        slack_webhook_url=values.get("SLACK_WEBHOOK_URL"),
+        slack_token=values.get("SLACK_TOKEN"),
+        slack_channel=values.get("SLACK_CHANNEL"),
+        slack_base_url=values.get("SLACK_BASE_URL"),
+        email_from=values.get("ALERT_EMAIL_FROM"),
+        email_to=tuple(
+            part.strip() for part in values.get("ALERT_EMAIL_TO", "").split(",") if part.strip()
+        ),
+        smtp_host=values.get("SMTP_HOST", "localhost"),
+        smtp_port=_integer("SMTP_PORT", values, 25),
+        smtp_user=values.get("SMTP_USER"),
+        smtp_password=values.get("SMTP_PASSWORD"),
+        smtp_starttls=values.get("SMTP_STARTTLS", "false").lower() in ("1", "true", "yes"),
+    )
+    if method == "slack" and not (
+        settings.slack_webhook_url or (settings.slack_token and settings.slack_channel)
+    ):
+        raise McqError(
+            "ALERT_METHOD is slack, but neither SLACK_WEBHOOK_URL nor SLACK_TOKEN with "
+            "SLACK_CHANNEL is set; add one to .env (see .env.example)"
+        )
+    if method == "email" and not (settings.email_from and settings.email_to):
+        raise McqError(
+            "ALERT_METHOD is email, but ALERT_EMAIL_FROM or ALERT_EMAIL_TO is not set; "
+            "add them to .env (see .env.example)"
+        )
+    return settings
+
+
+def _spark_settings(values: Mapping[str, str]) -> SparkSettings:
+    """Read the named cluster: `SPARK_<NAME>_MASTER`, and conf as `key=value;key=value`."""
+    cluster = values.get("MCQ_SPARK_CLUSTER", "local")
+    return cluster_settings(cluster, values)
+
+
+def cluster_settings(cluster: str, values: Mapping[str, str] | None = None) -> SparkSettings:
+    """Return the settings of the Spark cluster that is named `cluster`.
+
+    `local` needs no settings; any other name needs `SPARK_<NAME>_MASTER` and may have
+    `SPARK_<NAME>_CONF`, a list ``key=value;key=value``.
+
+    Raises:
+        McqError: the cluster has no master, or its conf cannot be read; the variable is named.
+
+    """
+    if values is None:
+        values = _environment(Path.cwd())
+    prefix = f"SPARK_{cluster.upper().replace('-', '_')}"
+    master = values.get(f"{prefix}_MASTER")
+    if master is None and cluster != "local":
+        raise McqError(
+            f"the Spark cluster {cluster!r} is not known: set {prefix}_MASTER to its master URL, "
+            "or MCQ_SPARK_CLUSTER to local"
+        )
+    conf: dict[str, str] = {}
+    for entry in values.get(f"{prefix}_CONF", "").split(";"):
+        if not entry.strip():
+            continue
+        key, equals, value = entry.strip().partition("=")
+        if not equals or not key.startswith("spark."):
+            raise McqError(f"{prefix}_CONF: {key!r} is not of the form spark.key=value")
+        conf[key] = value
+    return SparkSettings(
+        cluster=cluster,
+        master=master,
+        conf=conf,
+        executor_memory=values.get("MCQ_SPARK_EXECUTOR_MEMORY", "2g"),
+        executor_cores=_integer("MCQ_SPARK_EXECUTOR_CORES", values, 2),
+        driver_memory=values.get("MCQ_SPARK_DRIVER_MEMORY", "2g"),
+    )
+
+
+def _integer(name: str, values: Mapping[str, str], default: int) -> int:
+    text = values.get(name)
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        raise McqError(f"{name} is {text!r}; it must be a whole number") from None
+    if number < 1:
+        raise McqError(f"{name} is {number}; it must be at least 1")
+    return number

@@ -1,0 +1,87 @@
+"""How far each fact is: hours done, missing and failed, as `mcq-analytics status` shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import Settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.metadata import (
+    FAILED,
+    SUCCESS,
+    get_last_successful_runs,
+    hour_statuses,
+    ranges,
+)
+from mcq_analytics.storage.selections import quoted
+from mcq_analytics.windows import HOUR, last_closed_hour_end
+
+
+@dataclass(frozen=True)
+class FactStatus:
+    """How far a fact is. `done_until` is the end of its latest hour that succeeded.
+
+    Missing and failed hours are counted from the partition start to the last hour that is over;
+    the lag is the hours from `done_until` to there.
+    """
+
+    name: str
+    done_until: datetime | None
+    missing_hours: int
+    failed_hours: int
+    failed_ranges: str
+    last_error: str | None
+    lag_hours: int
+    rows: int
+
+
+def fact_statuses(database: Database, settings: Settings) -> list[FactStatus]:
+    """Return the status of every fact.
+
+    Raises:
+        McqError: the database cannot be read, or `init-db` has not been run.
+
+    """
+    engine = database.engine()
+    closed = last_closed_hour_end()
+    start = settings.partition_start
+    found = []
+    try:
+        for fact in FACTS:
+            statuses = hour_statuses(engine, fact.name, settings)
+            done = [hour for hour, status in statuses.items() if status == SUCCESS]
+            failed = [hour for hour, status in statuses.items() if status == FAILED]
+            done_until = max(done) + HOUR if done else None
+            known = sum(1 for hour in statuses if start <= hour < closed)
+            errors = [
+                attempt.error
+                for attempt in get_last_successful_runs(engine, fact.name, limit=20)
+                if attempt.status == FAILED
+            ]
+            with engine.connect() as connection:
+                rows = connection.execute(
+                    text(f"SELECT count(*) FROM {quoted(settings.fact_schema, fact.name)}")
+                ).scalar_one()
+            found.append(
+                FactStatus(
+                    name=fact.name,
+                    done_until=done_until,
+                    missing_hours=max(0, (closed - start) // HOUR - known),
+                    failed_hours=len(failed),
+                    failed_ranges=", ".join(map(str, ranges(failed)[:3])),
+                    last_error=errors[0] if failed and errors else None,
+                    lag_hours=max(0, (closed - (done_until or start)) // HOUR),
+                    rows=rows,
+                )
+            )
+    except SQLAlchemyError as error:
+        if "does not exist" in str(error):
+            raise explain(error, "run mcq-analytics init-db first") from error
+        raise explain(error, "reading the status") from error
+    return found

@@ -1,0 +1,443 @@
+"""One attempt of a fact over a window: lock, snapshot, staging, merge, and its row in etl_metadata.
+
+The order is what makes the facts exact: the lock is held from before the snapshot until after the
+commit, so that an older snapshot never overwrites what a newer one gave. Docs: architecture.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import pairwise
+from time import monotonic
+from types import TracebackType
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructField, StructType
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import Engine
+
+from mcq_analytics.facts import TEST_SUMMARY, Fact
+from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
+from mcq_analytics.storage.database import APPLICATION_NAME, Database
+from mcq_analytics.storage.fact_tables import FactTables, fact_tables
+from mcq_analytics.storage.faults import first_line
+from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
+from mcq_analytics.storage.schema import key_types, require_fact_tables
+from mcq_analytics.storage.selections import TEST_QUESTIONS, Selections, quoted
+from mcq_analytics.storage.spark_sink import copy_to_staging
+from mcq_analytics.storage.spark_source import SLICE, SnapshotRead, spark_id, spark_schema
+from mcq_analytics.windows import Window
+
+logger = logging.getLogger(__name__)
+
+KEYS_PER_SPLIT = 100_000
+"""Touched keys that one task reads the rows of."""
+
+
+@dataclass
+class AttemptReport:
+    """What an attempt did: row counts, and seconds by phase.
+
+    `rows_read` are base rows, `fact_rows` the rows that the window's recompute yields, `touched`
+    the keys that were read; `left_out` counts base rows without ids or time.
+    """
+
+    rows_read: int = 0
+    fact_rows: int = 0
+    counts: MergeCounts = field(default_factory=lambda: MergeCounts(0, 0, 0))
+    touched: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Attempt:
+    """An attempt that is under way. Use it as a context manager: what is not committed has failed.
+
+    `begin` waits until no other attempt of the fact is under way, then opens the snapshot and
+    finds what the window touches. `read` gives the inputs, `commit` stores the result.
+    """
+
+    def __init__(self, database: Database, fact: Fact, window: Window, run_id: str) -> None:
+        self.fact = fact
+        self.window = window
+        self.run_id = run_id
+        self.report = AttemptReport()
+        self._database = database
+        self._engine: Engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]} {fact.name}"[:63])
+        self._connection: Connection | None = None
+        self._started_at = datetime.now(timezone.utc)
+        self._token = uuid.uuid4().hex[:8]
+        self._snapshot = ""
+        self._base: BaseTables | None = None
+        self._tables: FactTables | None = None
+        self._record_count = 0
+        self._clock = monotonic()
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        self.close()
+
+    def begin(self) -> None:
+        """Take the fact's lock, open the snapshot, and stage the keys that the window touches.
+
+        Raises:
+            McqError: a base table or fact table is not as it must be.
+            sqlalchemy.exc.DBAPIError: the database refused or was lost.
+
+        """
+        self._connection = self._engine.connect()
+        self._lock()
+        self._phase("wait")
+        self._record_dead_attempt()
+        self._base = inspect_base_tables(self._own("READ COMMITTED"), self._database.source_schema)
+        types = key_types(self._base)
+        require_fact_tables(self._own("READ COMMITTED"), self._database.fact_schema, types)
+        self._tables = fact_tables(self._database.fact_schema, types)
+        self._announce()
+        self._open_snapshot()
+        self._stage_touched()
+        self._phase("select")
+
+    def read(self, spark: SparkSession, table: str) -> DataFrame:
+        """Return the rows of a base table that belong to the touched rows, as of the snapshot.
+
+        Columns: those of SPEC section 1. For `test_summary_fact`, further answers without a student
+        stand for the questions of its tests.
+        """
+        base = self._require_base()
+        rows = self._load(spark, table, self._staging("touched"), spark_schema(base, table))
+        if table == "answers" and self._has_test_questions:
+            schema = StructType(
+                [
+                    StructField(name, spark_id(base.id_type("answers", name)))
+                    for name in ("test_id", "question_id")
+                ]
+            )
+            questions = self._load(spark, TEST_QUESTIONS, self._staging(TEST_QUESTIONS), schema)
+            rows = rows.unionByName(questions, allowMissingColumns=True)
+        return rows
+
+    def _load(self, spark: SparkSession, name: str, staged: str, schema: StructType) -> DataFrame:
+        selections = self._selections()
+        return SnapshotRead(
+            url=self._url(),
+            snapshot=self._snapshot,
+            input_name=name,
+            keys_sql=f"SELECT {selections.key_columns(name)} FROM {staged}",
+            rows_sql=selections.read(name, SLICE),
+            count_sql=f"INSERT INTO {self._staging('reads')} VALUES ($1, $2, $3)",
+            splits=self._splits(staged),
+            schema=schema,
+        ).load(spark)
+
+    def commit(self, frame: DataFrame) -> AttemptReport:
+        """Compute `frame`, make it the touched rows of the fact, and record the success.
+
+        All of it is one transaction; before it, only staging tables were written.
+        """
+        self._phase("plan")
+        tasks = copy_to_staging(
+            frame, self._url(), self._database.fact_schema, self._staging_name("rows")
+        )
+        self._phase("compute")
+        connection = self._own("READ COMMITTED")
+        tables = self._require_tables()
+        with connection.begin():
+            connection.exec_driver_sql(f"ANALYZE {self._staging('rows')}")
+            self.report.rows_read = connection.execute(
+                text(
+                    "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM "
+                    f"(SELECT DISTINCT input, split, rows FROM {self._staging('reads')}) r"
+                )
+            ).scalar_one()
+            self.report.fact_rows = connection.execute(
+                text(f"SELECT count(*) FROM {self._staging('rows')} WHERE {TASK} = ANY(:tasks)"),
+                {"tasks": tasks},
+            ).scalar_one()
+            self.report.counts = merge(
+                connection,
+                self.fact,
+                fact_table=tables.facts[self.fact.name],
+                hours_table=tables.hours[self.fact.name],
+                staged=self._staging("rows"),
+                touched=self._staging("touched"),
+                test_questions=self._staging(TEST_QUESTIONS) if self._has_test_questions else None,
+                tasks=tasks,
+                window=self.window,
+            )
+            self._finish(connection, "success", None)
+        self._phase("write")
+        return self.report
+
+    def fail(self, error: BaseException) -> None:
+        """Record the attempt as failed and drop its staging tables, if the database lets us.
+
+        Where it does not, the next attempt of the fact does both.
+        """
+        if self._connection is None:
+            return
+        try:
+            connection = self._own("READ COMMITTED")
+            with connection.begin():
+                self._finish(connection, "failed", first_line(error))
+        except Exception:
+            logger.warning(
+                "%s over %s failed, which could not be recorded: the next attempt will",
+                self.fact.name,
+                self.window,
+            )
+
+    def close(self) -> None:
+        """Give the lock back and end the connection."""
+        if self._connection is not None:
+            # Not a return to a pool: the server frees the lock as the session ends.
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def table(self) -> str:
+        """Name of the fact's table, with database and schema."""
+        database = self._database
+        return f"{database.url.database}.{database.fact_schema}.{self.fact.name}"
+
+    @property
+    def record_count(self) -> int:
+        """About how many base rows are in the window: the planner's estimate, which reads none."""
+        return self._record_count
+
+    @property
+    def _has_test_questions(self) -> bool:
+        return self.fact.name == TEST_SUMMARY.name
+
+    def _own(self, isolation: str) -> Connection:
+        """Return the connection that holds the lock, outside a transaction."""
+        assert self._connection is not None
+        if self._connection.in_transaction():
+            self._connection.rollback()
+        return self._connection.execution_options(isolation_level=isolation)
+
+    def _lock(self) -> None:
+        connection = self._own("AUTOCOMMIT")
+        key = {"key": lock_key(self._database.fact_schema, self.fact)}
+        if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar_one():
+            return
+        logger.info("%s: waiting for %s", self.fact.name, lock_holder(connection, key["key"]))
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+
+    def _record_dead_attempt(self) -> None:
+        """Record and sweep what a process left that died while it held the lock we hold now."""
+        connection = self._own("READ COMMITTED")
+        schema = self._database.fact_schema
+        running = quoted(schema, "running_attempt")
+        with connection.begin():
+            if (
+                connection.execute(text("SELECT to_regclass(:name)"), {"name": running}).scalar()
+                is None
+            ):
+                return
+            connection.execute(
+                text(
+                    f"WITH dead AS (DELETE FROM {running} WHERE pipeline_name = :fact RETURNING *) "
+                    f"INSERT INTO {quoted(schema, 'etl_metadata')} (pipeline_name, window_start, "
+                    "window_end, status, started_at, finished_at, run_id, error) "
+                    "SELECT pipeline_name, window_start, window_end, 'failed', started_at, "
+                    "now(), run_id, :error FROM dead"
+                ),
+                {"fact": self.fact.name, "error": "the process died, or lost the database"},
+            )
+            for (name,) in connection.execute(
+                text(
+                    "SELECT relname FROM pg_class WHERE relkind = 'r' "
+                    "AND relnamespace = CAST(:schema AS regnamespace) "
+                    "AND starts_with(relname, :prefix)"
+                ),
+                {"schema": quoted(schema), "prefix": self._staging_prefix},
+            ).all():
+                connection.exec_driver_sql(f"DROP TABLE {quoted(schema, name)}")
+
+    def _announce(self) -> None:
+        connection = self._own("READ COMMITTED")
+        with connection.begin():
+            connection.execute(
+                text(
+                    f"INSERT INTO {quoted(self._database.fact_schema, 'running_attempt')} "
+                    "(pipeline_name, window_start, window_end, started_at, run_id) "
+                    "VALUES (:fact, :start, :end, :started_at, :run_id)"
+                ),
+                self._identity(),
+            )
+            types = {
+                name: self._require_base().id_type(self.fact.key_table, name)
+                for name in self.fact.key
+            }
+            connection.exec_driver_sql(
+                f"CREATE UNLOGGED TABLE {self._staging('rows')} "
+                f"({staging_columns(self.fact, types)})"
+            )
+            connection.exec_driver_sql(
+                f"CREATE UNLOGGED TABLE {self._staging('reads')} "
+                "(input text, split bigint, rows bigint)"
+            )
+
+    def _open_snapshot(self) -> None:
+        connection = self._own("REPEATABLE READ")
+        self._snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+
+    def _stage_touched(self) -> None:
+        """Store the touched keys, as the snapshot has them, where every split can see them."""
+        selections = self._selections()
+        bound = {"window_start": self.window.start, "window_end": self.window.end}
+        with self._engine.connect() as plain:
+            connection = plain.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                snapshot = self._snapshot.replace("'", "''")
+                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+                if self._has_test_questions:
+                    self._create_as(connection, TEST_QUESTIONS, selections.test_questions(), bound)
+                self.report.touched = self._create_as(
+                    connection, "touched", selections.touched(), bound
+                )
+                for table in self.fact.reads:
+                    if table in ("answers", "submissions"):
+                        self._record_count += _planned_rows(
+                            connection, selections.rows_in_window(table), bound
+                        )
+                        counts = connection.execute(text(selections.left_out(table)), bound).one()
+                        self.report.left_out[f"{table}_without_keys"] = counts.without_keys
+                        self.report.left_out[f"{table}_without_time"] = counts.without_time
+
+    def _create_as(
+        self, connection: Connection, part: str, select: str, bound: Mapping[str, datetime]
+    ) -> int:
+        # PostgreSQL takes no parameters in CREATE TABLE AS through psycopg2's simple protocol
+        # other than as literals, which is how psycopg2 sends them: quoted.
+        name = self._staging(part)
+        rows = connection.execute(text(f"CREATE UNLOGGED TABLE {name} AS {select}"), bound).rowcount
+        connection.exec_driver_sql(f"ANALYZE {name}")
+        return rows
+
+    def _splits(self, staged: str) -> list[tuple[int, int]]:
+        """Cut the staged keys into even ranges of blocks: their number is known, none is read."""
+        with self._engine.connect() as connection:
+            blocks = connection.execute(
+                text(
+                    "SELECT pg_relation_size(CAST(:name AS regclass))"
+                    " / current_setting('block_size')::int"
+                ),
+                {"name": staged},
+            ).scalar_one()
+        count = max(1, min(blocks, -(-self.report.touched // KEYS_PER_SPLIT)))
+        bounds = [blocks * i // count for i in range(count)] + [max(blocks, 1)]
+        return list(pairwise(bounds))
+
+    def _finish(self, connection: Connection, status: str, error: str | None) -> None:
+        """Within a transaction: the attempt's row in etl_metadata, and nothing else left of it."""
+        schema = self._database.fact_schema
+        connection.execute(
+            text(
+                f"INSERT INTO {quoted(schema, 'etl_metadata')} (pipeline_name, window_start, "
+                "window_end, status, rows_read, rows_written, started_at, finished_at, run_id, "
+                "error) VALUES (:fact, :start, :end, :status, :rows_read, :rows_written, "
+                ":started_at, clock_timestamp(), :run_id, :error)"
+            ),
+            {
+                **self._identity(),
+                "status": status,
+                "rows_read": self.report.rows_read if error is None else None,
+                "rows_written": self.report.counts.written if error is None else None,
+                "error": error,
+            },
+        )
+        connection.execute(
+            text(f"DELETE FROM {quoted(schema, 'running_attempt')} WHERE pipeline_name = :fact"),
+            {"fact": self.fact.name},
+        )
+        for part in ("rows", "reads", "touched", TEST_QUESTIONS):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._staging(part)}")
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "fact": self.fact.name,
+            "start": self.window.start,
+            "end": self.window.end,
+            "started_at": self._started_at,
+            "run_id": self.run_id,
+        }
+
+    def _selections(self) -> Selections:
+        tables = self._require_tables()
+        schema = self._database.fact_schema
+        names = {
+            "hours": quoted(schema, tables.hours[self.fact.name].name),
+            "fact": quoted(schema, self.fact.name),
+            TEST_QUESTIONS: self._staging(TEST_QUESTIONS),
+        }
+        return Selections(self.fact, self._require_base(), names)
+
+    @property
+    def _staging_prefix(self) -> str:
+        return f"stg_{self.fact.name}_"
+
+    def _staging_name(self, part: str) -> str:
+        return f"{self._staging_prefix}{self._token}_{part}"
+
+    def _staging(self, part: str) -> str:
+        return quoted(self._database.fact_schema, self._staging_name(part))
+
+    def _url(self) -> str:
+        return self._database.libpq_uri(f"{APPLICATION_NAME} {self.run_id[:8]} task")
+
+    def _require_base(self) -> BaseTables:
+        assert self._base is not None
+        return self._base
+
+    def _require_tables(self) -> FactTables:
+        assert self._tables is not None
+        return self._tables
+
+    def _phase(self, name: str) -> None:
+        now = monotonic()
+        self.report.seconds[name] = round(now - self._clock, 3)
+        self._clock = now
+
+
+def _planned_rows(connection: Connection, select: str, bound: Mapping[str, datetime]) -> int:
+    plan = connection.execute(text(f"EXPLAIN (FORMAT JSON) {select}"), bound).scalar_one()
+    return int(plan[0]["Plan"]["Plan Rows"])
+
+
+def lock_key(schema: str, fact: Fact) -> int:
+    """Return the advisory lock key of a fact in a schema: a signed 64-bit number."""
+    digest = hashlib.blake2b(f"mcq_analytics {schema}.{fact.name}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def lock_holder(connection: Connection, key: int) -> str:
+    """Return a description of the session that holds an advisory lock."""
+    row = connection.execute(
+        text(
+            "SELECT a.pid, a.application_name, a.backend_start FROM pg_locks l "
+            "JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted "
+            "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND ((CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint)) = :key"
+        ),
+        {"key": key},
+    ).first()
+    if row is None:
+        return "another run"
+    return f"{row.application_name} (server process {row.pid}, since {row.backend_start:%H:%M:%S})"

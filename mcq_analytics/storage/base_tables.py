@@ -1,0 +1,262 @@
+"""The base tables as they are found: columns, id types, indexes; and how to make them for a test.
+
+The testing platform owns them (SPEC section 1). Nothing here ever alters one that exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    inspect,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.types import TypeEngine
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import IdType
+
+
+class Role(Enum):
+    """What a base column is: an opaque id, a moment, or a text."""
+
+    ID = "id"
+    TIME = "time"
+    TEXT = "text"
+
+
+BASE_COLUMNS: Mapping[str, Mapping[str, Role]] = {
+    "answers": {
+        "answer_id": Role.ID,
+        "student_id": Role.ID,
+        "question_id": Role.ID,
+        "test_id": Role.ID,
+        "session_id": Role.ID,
+        "submitted_option": Role.TEXT,
+        "timestamp": Role.TIME,
+    },
+    "questions": {"question_id": Role.ID, "correct_option": Role.TEXT},
+    "sessions": {"session_id": Role.ID, "expiry_time": Role.TIME},
+    "submissions": {
+        "student_id": Role.ID,
+        "test_id": Role.ID,
+        "submit_time": Role.TIME,
+        "completion_status": Role.TEXT,
+    },
+}
+
+WANTED_INDEXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "answers": (
+        ("timestamp",),
+        ("student_id", "test_id", "question_id"),
+        ("test_id", "question_id"),
+        ("session_id",),
+    ),
+    "questions": (("question_id",),),
+    "sessions": (("session_id",),),
+    "submissions": (("submit_time",), ("test_id", "student_id")),
+}
+"""Columns by which runs find rows; an index that starts with them makes an hour cost an hour."""
+
+_TYPES: Mapping[IdType, TypeEngine[Any]] = {
+    IdType.INTEGER: Integer(),
+    IdType.BIGINT: BigInteger(),
+    IdType.TEXT: Text(),
+    IdType.UUID: Uuid(as_uuid=False),
+}
+
+
+@dataclass(frozen=True)
+class BaseTables:
+    """The four base tables with the columns of SPEC, as reflected, by name."""
+
+    tables: Mapping[str, Table]
+
+    def __getitem__(self, name: str) -> Table:
+        return self.tables[name]
+
+    def id_type(self, table: str, column: str) -> IdType:
+        """Return the kind of an id column."""
+        found = _id_type(self.tables[table].c[column].type)
+        assert found is not None  # checked when the tables were inspected
+        return found
+
+    def sql_type(self, table: str, column: str) -> TypeEngine[Any]:
+        """Return the SQL type of a column, as the base table has it."""
+        return self.tables[table].c[column].type
+
+
+def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
+    """Return the base tables in `schema` after checking all that runs rely on.
+
+    Raises:
+        McqError: a table or column is missing, an id or time has an unsupported type, or an id
+            has types in two tables that cannot be joined; each is named.
+
+    """
+    inspector = inspect(connection)
+    tables = {}
+    for name, roles in BASE_COLUMNS.items():
+        try:
+            found = {column["name"]: column for column in inspector.get_columns(name, schema)}
+        except NoSuchTableError:
+            raise McqError(
+                f"the base table {schema}.{name} is missing: create it, point MCQ_SOURCE_SCHEMA "
+                "to its schema, or, for development, run mcq-analytics init-db --base-tables"
+            ) from None
+        for column, role in roles.items():
+            if column not in found:
+                raise McqError(f"the base table {schema}.{name} has no column {column}: add it")
+            _check_type(f"{schema}.{name}.{column}", found[column]["type"], role)
+        tables[name] = Table(
+            name,
+            MetaData(),
+            *(Column(column, found[column]["type"]) for column in roles),
+            schema=schema,
+        )
+    base = BaseTables(tables)
+    _check_joinable(base, schema)
+    return base
+
+
+def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> list[str]:
+    """Return the statements that make the indexes that runs want and the base tables lack.
+
+    An index serves where its first columns are the wanted ones, in that order; a unique or
+    primary key counts.
+    """
+    inspector = inspect(connection)
+    statements = []
+    for name, wanted in WANTED_INDEXES.items():
+        known = [tuple(index["column_names"]) for index in inspector.get_indexes(name, schema)]
+        known.append(tuple(inspector.get_pk_constraint(name, schema)["constrained_columns"]))
+        statements += [
+            _create_index(base[name], columns, concurrently=True)
+            for columns in wanted
+            if not any(index[: len(columns)] == columns for index in known)
+        ]
+    return statements
+
+
+def create_missing_base_tables(
+    connection: Connection, schema: str, id_type: IdType = IdType.BIGINT
+) -> list[str]:
+    """Create the base tables that are missing, with their indexes, and return their names.
+
+    Where some exist already, the others take the id types that those have.
+    """
+    connection.exec_driver_sql(
+        f"CREATE SCHEMA IF NOT EXISTS {connection.dialect.identifier_preparer.quote(schema)}"
+    )
+    inspector = inspect(connection)
+    known_types: dict[str, TypeEngine[Any]] = {}
+    present = set()
+    for name, roles in BASE_COLUMNS.items():
+        if inspector.has_table(name, schema):
+            present.add(name)
+            for column in inspector.get_columns(name, schema):
+                if roles.get(column["name"]) is Role.ID:
+                    known_types.setdefault(column["name"], column["type"])
+    created = []
+    for name, roles in BASE_COLUMNS.items():
+        if name in present:
+            continue
+        primary = {"answers": "answer_id", "questions": "question_id", "sessions": "session_id"}
+        table = Table(
+            name,
+            MetaData(),
+            *(
+                Column(
+                    column,
+                    _new_type(role, known_types.get(column) or _TYPES[id_type]),
+                    primary_key=column == primary.get(name),
+                    autoincrement=False,
+                )
+                for column, role in roles.items()
+            ),
+            schema=schema,
+        )
+        connection.execute(CreateTable(table))
+        for columns in WANTED_INDEXES[name]:
+            if columns != (primary.get(name),):
+                connection.exec_driver_sql(_create_index(table, columns, concurrently=False))
+        created.append(name)
+    return created
+
+
+def _new_type(role: Role, id_type: TypeEngine[Any]) -> TypeEngine[Any]:
+    if role is Role.ID:
+        return id_type
+    return DateTime(timezone=True) if role is Role.TIME else Text()
+
+
+def _create_index(table: Table, columns: tuple[str, ...], *, concurrently: bool) -> str:
+    index = Index(
+        f"{table.name}_{'_'.join(columns)}_idx",
+        *(table.c[column] for column in columns),
+        postgresql_concurrently=concurrently,
+        _table=table,
+    )
+
+    return str(CreateIndex(index).compile(dialect=postgresql.dialect()))
+
+
+def _id_type(sql_type: TypeEngine[Any]) -> IdType | None:
+    return {
+        "INTEGER": IdType.INTEGER,
+        "BIGINT": IdType.BIGINT,
+        "TEXT": IdType.TEXT,
+        "VARCHAR": IdType.TEXT,
+        "UUID": IdType.UUID,
+    }.get(sql_type.__visit_name__.upper())
+
+
+def _check_type(column: str, sql_type: TypeEngine[Any], role: Role) -> None:
+    if role is Role.ID and _id_type(sql_type) is None:
+        raise McqError(
+            f"the id {column} has the unsupported type {str(sql_type).lower()}: "
+            "ids are integer, bigint, text, varchar or uuid; offer it as one of them through a view"
+        )
+    if role is Role.TIME and sql_type.__visit_name__.upper() not in ("TIMESTAMP", "DATETIME"):
+        raise McqError(
+            f"{column} has the type {str(sql_type).lower()}: times are timestamptz or timestamp; "
+            "offer it as one of them through a view"
+        )
+
+
+def _check_joinable(base: BaseTables, schema: str) -> None:
+    """Refuse an id that is, say, a uuid in one table and a text in another."""
+    families = {
+        IdType.INTEGER: "a number",
+        IdType.BIGINT: "a number",
+        IdType.TEXT: "a text",
+        IdType.UUID: "a uuid",
+    }
+    for other, column in (
+        ("questions", "question_id"),
+        ("sessions", "session_id"),
+        ("submissions", "student_id"),
+        ("submissions", "test_id"),
+    ):
+        here = families[base.id_type("answers", column)]
+        there = families[base.id_type(other, column)]
+        if here != there:
+            raise McqError(
+                f"{column} is {here} in {schema}.answers but {there} in {schema}.{other}: "
+                "give it one type, through a view where need be"
+            )

@@ -1,0 +1,185 @@
+"""`etl_metadata` as it is read: past attempts, what they cover, and which window comes next.
+
+Attempts write their own rows, see `attempts`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import MetaData, Table, select
+from sqlalchemy.engine import Engine
+
+from mcq_analytics.alerts import AlertError, send_alert
+from mcq_analytics.errors import UsageError
+from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.storage.fact_tables import etl_metadata_table
+from mcq_analytics.windows import (
+    HOUR,
+    Window,
+    format_hour,
+    last_closed_hour_end,
+    parse_hour,
+    require_whole_hour,
+)
+
+logger = logging.getLogger(__name__)
+
+SUCCESS = "success"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class PastAttempt:
+    """A row of `etl_metadata` (SPEC section 3). Times are UTC."""
+
+    pipeline_name: str
+    window: Window
+    status: str
+    rows_read: int | None
+    rows_written: int | None
+    started_at: datetime
+    finished_at: datetime
+    run_id: str | None
+    error: str | None
+
+
+def get_last_successful_runs(
+    engine: Engine, pipeline_name: str, limit: int = 2
+) -> list[PastAttempt]:
+    """Return the latest attempts of a fact, newest first, whatever came of them.
+
+    Raises:
+        UsageError: `limit` is less than 1.
+
+    """
+    if limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
+    table = _table(load_settings())
+    statement = (
+        select(table)
+        .where(table.c.pipeline_name == pipeline_name)
+        .order_by(table.c.finished_at.desc(), table.c.id.desc())
+        .limit(limit)
+    )
+    return _attempts(engine, statement)
+
+
+def get_time_range(
+    engine: Engine,
+    pipeline_name: str,
+    start_override: datetime | str | None = None,
+    end_override: datetime | str | None = None,
+) -> tuple[datetime, datetime]:
+    """Return the window that a fact should be computed over next, as `(start, end)` in UTC.
+
+    An override wins. Otherwise the start is the first hour that has not succeeded after the
+    earliest that has, or the partition start where none has; the end is that of the last hour
+    that is over. Both are the same where there is nothing to do. Where the last two attempts
+    failed, an alert is sent.
+
+    Raises:
+        UsageError: an override is off the hour or in the future, or the end is before the start.
+
+    """
+    settings = load_settings()
+    closed = last_closed_hour_end()
+    end = _hour(end_override) if end_override is not None else closed
+    if end > closed:
+        raise UsageError(
+            f"{format_hour(end)} is in the future: the last hour that is over ends at "
+            f"{format_hour(closed)}"
+        )
+    if start_override is not None:
+        start = _hour(start_override)
+        if end <= start:
+            raise UsageError(
+                f"the window ends at {format_hour(end)}, not after its start at "
+                f"{format_hour(start)}: give an end that is later than the start"
+            )
+    else:
+        start = _first_open_hour(engine, pipeline_name, settings)
+        if end_override is not None and end <= start:
+            raise UsageError(
+                f"all hours of {pipeline_name} before {format_hour(end)} have succeeded: "
+                "give a start to compute them again"
+            )
+    _alert_after_two_failures(engine, pipeline_name)
+    return min(start, end), end
+
+
+def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dict[datetime, str]:
+    """Return the status of the latest attempt of every hour that a fact was attempted over."""
+    table = _table(settings)
+    statement = select(table).where(table.c.pipeline_name == pipeline_name).order_by(table.c.id)
+    return _paint(_attempts(engine, statement))
+
+
+def ranges(hours: Iterable[datetime]) -> list[Window]:
+    """Return hours as the fewest windows that hold just them, in order."""
+    windows: list[Window] = []
+    for hour in sorted(hours):
+        if windows and windows[-1].end == hour:
+            windows[-1] = Window(windows[-1].start, hour + HOUR)
+        else:
+            windows.append(Window(hour, hour + HOUR))
+    return windows
+
+
+def _paint(attempts: Sequence[PastAttempt]) -> dict[datetime, str]:
+    """Lay attempts over each other, later ones on top."""
+    statuses: dict[datetime, str] = {}
+    for attempt in attempts:
+        for index in range(attempt.window.hours):
+            statuses[attempt.window.start + index * HOUR] = attempt.status
+    return statuses
+
+
+def _first_open_hour(engine: Engine, pipeline_name: str, settings: Settings) -> datetime:
+    statuses = hour_statuses(engine, pipeline_name, settings)
+    done = [hour for hour, status in statuses.items() if status == SUCCESS]
+    if not done:
+        return settings.partition_start
+    return ranges(done)[0].end
+
+
+def _alert_after_two_failures(engine: Engine, pipeline_name: str) -> None:
+    latest = get_last_successful_runs(engine, pipeline_name, limit=2)
+    if len(latest) < 2 or any(attempt.status != FAILED for attempt in latest):
+        return
+    message = (
+        f"{pipeline_name}: the last two runs failed, over {latest[1].window} and "
+        f"{latest[0].window}: {latest[0].error}"
+    )
+    try:
+        send_alert(message)
+    except AlertError as error:
+        logger.warning("the alert was not sent: %s", error)
+
+
+def _hour(moment: datetime | str) -> datetime:
+    if isinstance(moment, str):
+        return parse_hour(moment)
+    require_whole_hour(moment)
+    return moment
+
+
+def _table(settings: Settings) -> Table:
+    return etl_metadata_table(MetaData(schema=settings.fact_schema))
+
+
+def _attempts(engine: Engine, statement: object) -> list[PastAttempt]:
+    with engine.connect() as connection:
+        rows = connection.execute(statement).mappings()  # type: ignore[call-overload]
+        return [
+            PastAttempt(
+                window=Window(row["window_start"], row["window_end"]),
+                **{
+                    name: row[name] for name in PastAttempt.__dataclass_fields__ if name != "window"
+                },
+            )
+            for row in rows
+        ]

@@ -1,0 +1,116 @@
+"""The Spark session: sized by the number of records, on a named cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
+from mcq_analytics.storage.java import ensure_java
+
+logger = logging.getLogger(__name__)
+
+MILLION = 1_000_000
+_LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
+
+# Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
+_STEPS = (
+    (1 * MILLION, (1, 1, 2, 8)),
+    (5 * MILLION, (1, 2, 4, 32)),
+    (10 * MILLION, (2, 4, 8, 64)),
+    (50 * MILLION, (4, 8, 16, 256)),
+)
+_BEYOND = (8, 16, 64, 1024)
+
+
+def scaling_config(record_count: int) -> dict[str, str]:
+    """Return the Spark settings for a load: dynamic allocation and adaptive query execution.
+
+    Raises:
+        ValueError: `record_count` is negative.
+
+    """
+    if record_count < 0:
+        raise ValueError(f"record_count is {record_count}; it must not be negative")
+    minimum, initial, maximum, partitions = next(
+        (step for bound, step in _STEPS if record_count <= bound), _BEYOND
+    )
+    return {
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": str(minimum),
+        "spark.dynamicAllocation.initialExecutors": str(initial),
+        "spark.dynamicAllocation.maxExecutors": str(maximum),
+        "spark.sql.adaptive.enabled": "true",
+        "spark.sql.adaptive.coalescePartitions.enabled": "true",
+        "spark.sql.adaptive.skewJoin.enabled": "true",
+        "spark.sql.shuffle.partitions": str(partitions),
+    }
+
+
+def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]:
+    """Return all Spark settings of a session; those that the cluster names win."""
+    config = {
+        **scaling_config(record_count),
+        "spark.executor.memory": settings.executor_memory,
+        "spark.executor.cores": str(settings.executor_cores),
+        "spark.driver.memory": settings.driver_memory,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.ui.explainMode": "simple",
+    }
+    if settings.cluster == "local":
+        config |= {
+            "spark.master": settings.master or "local[*]",
+            # A session on one machine listens on that machine alone, and offers no web page.
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
+        }
+    elif settings.master is not None:
+        config["spark.master"] = settings.master
+    return {**config, **settings.conf}
+
+
+def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) -> SparkSession:
+    """Return a Spark session on the named cluster, sized for `record_count` records.
+
+    `local` runs Spark in this machine; another name is a Spark standalone, Kubernetes or YARN
+    cluster whose master and conf are in the settings. Dynamic allocation and adaptive execution
+    are as `scaling_config` says. A session that this process has already is used again, with its
+    shuffle partitions set anew: executors are fixed when a session starts.
+
+    Raises:
+        McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
+
+    """
+    settings = cluster_settings(cluster_name)
+    config = session_config(settings, record_count)
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        active.conf.set("spark.sql.shuffle.partitions", config["spark.sql.shuffle.partitions"])
+        return active
+    java_home = ensure_java(load_settings().home)
+    os.environ["JAVA_HOME"] = str(java_home)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if settings.cluster == "local":
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.appName(f"mcq_analytics {cluster_name}")
+    for key, value in config.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        raise McqError(
+            f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return session

@@ -1,0 +1,59 @@
+"""Writing a DataFrame to a staging table: every task sends its rows by binary COPY, in parallel.
+
+What becomes of staged rows is in `merge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+
+from mcq_analytics.storage.merge import TASK
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
+    """Copy the rows of `frame` into the staging table and return the task attempts that count.
+
+    A task commits its rows under the number of its attempt. An attempt that fails after that, or
+    that loses against a speculative copy of itself, leaves rows whose number is not returned.
+    """
+
+    def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa  # noqa: PLC0415  (executed in Spark's Python workers)
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+        from pyspark import TaskContext  # noqa: PLC0415
+
+        context = TaskContext.get()
+        assert context is not None
+        attempt = context.taskAttemptId()
+        filled = (_with_task(batch, attempt) for batch in batches if batch.num_rows)
+        first = next(filled, None)
+        if first is not None:
+
+            def stream() -> Iterator[pa.RecordBatch]:
+                yield first
+                yield from filled
+
+            with dbapi.connect(url) as connection, connection.cursor() as cursor:
+                cursor.adbc_ingest(
+                    table,
+                    pa.RecordBatchReader.from_batches(first.schema, stream()),
+                    mode="append",
+                    db_schema_name=schema,
+                )
+                connection.commit()
+        yield pa.RecordBatch.from_pydict({TASK: pa.array([attempt], pa.int64())})
+
+    return [row[TASK] for row in frame.mapInArrow(copy, f"{TASK} bigint").collect()]
+
+
+def _with_task(batch: pa.RecordBatch, attempt: int) -> pa.RecordBatch:
+    import pyarrow as pa  # noqa: PLC0415
+
+    numbers = pa.array([attempt] * batch.num_rows, pa.int64())
+    return batch.append_column(TASK, numbers)

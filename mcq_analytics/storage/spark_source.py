@@ -1,0 +1,158 @@
+"""Reading PostgreSQL into Spark: a data source that yields Arrow batches by binary COPY.
+
+Each split brings its slice of the touched keys from the staging table, and joins the base table to
+them inside the run's exported snapshot. Which rows those are is decided in `selections`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+from pyspark.sql.types import (
+    DataType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from mcq_analytics.facts import IdType
+from mcq_analytics.storage.base_tables import BASE_COLUMNS, BaseTables, Role
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = "mcq_postgres"
+SLICE = "touched_slice"
+"""Name of the temporary table that holds a split's keys."""
+
+_SPARK_IDS: Mapping[IdType, DataType] = {
+    IdType.INTEGER: IntegerType(),
+    IdType.BIGINT: LongType(),
+    IdType.TEXT: StringType(),
+    IdType.UUID: StringType(),
+}
+
+
+@dataclass(frozen=True)
+class SnapshotRead:
+    """What a read needs to know. `url` holds a password: Spark redacts an option of that name.
+
+    `keys_sql` selects all touched keys, `rows_sql` the rows of the base table for the keys in
+    `SLICE`, `count_sql` records the number of rows of a split (input, split, rows).
+    """
+
+    url: str
+    snapshot: str
+    input_name: str
+    keys_sql: str
+    rows_sql: str
+    count_sql: str
+    splits: Sequence[tuple[int, int]]
+    schema: StructType
+
+    def load(self, spark: SparkSession) -> DataFrame:
+        """Return the rows as a DataFrame. They are read when Spark needs them, and each time."""
+        spark.dataSource.register(SnapshotSource)
+        options = {
+            "url": self.url,
+            "snapshot": self.snapshot,
+            "input": self.input_name,
+            "keys": self.keys_sql,
+            "rows": self.rows_sql,
+            "count": self.count_sql,
+            "splits": ";".join(f"{first},{end}" for first, end in self.splits),
+        }
+        return spark.read.format(FORMAT).schema(self.schema).options(**options).load()
+
+
+def spark_schema(base: BaseTables, table: str) -> StructType:
+    """Return the columns of a base table as Spark has them."""
+    return StructType(
+        [
+            StructField(column, _spark_type(base, table, column, role))
+            for column, role in BASE_COLUMNS[table].items()
+        ]
+    )
+
+
+def spark_id(id_type: IdType) -> DataType:
+    """Return the Spark type of an id."""
+    return _SPARK_IDS[id_type]
+
+
+def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataType:
+    if role is Role.TIME:
+        return TimestampType()
+    if role is Role.TEXT:
+        return StringType()
+    id_type = base.id_type(table, column)
+    if column == "answer_id" and id_type is IdType.TEXT:
+        return LongType()  # its rank, see selections
+    return spark_id(id_type)
+
+
+@dataclass(frozen=True)
+class Split(InputPartition):
+    """A range of blocks of the staging table, `[first, end)`."""
+
+    index: int
+    first: int
+    end: int
+
+
+class SnapshotSource(DataSource):
+    """The data source: options in, a reader out. The schema is always given."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the format's name."""
+        return FORMAT
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        """Return the reader of one input."""
+        return SnapshotReader(dict(self.options))
+
+
+class SnapshotReader(DataSourceReader):
+    """Reads one input, split by split, on the executors."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._options = options
+
+    def partitions(self) -> Sequence[InputPartition]:
+        """Return a split for each range of blocks."""
+        ranges = (pair.split(",") for pair in self._options["splits"].split(";"))
+        return [Split(i, int(first), int(end)) for i, (first, end) in enumerate(ranges)]
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a split."""
+        assert isinstance(partition, Split)
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415  (needed on executors only)
+
+        options = self._options
+        with dbapi.connect(options["url"], autocommit=True) as latest, latest.cursor() as cursor:
+            cursor.execute(
+                f"{options['keys']} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid",
+                (f"({partition.first},0)", f"({partition.end},0)"),
+            )
+            keys = cursor.fetch_arrow_table()
+        rows = 0
+        with dbapi.connect(options["url"]) as connection, connection.cursor() as cursor:
+            quoted_snapshot = options["snapshot"].replace("'", "''")
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{quoted_snapshot}'")
+            cursor.adbc_ingest(SLICE, keys, mode="create", temporary=True)
+            cursor.execute(f"ANALYZE {SLICE}")
+            cursor.execute(options["rows"])
+            for batch in cursor.fetch_record_batch():
+                rows += batch.num_rows
+                yield batch
+            cursor.execute(options["count"], (options["input"], partition.index, rows))
+            connection.commit()

@@ -1,0 +1,91 @@
+"""`test_funnel_fact` as a function of the base tables (SPEC section 2)."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from mcq_analytics.facts import ACTIVE_HOURS, TEST_FUNNEL
+from mcq_analytics.transforms.valid_answers import MICROSECONDS, hours_of, valid_answers
+
+_ATTEMPT = ("student_id", "test_id", "submit_time")
+
+
+def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataFrame) -> DataFrame:
+    """Return one row per test with a submission.
+
+    Columns: those of the fact, `completion_rate` in percent, `avg_submit_time` in seconds, and
+    `active_hours`.
+    """
+    valid = valid_answers(answers, sessions)
+    timed = submissions.join(attempt_starts(valid, submissions), list(_ATTEMPT), "left")
+    completed = F.lower("completion_status") == "completed"
+    microseconds = F.unix_micros("submit_time") - F.unix_micros("start_time")
+    counts = timed.groupBy("test_id").agg(
+        F.count(F.lit(1)).alias("total_submissions"),
+        F.count_if(completed).alias("completed_submissions"),
+        # A decimal, since the microseconds of many long attempts overflow a bigint.
+        F.sum(microseconds.cast("decimal(20,0)")).cast("double").alias("microseconds"),
+        F.count(microseconds).alias("timed_submissions"),
+        hours_of(F.col("submit_time")).alias("submit_hours"),
+    )
+    answered = (
+        valid.join(
+            submissions.select("student_id", "test_id").distinct(), ["student_id", "test_id"]
+        )
+        .groupBy("test_id")
+        .agg(hours_of(F.col("timestamp")).alias("answer_hours"))
+    )
+    return (
+        counts.join(answered, "test_id", "left")
+        .withColumn(
+            "incomplete_submissions", F.col("total_submissions") - F.col("completed_submissions")
+        )
+        .withColumn(
+            "completion_rate",
+            F.lit(100.0) * F.col("completed_submissions") / F.col("total_submissions"),
+        )
+        .withColumn(
+            "avg_submit_time",
+            F.when(
+                F.col("timed_submissions") > 0,
+                F.col("microseconds") / F.col("timed_submissions") / F.lit(float(MICROSECONDS)),
+            ),
+        )
+        .withColumn(
+            ACTIVE_HOURS,
+            F.array_union("submit_hours", F.coalesce("answer_hours", F.array().cast("array<int>"))),
+        )
+        .select(*TEST_FUNNEL.key, *TEST_FUNNEL.column_names, ACTIVE_HOURS)
+    )
+
+
+def attempt_starts(valid: DataFrame, submissions: DataFrame) -> DataFrame:
+    """Return when the attempts that were submitted began: at their first valid answer.
+
+    An attempt is what lies between a student's previous submission of the test (the latest with a
+    strictly earlier `submit_time`) and this one, itself included. Attempts without a valid answer
+    are left out. Columns: `student_id`, `test_id`, `submit_time`, `start_time`.
+    """
+    earlier = (
+        Window.partitionBy("student_id", "test_id")
+        .orderBy("submit_time")
+        .rowsBetween(Window.unboundedPreceding, -1)
+    )
+    attempts = (
+        submissions.select(*_ATTEMPT)
+        .distinct()
+        .withColumn("previous_submit_time", F.max("submit_time").over(earlier))
+    )
+    return (
+        attempts.join(valid.select("student_id", "test_id", "timestamp"), ["student_id", "test_id"])
+        .where(
+            (F.col("timestamp") <= F.col("submit_time"))
+            & (
+                F.col("previous_submit_time").isNull()
+                | (F.col("timestamp") > F.col("previous_submit_time"))
+            )
+        )
+        .groupBy(*_ATTEMPT)
+        .agg(F.min("timestamp").alias("start_time"))
+    )

@@ -1,0 +1,57 @@
+"""The Dagster UI with its daemon, as `mcq-analytics demo` opens it: on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import click
+
+from mcq_analytics.definitions.launch import ensure_dagster_home
+from mcq_analytics.errors import McqError
+from mcq_analytics.settings import load_settings
+
+
+def serve(host: str, port: int) -> None:
+    """Run `dagster dev` in the foreground until it is interrupted.
+
+    Raises:
+        McqError: the port is taken, or the UI ended by itself.
+
+    """
+    ensure_dagster_home(load_settings())
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise McqError(
+                f"port {port} is taken: end what listens there, or run dagster dev --port"
+            ) from None
+    click.echo(f"the Dagster UI is at http://{host}:{port} (Ctrl-C ends it)")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--module-name",
+            "mcq_analytics.definitions",
+            "--log-level",
+            "warning",
+        ],
+        env={**os.environ},
+    )
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        return
+    if code:
+        raise McqError(f"the Dagster UI ended with exit code {code}")
