@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
 import logging
+import math
+import re
 import smtplib
-import textwrap
+import ssl
+from collections.abc import Mapping
 from email.message import EmailMessage
 from http import HTTPStatus
 from http.client import HTTPException
 
 from mcq_analytics.errors import McqError, UsageError
-from mcq_analytics.settings import AlertSettings, load_settings
+from mcq_analytics.settings import ALERT_METHODS, AlertSettings, load_settings
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10
 SUBJECT_WIDTH = 80
 
+# What slack_sdk lets through where a URL is malformed, a connection fails, or an answer is not
+# what it expects (another charset, or JSON that is not an object).
+TRANSPORT_ERRORS = (OSError, HTTPException, ValueError, LookupError, AttributeError)
+
 
 class AlertError(McqError):
-    """The alert was not accepted. `retry_after` are the seconds that the other side asked for."""
+    """The alert was not accepted: the message says by whom, why, and what to check.
+
+    `retry_after` is the number of seconds that the other side asked to wait, where it did.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -29,20 +41,26 @@ class AlertError(McqError):
 def send_alert(message: str, settings: AlertSettings | None = None) -> None:
     """Send a message to Slack or by email, or log it, as configured (SPEC section 4).
 
-    Returns once the other side has accepted it. No secret is part of an error.
+    Returns once the other side has accepted it. It is sent once: to try again is the caller's
+    decision. No secret is part of an error or of what is logged.
 
     Raises:
-        UsageError: the message is empty.
+        UsageError: the message is empty, or the method is unknown.
         AlertError: it was not accepted; one line that says why, and what to check.
 
     """
     if not message.strip():
         raise UsageError("the alert is empty: give it a message")
     chosen = settings or load_settings().alerts
-    if chosen.method == "email":
+    if chosen.method == "log":
+        logger.warning("%s", message)
+    elif chosen.method == "email":
         _send_email(message, chosen)
     elif chosen.method != "slack":
-        logger.warning("%s", message)
+        raise UsageError(
+            f"unknown alert method {chosen.method!r}: set ALERT_METHOD to one of "
+            f"{', '.join(ALERT_METHODS)}"
+        )
     elif chosen.slack_webhook_url:
         _send_to_webhook(message, chosen.slack_webhook_url)
     else:
@@ -50,15 +68,22 @@ def send_alert(message: str, settings: AlertSettings | None = None) -> None:
 
 
 def _send_to_webhook(message: str, url: str) -> None:
-    from slack_sdk.webhook import WebhookClient  # noqa: PLC0415  (slow, and seldom needed)
+    from slack_sdk.errors import SlackClientError  # noqa: PLC0415  (slow, and seldom needed)
+    from slack_sdk.webhook import WebhookClient  # noqa: PLC0415
 
     remedy = "check SLACK_WEBHOOK_URL"
+    # The client's own logger would write the URL, which is a secret. Its retries are left out:
+    # after a lost connection they post an alert twice.
+    silent = logging.Logger("silent", level=logging.CRITICAL + 1)
+    client = WebhookClient(url, timeout=TIMEOUT_SECONDS, logger=silent, retry_handlers=[])
     try:
-        response = WebhookClient(url, timeout=TIMEOUT_SECONDS).send(text=message)
-    except (OSError, HTTPException, ValueError) as error:
-        # The error's text may hold the URL, which is a secret.
-        raise AlertError(f"Slack was not reached ({type(error).__name__}): {remedy}") from None
-    _require_accepted(response.status_code, response.headers.get("Retry-After"), remedy)
+        response = client.send(text=_slack_text(message))
+    except (SlackClientError, *TRANSPORT_ERRORS) as error:
+        raise _not_reached(error, remedy) from None
+    _require_accepted(response.status_code, response.headers, response.body, remedy)
+    # A URL that is mistyped may lead to a page by a redirect, with status 200.
+    if response.body.lstrip().startswith("<"):
+        raise AlertError(f"the webhook answered with a web page, not as Slack does: {remedy}")
 
 
 def _send_with_token(message: str, settings: AlertSettings) -> None:
@@ -66,59 +91,146 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
     from slack_sdk.errors import SlackApiError, SlackClientError  # noqa: PLC0415
 
     remedy = "check SLACK_TOKEN and SLACK_CHANNEL"
-    client = SlackResource(token=settings.slack_token or "").get_client()
+    token = settings.slack_token or ""
+    # As a header such a token is refused with an error that shows it, and the client logs that.
+    if not re.fullmatch(r"[!-~]+", token):
+        raise AlertError("SLACK_TOKEN is empty or holds a blank or a special character: correct it")
+    client = SlackResource(token=token).get_client()
     client.timeout = TIMEOUT_SECONDS
+    client.retry_handlers = []
     if settings.slack_base_url:
         client.base_url = settings.slack_base_url.rstrip("/") + "/"
+        remedy = "check SLACK_TOKEN, SLACK_CHANNEL and SLACK_BASE_URL"
     try:
-        client.chat_postMessage(channel=settings.slack_channel or "", text=message)
+        client.chat_postMessage(channel=settings.slack_channel or "", text=_slack_text(message))
     except SlackApiError as error:
-        status = error.response.status_code
-        _require_accepted(status, error.response.headers.get("Retry-After"), remedy)
-        reason = error.response.get("error", "no reason given")
-        raise AlertError(f"Slack refused the alert ({reason}): {remedy}") from None
-    except (SlackClientError, OSError, HTTPException, ValueError) as error:
-        raise AlertError(f"Slack was not reached ({type(error).__name__}): {remedy}") from None
+        answer = error.response
+        reason = str(answer.data.get("error", "")) if isinstance(answer.data, dict) else ""
+        _require_accepted(answer.status_code, answer.headers, reason, remedy)
+        raise AlertError(f"Slack refused the alert{_in_brackets(reason)}: {remedy}") from None
+    except (SlackClientError, *TRANSPORT_ERRORS) as error:
+        raise _not_reached(error, remedy) from None
 
 
-def _require_accepted(status: int, retry_after: str | None, remedy: str) -> None:
+def _slack_text(message: str) -> str:
+    """Escape what Slack would read as a link or a mention, by its rules: ``&``, ``<``, ``>``."""
+    return html.escape(message, quote=False)
+
+
+def _require_accepted(status: int, headers: Mapping[str, str], reason: str, remedy: str) -> None:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-        wait = f"in {seconds:g} s" if seconds is not None else "later"
-        raise AlertError(f"Slack takes no more alerts now (429): try again {wait}", seconds)
+        seconds = _seconds(headers.get("Retry-After"))
+        wait = "later" if seconds is None else f"in {seconds:g} s (Retry-After)"
+        raise AlertError(
+            f"Slack takes no more alerts now (HTTP 429): try again {wait}", seconds
+        ) from None
     if status != HTTPStatus.OK:
-        raise AlertError(f"Slack refused the alert with HTTP status {status}: {remedy}")
+        raise AlertError(
+            f"Slack refused the alert with HTTP {status}{_in_brackets(reason)}: {remedy}"
+        ) from None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _in_brackets(reason: str) -> str:
+    """Return a reason such as ``channel_not_found``, and nothing for any other text.
+
+    What is not one of Slack's codes may be a page of text, or repeat the request.
+    """
+    code = reason.strip()
+    return f" ({code})" if re.fullmatch(r"[a-z_]{1,60}", code) else ""
+
+
+def _not_reached(error: Exception, remedy: str) -> AlertError:
+    """Describe the failure of a connection; the error's own text may hold a secret."""
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, TimeoutError):
+        return AlertError(f"Slack did not answer within {TIMEOUT_SECONDS:g} s: {remedy}")
+    kind = type(cause if isinstance(cause, Exception) else error).__name__
+    return AlertError(f"Slack was not reached ({kind}): {remedy}")
 
 
 def _send_email(message: str, settings: AlertSettings) -> None:
+    where = f"the mail server {settings.smtp_host}:{settings.smtp_port}"
+    try:
+        refused = _deliver(_mail(message, settings), settings)
+    except smtplib.SMTPRecipientsRefused as error:
+        codes = ", ".join(str(code) for code in sorted({code for code, _ in _answers(error)}))
+        raise AlertError(
+            f"{where} refused every recipient ({codes}): check ALERT_EMAIL_TO"
+        ) from None
+    except smtplib.SMTPSenderRefused as error:
+        raise AlertError(
+            f"{where} refused the sender ({error.smtp_code}): check ALERT_EMAIL_FROM"
+        ) from None
+    except smtplib.SMTPAuthenticationError as error:
+        raise AlertError(
+            f"{where} refused the login ({error.smtp_code}): check SMTP_USER and SMTP_PASSWORD"
+        ) from None
+    except smtplib.SMTPResponseException as error:
+        raise AlertError(
+            f"{where} refused the alert ({error.smtp_code}): check SMTP_HOST, SMTP_USER and "
+            "ALERT_EMAIL_FROM"
+        ) from None
+    except smtplib.SMTPNotSupportedError:
+        raise AlertError(
+            f"{where} does not offer what is asked of it: check SMTP_STARTTLS and SMTP_USER"
+        ) from None
+    except ssl.SSLError as error:
+        raise AlertError(
+            f"{where} has no trusted TLS connection ({type(error).__name__}): check SMTP_HOST, "
+            "its certificate and SMTP_STARTTLS"
+        ) from None
+    except (OSError, smtplib.SMTPException) as error:
+        raise AlertError(
+            f"{where} was not reached or broke off ({type(error).__name__}): check SMTP_HOST "
+            "and SMTP_PORT"
+        ) from None
+    except ValueError:
+        raise AlertError(
+            "the alert cannot be written as an email: check ALERT_EMAIL_FROM, ALERT_EMAIL_TO, "
+            "SMTP_USER and SMTP_PASSWORD for special characters"
+        ) from None
+    if refused:
+        # The others have it: an error would make the caller send it to them again.
+        logger.warning("%s refused %s: check ALERT_EMAIL_TO", where, ", ".join(sorted(refused)))
+
+
+def _mail(message: str, settings: AlertSettings) -> EmailMessage:
     mail = EmailMessage()
     mail["From"] = settings.email_from or ""
     mail["To"] = ", ".join(settings.email_to)
-    first_line = message.strip().splitlines()[0]
-    mail["Subject"] = f"mcq_analytics: {textwrap.shorten(first_line, SUBJECT_WIDTH)}"
+    subject = " ".join(message.strip().splitlines()[0].split())
+    if len(subject) > SUBJECT_WIDTH:
+        subject = subject[: SUBJECT_WIDTH - 3].rstrip() + "..."
+    mail["Subject"] = f"mcq_analytics: {subject}"
     mail.set_content(message)
-    where = f"{settings.smtp_host}:{settings.smtp_port}"
+    return mail
+
+
+def _deliver(mail: EmailMessage, settings: AlertSettings) -> set[str]:
+    """Hand a mail over; return the recipients that were refused while others were accepted."""
+    server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_SECONDS)
     try:
-        with smtplib.SMTP(
-            settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_SECONDS
-        ) as server:
-            if settings.smtp_starttls:
-                server.starttls()
-            if settings.smtp_user:
-                server.login(settings.smtp_user, settings.smtp_password or "")
-            server.send_message(mail)
-    except smtplib.SMTPResponseException as error:
-        raise AlertError(
-            f"the mail server {where} refused the alert ({error.smtp_code}): check SMTP_USER, "
-            "SMTP_PASSWORD and ALERT_EMAIL_FROM"
-        ) from None
-    except smtplib.SMTPException as error:
-        raise AlertError(
-            f"the mail server {where} refused the alert ({type(error).__name__}): "
-            "check ALERT_EMAIL_TO and SMTP_STARTTLS"
-        ) from None
-    except OSError as error:
-        raise AlertError(
-            f"the mail server {where} was not reached ({type(error).__name__}): "
-            "check SMTP_HOST and SMTP_PORT"
-        ) from None
+        if settings.smtp_starttls:
+            # Without a context smtplib takes any certificate, and the password would go there.
+            server.starttls(context=ssl.create_default_context())
+        if settings.smtp_user:
+            server.login(settings.smtp_user, settings.smtp_password or "")
+        refused = server.send_message(mail)
+        # The mail is accepted by now, however the server takes its leave.
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            server.quit()
+    finally:
+        server.close()
+    return set(refused)
+
+
+def _answers(error: smtplib.SMTPRecipientsRefused) -> list[tuple[int, bytes]]:
+    return list(error.recipients.values())

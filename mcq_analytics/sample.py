@@ -84,7 +84,7 @@ def generate_sample(
 
     The same arguments give the same tables. `id_types` and `first_ids` are by entity: `answer`,
     `student`, `question`, `test`, `session`; an id is a number, or made from one, counted from the
-    first. All times lie within the span. A student sits at most once in five hours on average, so in
+    first. All times lie within the span. A student sits every five hours at most on average, so in
     a short span the most active answer less than they would.
 
     Raises:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from time import monotonic
 from types import TracebackType
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructField, StructType
 from sqlalchemy import Connection, text
@@ -76,6 +77,7 @@ class Attempt:
         self._base: BaseTables | None = None
         self._tables: FactTables | None = None
         self._record_count = 0
+        self._frames: list[DataFrame] = []
         self._clock = monotonic()
 
     def __enter__(self) -> Attempt:
@@ -129,6 +131,8 @@ class Attempt:
             )
             questions = self._load(spark, TEST_QUESTIONS, self._staging(TEST_QUESTIONS), schema)
             rows = rows.unionByName(questions, allowMissingColumns=True)
+        # A transform may use an input more than once; the database is to send it once.
+        self._frames.append(rows.persist(StorageLevel.MEMORY_AND_DISK))
         return rows
 
     def _load(self, spark: SparkSession, name: str, staged: str, schema: StructType) -> DataFrame:
@@ -202,7 +206,9 @@ class Attempt:
             )
 
     def close(self) -> None:
-        """Give the lock back and end the connection."""
+        """Give the lock back and end the connection; forget what was read."""
+        while self._frames:
+            self._frames.pop().unpersist()
         if self._connection is not None:
             # Not a return to a pool: the server frees the lock as the session ends.
             self._connection.invalidate()
