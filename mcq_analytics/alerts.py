@@ -101,6 +101,12 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
     if settings.slack_base_url:
         client.base_url = settings.slack_base_url.rstrip("/") + "/"
         remedy = "check SLACK_TOKEN, SLACK_CHANNEL and SLACK_BASE_URL"
+
+    def without_token(record: logging.LogRecord) -> bool:
+        return token not in record.getMessage()
+
+    # The client logs what it is answered, which may repeat the request's headers.
+    client.logger.addFilter(without_token)
     try:
         client.chat_postMessage(channel=settings.slack_channel or "", text=_slack_text(message))
     except SlackApiError as error:
@@ -110,6 +116,8 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
         raise AlertError(f"Slack refused the alert{_in_brackets(reason)}: {remedy}") from None
     except (SlackClientError, *TRANSPORT_ERRORS) as error:
         raise _not_reached(error, remedy) from None
+    finally:
+        client.logger.removeFilter(without_token)
 
 
 def _slack_text(message: str) -> str:

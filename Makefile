@@ -1,0 +1,56 @@
+# Every command sets up what it needs first; a second call starts at once.
+#   make demo    a sample, its facts, and the Dagster UI (make demo ARGS=--no-ui exits after the facts)
+#   make test    checks and tests            make test-deep  the same with many generated histories
+#   make check   ruff and mypy               make setup      only the set-up
+#   make lock    renew requirements.lock     make clean      remove what was made
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HISTORIES ?= 300
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format test test-deep lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+setup: $(READY)
+
+$(READY): requirements.lock setup.cfg
+	@test -n "$(PYTHON)" || { echo "There is no Python 3.10 to 3.13 with venv here: install one (on Debian and Ubuntu also python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/mcq-analytics demo $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check
+	$(BIN)/python -m pytest $(ARGS)
+
+test-deep: check
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest $(ARGS)
+
+# A resolver's output for all supported Pythons and systems, with hashes and no address in it.
+lock:
+	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --generate-hashes \
+		--no-header --no-annotate --no-strip-extras --no-emit-index-url --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .mcq .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,140 @@
+"""Fixtures: one server, one Spark session, a database per test from a template, an instance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance
+from pyspark.sql import SparkSession
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from mcq_analytics.facts import IdType
+from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+from mcq_analytics_tests.servers import embedded_server
+
+SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
+CHECKOUT = Path(__file__).parent.parent
+
+MakeDatabase = Callable[..., Database]
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A PostgreSQL server for the whole session."""
+    with embedded_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees no settings but its own, and writes under its own folder."""
+    for name in list(os.environ):
+        if name.startswith(SETTINGS) and name not in ("SPARK_LOCAL_IP", "DAGSTER_EVENT_BATCH_SIZE"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MCQ_HOME", str(tmp_path / ".mcq"))
+    monkeypatch.chdir(tmp_path)
+
+
+def create_database(server: URL, name: str, template: str | None = None) -> URL:
+    """Create a database on a server, from a template if given, and return its URL."""
+    engine = Database(server, "public", "analytics").engine()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        source = f" TEMPLATE {template}" if template else ""
+        connection.execute(text(f"CREATE DATABASE {name}{source}"))
+    return server.set(database=name)
+
+
+def drop_database(server: URL, name: str) -> None:
+    """Drop a database, whoever is connected."""
+    engine = Database(server, "public", "analytics").engine()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def templates(server: URL) -> Callable[[IdType], str]:
+    """Databases with base tables and the fact schema, one for each id type, made when needed."""
+    made: dict[IdType, str] = {}
+
+    def template(id_type: IdType) -> str:
+        if id_type not in made:
+            name = f"template_{id_type.value}"
+            database = Database(create_database(server, name), "public", "analytics")
+            with database.engine().begin() as connection:
+                create_missing_base_tables(connection, "public", id_type)
+                base = inspect_base_tables(connection, "public")
+                migrate(connection, "analytics", key_types(base))
+            made[id_type] = name
+        return made[id_type]
+
+    return template
+
+
+@pytest.fixture
+def make_database(
+    server: URL, templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeDatabase]:
+    """Return a function that makes a database, which DB_DEV_URL then names; dropped afterwards."""
+    names = []
+
+    def make(id_type: IdType | None = IdType.BIGINT) -> Database:
+        name = f"test_{next(_numbers)}"
+        url = create_database(server, name, templates(id_type) if id_type else None)
+        names.append(name)
+        monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+        return Database(url, "public", "analytics")
+
+    yield make
+    for name in names:
+        drop_database(server, name)
+
+
+@pytest.fixture
+def database(make_database: MakeDatabase) -> Database:
+    """A database of its own with empty base tables (bigint ids) and the fact schema."""
+    return make_database()
+
+
+@pytest.fixture
+def empty_database(make_database: MakeDatabase) -> Database:
+    """A database of its own without any table."""
+    return make_database(None)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
+    """One Spark session, small since the tables are."""
+    os.environ["MCQ_HOME"] = str(tmp_path_factory.mktemp("home"))
+    session = initialize_spark_session_with_scaling("local", 0)
+    session.conf.set("spark.sql.shuffle.partitions", "2")
+    return session
+
+
+@pytest.fixture(scope="session")
+def dagster_url(server: URL) -> str:
+    """A database for the records of Dagster, shared by the session's instances."""
+    return create_database(server, "dagster_records").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def instance(
+    dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """A Dagster instance with the storage and pools that the checkout's dagster.yaml has."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((CHECKOUT / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("MCQ_DAGSTER_URL", dagster_url)
+    with DagsterInstance.get() as found:
+        yield found

@@ -1,0 +1,78 @@
+"""Computing facts in a test without Dagster: the storage and transforms that its assets tie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from pyspark.sql import DataFrame, SparkSession
+from sqlalchemy import text
+
+from mcq_analytics.facts import FACTS, Fact
+from mcq_analytics.storage.attempts import Attempt, AttemptReport
+from mcq_analytics.storage.database import Database
+from mcq_analytics.transforms import funnel, interactions, summary
+from mcq_analytics.windows import Window, parse_hour
+from mcq_analytics_tests.recompute import differences
+
+TRANSFORMS: Mapping[str, Callable[..., DataFrame]] = {
+    "question_interaction_fact": interactions.question_interaction_fact,
+    "test_summary_fact": summary.test_summary_fact,
+    "test_funnel_fact": funnel.test_funnel_fact,
+}
+
+
+def window(start: str, end: str) -> Window:
+    """Return the window between two ISO times."""
+    return Window(parse_hour(start), parse_hour(end))
+
+
+def run_facts(
+    database: Database,
+    spark: SparkSession,
+    over: Window,
+    facts: Iterable[Fact] = FACTS,
+    run_id: str = "test-run",
+) -> dict[str, AttemptReport]:
+    """Compute facts over a window and return the report of each."""
+    reports = {}
+    for fact in facts:
+        with Attempt(database, fact, over, run_id) as attempt:
+            attempt.begin()
+            inputs = {name: attempt.read(spark, name) for name in fact.reads}
+            reports[fact.name] = attempt.commit(TRANSFORMS[fact.name](**inputs))
+    return reports
+
+
+def wrong_rows(database: Database, *, zoned: bool = True) -> list[str]:
+    """Return how the facts differ from a full recompute in plain SQL."""
+    with database.engine().begin() as connection:
+        return differences(
+            connection, database.source_schema, database.fact_schema, zoned=zoned
+        )
+
+
+def contents(database: Database) -> dict[str, list[object]]:
+    """Return all rows of the facts, `updated_at` too, and of the tables beside them."""
+    with database.engine().connect() as connection:
+        return {
+            table: sorted(
+                connection.execute(
+                    text(f"SELECT to_jsonb(t)::text FROM {database.fact_schema}.{table} t")
+                ).scalars()
+            )
+            for fact in FACTS
+            for table in (fact.name, fact.hours_table)
+        }
+
+
+def execute(database: Database, *statements: str) -> None:
+    """Execute SQL statements in one transaction."""
+    with database.engine().begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def scalar(database: Database, statement: str) -> object:
+    """Return the single value of a query."""
+    with database.engine().connect() as connection:
+        return connection.exec_driver_sql(statement).scalar_one()

@@ -1,0 +1,330 @@
+"""The facts end equal to a full recompute in plain SQL, whatever the data and the order of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import pytest
+from pyspark.sql import SparkSession
+
+from mcq_analytics.facts import FACTS, TEST_FUNNEL, TEST_SUMMARY, IdType
+from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.sample_load import load_sample
+from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics_tests.conftest import MakeDatabase
+from mcq_analytics_tests.facts_of import (
+    contents,
+    execute,
+    run_facts,
+    scalar,
+    window,
+    wrong_rows,
+)
+from mcq_analytics_tests.servers import installed_server, own_server
+
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+WHOLE = window("2024-01-01T00", "2024-01-03T00")
+LATE = window("2024-01-02T00", "2024-01-03T00")
+EARLY = window("2024-01-01T00", "2024-01-02T00")
+
+
+def fill(database: Database, students: int = 60) -> None:
+    with database.engine().connect() as connection:
+        base = inspect_base_tables(connection, database.source_schema)
+    load_sample(database, base, students=students, start=START, hours=48, seed=7)
+
+
+@pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
+def test_a_sample_computed_in_two_halves_equals_a_full_recompute(
+    make_database: MakeDatabase, spark: SparkSession, id_type: IdType
+) -> None:
+    database = make_database(id_type)
+    fill(database)
+    run_facts(database, spark, LATE)
+    run_facts(database, spark, EARLY)
+    assert wrong_rows(database) == []
+    assert scalar(database, "SELECT count(*) FROM analytics.question_interaction_fact") > 1_000
+
+
+def test_a_window_written_twice_changes_once(database: Database, spark: SparkSession) -> None:
+    fill(database)
+    first = run_facts(database, spark, WHOLE)
+    written = contents(database)
+    second = run_facts(database, spark, WHOLE)
+    assert contents(database) == written
+    assert {name: report.counts.written for name, report in second.items()} == {
+        fact.name: 0 for fact in FACTS
+    }
+    assert all(report.counts.inserted == report.fact_rows > 0 for report in first.values())
+    assert all(report.rows_read == first[name].rows_read for name, report in second.items())
+
+
+def test_only_rows_that_change_get_a_new_time(database: Database, spark: SparkSession) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    one_answer(database, 2, 8, 3, 5, "A", "2024-01-01 09:11Z")
+    run_facts(database, spark, WHOLE)
+    before = scalar(database, "SELECT max(updated_at) FROM analytics.question_interaction_fact")
+    one_answer(database, 3, 8, 3, 5, "B", "2024-01-01 09:12Z")
+    report = run_facts(database, spark, WHOLE)["question_interaction_fact"]
+    assert (report.counts.inserted, report.counts.updated, report.counts.deleted) == (0, 1, 0)
+    newer = f"SELECT array_agg(student_id) FROM analytics.question_interaction_fact WHERE updated_at > '{before}'"
+    assert scalar(database, newer) == [8]
+
+
+def one_answer(
+    database: Database, answer: int, student: int, question: int, test: int, option: str, when: str
+) -> None:
+    execute(
+        database,
+        f"INSERT INTO answers VALUES ({answer}, {student}, {question}, {test}, 1, '{option}', '{when}')",
+    )
+
+
+NINE, TEN = window("2024-01-01T09", "2024-01-01T10"), window("2024-01-01T10", "2024-01-01T11")
+
+
+def test_an_answer_in_the_next_hour_extends_the_row_of_this_one(
+    database: Database, spark: SparkSession
+) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:59Z")
+    run_facts(database, spark, NINE)
+    one_answer(database, 2, 7, 3, 5, "B", "2024-01-01 10:01Z")
+    run_facts(database, spark, TEN)
+    assert wrong_rows(database) == []
+    assert scalar(database, "SELECT answer_count FROM analytics.question_interaction_fact") == 2
+
+
+def test_a_new_question_moves_the_total_of_every_student_of_its_test(
+    database: Database, spark: SparkSession
+) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    one_answer(database, 2, 8, 3, 5, "A", "2024-01-01 09:11Z")
+    run_facts(database, spark, NINE)
+    one_answer(database, 3, 9, 4, 5, "A", "2024-01-01 10:10Z")
+    report = run_facts(database, spark, TEN)[TEST_SUMMARY.name]
+    assert (report.counts.inserted, report.counts.updated) == (1, 2)
+    assert wrong_rows(database) == []
+
+
+def test_a_row_goes_when_its_only_answer_is_deleted(
+    database: Database, spark: SparkSession
+) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    one_answer(database, 2, 8, 4, 5, "A", "2024-01-01 09:10Z")
+    run_facts(database, spark, NINE)
+    execute(database, "DELETE FROM answers WHERE answer_id = 1")
+    reports = run_facts(database, spark, NINE)
+    assert reports["question_interaction_fact"].counts.deleted == 1
+    assert wrong_rows(database) == []
+
+
+def test_a_question_goes_from_the_total_though_its_hour_never_ran(
+    database: Database, spark: SparkSession
+) -> None:
+    """The total of nine o'clock's run counts a question that is answered at ten alone."""
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    one_answer(database, 2, 8, 4, 5, "A", "2024-01-01 10:10Z")
+    run_facts(database, spark, NINE)
+    total = "SELECT total_questions FROM analytics.test_summary_fact WHERE student_id = 7"
+    assert scalar(database, total) == 2
+    execute(database, "DELETE FROM answers WHERE answer_id = 2")
+    run_facts(database, spark, TEN)
+    assert scalar(database, total) == 1
+    assert wrong_rows(database) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "timestamp = '2024-01-01 10:30Z'",
+        "student_id = 8",
+        "test_id = 6",
+        "question_id = 4",
+        "session_id = 2",
+        "submitted_option = NULL",
+    ],
+)
+def test_an_answer_that_moves_leaves_nothing_where_it_was(
+    database: Database, spark: SparkSession, change: str
+) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    execute(
+        database,
+        "INSERT INTO sessions VALUES (2, '2024-01-01 09:00Z')",
+        "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')",
+    )
+    run_facts(database, spark, NINE)
+    execute(database, f"UPDATE answers SET {change}")
+    run_facts(database, spark, NINE)
+    run_facts(database, spark, TEN)
+    assert wrong_rows(database) == []
+
+
+def test_a_late_submission_between_two_others_changes_the_mean_of_both(
+    database: Database, spark: SparkSession
+) -> None:
+    for answer, when in enumerate(["09:00:01", "09:10", "10:05"], start=1):
+        one_answer(database, answer, 7, 3, 5, "A", f"2024-01-01 {when}Z")
+    execute(
+        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 10:10Z', 'completed')"
+    )
+    run_facts(database, spark, NINE)
+    run_facts(database, spark, TEN)
+    execute(
+        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')"
+    )
+    run_facts(database, spark, NINE, [TEST_FUNNEL])
+    assert wrong_rows(database) == []
+
+
+def test_a_funnel_goes_when_its_last_submission_is_deleted(
+    database: Database, spark: SparkSession
+) -> None:
+    execute(
+        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')"
+    )
+    run_facts(database, spark, NINE, [TEST_FUNNEL])
+    assert scalar(database, "SELECT count(*) FROM analytics.test_funnel_fact") == 1
+    execute(database, "DELETE FROM submissions")
+    run_facts(database, spark, NINE, [TEST_FUNNEL])
+    assert wrong_rows(database) == []
+
+
+def test_an_hour_without_activity_is_a_success_with_no_rows(
+    database: Database, spark: SparkSession
+) -> None:
+    reports = run_facts(database, spark, NINE)
+    assert [report.counts.written for report in reports.values()] == [0, 0, 0]
+    assert scalar(
+        database,
+        "SELECT array_agg(DISTINCT (status, rows_read, rows_written)::text) "
+        "FROM analytics.etl_metadata",
+    ) == ["(success,0,0)"]
+
+
+def test_rows_without_ids_or_time_are_left_out_and_counted(
+    database: Database, spark: SparkSession
+) -> None:
+    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
+    execute(
+        database,
+        "INSERT INTO answers VALUES (2, NULL, 3, 5, 1, 'A', '2024-01-01 09:11Z'), "
+        "(3, 7, NULL, 5, 1, 'A', '2024-01-01 09:11Z'), (4, 7, 3, NULL, 1, 'A', '2024-01-01 09:11Z'), "
+        "(5, 7, 3, 5, 1, 'A', NULL), (6, 7, 3, 5, 1, 'A', 'infinity')",
+        "INSERT INTO submissions VALUES (NULL, 5, '2024-01-01 09:20Z', 'completed'), "
+        "(7, 5, NULL, 'completed'), (7, 5, '2024-01-01 09:20Z', 'completed')",
+    )
+    left_out = run_facts(database, spark, NINE)[TEST_FUNNEL.name].left_out
+    assert left_out == {
+        "answers_without_keys": 3,
+        "answers_without_time": 2,
+        "submissions_without_keys": 1,
+        "submissions_without_time": 1,
+    }
+    assert wrong_rows(database) == []
+
+
+def test_sessions_that_expire_never_or_ever_are_understood(
+    database: Database, spark: SparkSession
+) -> None:
+    execute(
+        database,
+        "INSERT INTO sessions VALUES (1, 'infinity'), (2, '-infinity'), (3, NULL)",
+        *(
+            f"INSERT INTO answers VALUES ({n}, 7, {n}, 5, {n}, 'A', '2024-01-01 09:10Z')"
+            for n in (1, 2, 3)
+        ),
+    )
+    run_facts(database, spark, NINE)
+    assert wrong_rows(database) == []
+    assert scalar(database, "SELECT count(*) FROM analytics.question_interaction_fact") == 2
+
+
+def test_times_without_a_zone_are_utc_whatever_server_and_client_are_set_to(
+    make_database: MakeDatabase, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = make_database(None)
+    monkeypatch.setenv("TZ", "America/New_York")
+    execute(
+        database,
+        f"ALTER DATABASE {database.url.database} SET timezone TO 'Australia/Lord_Howe'",
+        "CREATE TABLE answers (answer_id varchar(40), student_id uuid, question_id int, "
+        "test_id bigint, session_id text, submitted_option char(1), timestamp timestamp)",
+        "CREATE TABLE questions (question_id bigint, correct_option char(1))",
+        "CREATE TABLE sessions (session_id varchar, expiry_time timestamp)",
+        "CREATE TABLE submissions (student_id uuid, test_id int, submit_time timestamp, "
+        "completion_status varchar(9), noise jsonb)",
+    )
+    with database.engine().begin() as connection:
+        migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
+    # Half an hour around both changes of daylight saving in New York, in 2024.
+    for number, when in enumerate(
+        ["2024-03-10 06:59:59.999999", "2024-03-10 07:00", "2024-11-03 05:30", "2024-11-03 06:30"]
+    ):
+        execute(
+            database,
+            f"INSERT INTO answers VALUES ('x{number}', '00000000-0000-0000-0000-00000000000a', 3, "
+            f"5, 's', 'A', '{when}')",
+        )
+    execute(
+        database,
+        "INSERT INTO questions VALUES (3, 'A')",
+        "INSERT INTO submissions VALUES ('00000000-0000-0000-0000-00000000000a', 5, "
+        "'2024-11-03 06:45', 'COMPLETED', NULL)",
+    )
+    for start in ("2024-03-10T06", "2024-03-10T07", "2024-11-03T05", "2024-11-03T06"):
+        run_facts(database, spark, window(start, start[:-1] + str(int(start[-1]) + 1)))
+    assert wrong_rows(database, zoned=False) == []
+    hours = "SELECT array_agg(hour AT TIME ZONE 'UTC' ORDER BY hour)::text FROM analytics.{}_hour"
+    assert scalar(database, hours.format("question_interaction_fact")) == (
+        '{"2024-03-10 06:00:00","2024-03-10 07:00:00","2024-11-03 05:00:00","2024-11-03 06:00:00"}'
+    )
+
+
+def test_text_ids_tie_in_the_order_of_the_database(
+    make_database: MakeDatabase, spark: SparkSession
+) -> None:
+    database = make_database(IdType.TEXT)
+    ids = ["a", "B", "é", "Z", "10", "9", "o'hara \\ \"x\"", "🙂" * 3, "x" * 200]
+    for number, identity in enumerate(ids):
+        with database.engine().begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO answers VALUES (%s, %s, %s, 't', 's', %s, '2024-01-01 09:10Z')",
+                (identity, ids[0], ids[-1], str(number)),
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO answers VALUES (%s, %s, %s, %s, 's', %s, '2024-01-01 09:10Z')",
+                (f"{identity}2", identity, identity, identity, str(number)),
+            )
+    run_facts(database, spark, NINE)
+    assert wrong_rows(database) == []
+
+
+@pytest.fixture
+def installed_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database with a sample on an installed server, which asks for a password."""
+    programs = installed_server()
+    if programs is None:
+        pytest.skip("no PostgreSQL is installed beside the wheel")
+    with own_server(programs) as url:
+        monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+        database = Database(url, "public", "analytics")
+        with database.engine().begin() as connection:
+            from mcq_analytics.storage.base_tables import (  # noqa: PLC0415
+                create_missing_base_tables,
+            )
+
+            create_missing_base_tables(connection, "public")
+            migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
+        fill(database)
+        yield database
+
+
+def test_an_installed_server_of_another_version_gives_the_same_facts(
+    installed_database: Database, spark: SparkSession
+) -> None:
+    run_facts(installed_database, spark, EARLY)
+    run_facts(installed_database, spark, LATE)
+    assert wrong_rows(installed_database) == []
