@@ -263,7 +263,8 @@ def _is_empty(database: Database) -> bool:
 
 def _has_succeeded(database: Database, settings: Settings, start: datetime, end: datetime) -> bool:
     from mcq_analytics.facts import FACTS  # noqa: PLC0415
-    from mcq_analytics.storage.metadata import SUCCESS, hour_statuses  # noqa: PLC0415
+    from mcq_analytics.storage.fact_tables import SUCCESS  # noqa: PLC0415
+    from mcq_analytics.storage.metadata import hour_statuses  # noqa: PLC0415
 
     engine = database.engine()
     hours = [start + index * HOUR for index in range((end - start) // HOUR)]

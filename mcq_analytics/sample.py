@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mcq_analytics.errors import UsageError
 from mcq_analytics.facts import IdType
@@ -39,6 +40,8 @@ ANSWERS_PER_SITTING = 22
 HOURS_PER_SITTING = 5.0  # a student finds time for no more sittings than that
 
 OPTIONS = np.array(["A", "B", "C", "D"])
+HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+UUID_FORM = np.frombuffer(b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", np.uint8)
 STATUSES = np.array(["completed", "Completed", "COMPLETED", "timeout", "skipped", ""])
 STATUS_SHARES = (0.76, 0.025, 0.015, 0.12, 0.075, 0.005)
 
@@ -62,7 +65,14 @@ WITHOUT_KEY = 0.01
 class SampleTables:
     """The four base tables with the columns of SPEC section 1; times are microseconds in UTC.
 
-    A uuid is a string. Answers come in order of time, their ids rising.
+    Ids are int32, int64 or, for texts and uuids, strings. Answers come in order of time, their ids
+    rising.
+
+    - answers: answer_id, student_id, question_id, test_id, session_id (nullable), submitted_option
+      (A to D; null where cleared), timestamp
+    - questions: question_id, correct_option (A to D, nullable)
+    - sessions: session_id, expiry_time (nullable)
+    - submissions: student_id, test_id, submit_time, completion_status (nullable)
     """
 
     answers: pa.Table
@@ -88,12 +98,15 @@ def generate_sample(
     a short span the most active answer less than they would.
 
     Raises:
-        UsageError: `students` or `hours` is less than 1, or `seed` is negative.
+        UsageError: `students` or `hours` is less than 1, `seed` is negative, or `start` has no
+            time zone.
 
     """
     for name, value, least in (("students", students, 1), ("hours", hours, 1), ("seed", seed, 0)):
         if value < least:
             raise UsageError(f"{name} is {value}; it must be at least {least}")
+    if start.tzinfo is None:
+        raise UsageError(f"the start {start.isoformat()} has no time zone: give it in UTC")
     plan = _Plan(np.random.default_rng(seed), students, hours)
     ids = _Ids(id_types or {}, first_ids or {})
     origin = round(start.timestamp() * MICROSECONDS)
@@ -181,7 +194,10 @@ class _Plan:
         shared = random.random(self.question_count) < SHARED_QUESTIONS
         shared[: self.questions[0]] = False
         numbers = np.arange(self.question_count)
-        previous = numbers - random.integers(1, MOST_QUESTIONS, self.question_count)
+        # Counted back from the test's first question, so that another test has it too.
+        previous = np.repeat(self.first_question, self.questions) - random.integers(
+            1, MOST_QUESTIONS, self.question_count
+        )
         self.question_number = np.where(shared, np.maximum(previous, 0), numbers)
 
     def _draw_answers(self) -> None:
@@ -268,7 +284,11 @@ class _Plan:
     def _sessions(self, ids: _Ids, origin: int, used: Integers, last: Floats) -> pa.Table:
         random = self._random
         begin = self.begin[used]
-        grace = random.uniform(5 * 60.0, 60 * 60.0, used.size)
+        # Sessions in the last hour expire sooner, so that their expiry lies within the span too.
+        grace = np.minimum(
+            random.uniform(5 * 60.0, 60 * 60.0, used.size),
+            (self._span - last) * random.uniform(0.5, 0.99, used.size),
+        )
         early = random.random(used.size) < EXPIRING_SITTINGS
         expiry = np.where(early, begin + (last - begin) * (1 - EXPIRED_PART), last + grace)
         never = random.random(used.size) < NEVER_EXPIRING
@@ -286,9 +306,11 @@ class _Plan:
         sitting, moment = used[handed_in], last[handed_in]
         moment = moment + random.lognormal(np.log(15.0), 0.7, moment.size)
         extra = int(np.ceil(WITHOUT_ANSWERS * sitting.size))
+        # Someone else hands in the test of a sitting soon after it, while the test is open.
+        other = random.integers(0, used.size, extra)
         student = np.append(self.student[sitting], random.integers(0, self._students, extra))
-        test = np.append(self.test[sitting], random.integers(0, self.questions.size, extra))
-        moment = np.append(moment, random.random(extra) * self._span)
+        test = np.append(self.test[sitting], self.test[used[other]])
+        moment = np.append(moment, last[other] + random.uniform(0.0, HOUR_SECONDS, extra))
         kept = moment < self._span
         order = np.argsort(moment[kept], kind="stable")
         status = random.choice(STATUSES.size, order.size, p=STATUS_SHARES)
@@ -317,7 +339,8 @@ def _moments(origin: int, seconds: Floats, missing: Flags | None = None) -> pa.A
 
 
 def _texts(entity: str, numbers: Integers) -> pa.Array:
-    return pa.array([f"{entity}-{number:06d}" for number in numbers.tolist()], pa.string())
+    digits = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 6, "0")
+    return pc.binary_join_element_wise(entity, digits, "-")
 
 
 def _uuids(entity: str, numbers: Integers) -> pa.Array:
@@ -327,11 +350,15 @@ def _uuids(entity: str, numbers: Integers) -> pa.Array:
     low = _mixed(high ^ np.uint64(0x9E3779B97F4A7C15))
     high = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
     low = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
-    texts = []
-    for upper, lower in zip(high.tolist(), low.tolist(), strict=True):
-        digits = f"{upper:016x}{lower:016x}"
-        texts.append(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
-    return pa.array(texts, pa.string())
+    octets = np.stack([high, low], axis=1).astype(">u8").view(np.uint8)
+    text = np.tile(UUID_FORM, (numbers.size, 1))
+    digits = np.flatnonzero(ord("-") != UUID_FORM)
+    text[:, digits[0::2]] = HEX_DIGITS[octets >> 4]
+    text[:, digits[1::2]] = HEX_DIGITS[octets & 15]
+    fixed = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(UUID_FORM.size), numbers.size, [None, pa.py_buffer(text)]
+    )
+    return fixed.cast(pa.string())
 
 
 def _mixed(words: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -11,10 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.metadata import (
-    FAILED,
-    SUCCESS,
     get_last_successful_runs,
     hour_statuses,
     ranges,

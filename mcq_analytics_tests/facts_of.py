@@ -46,9 +46,7 @@ def run_facts(
 def wrong_rows(database: Database, *, zoned: bool = True) -> list[str]:
     """Return how the facts differ from a full recompute in plain SQL."""
     with database.engine().begin() as connection:
-        return differences(
-            connection, database.source_schema, database.fact_schema, zoned=zoned
-        )
+        return differences(connection, database.source_schema, database.fact_schema, zoned=zoned)
 
 
 def contents(database: Database) -> dict[str, list[object]]:
@@ -69,10 +67,10 @@ def execute(database: Database, *statements: str) -> None:
     """Execute SQL statements in one transaction."""
     with database.engine().begin() as connection:
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.execute(text(statement))
 
 
 def scalar(database: Database, statement: str) -> object:
     """Return the single value of a query."""
     with database.engine().connect() as connection:
-        return connection.exec_driver_sql(statement).scalar_one()
+        return connection.execute(text(statement)).scalar_one()

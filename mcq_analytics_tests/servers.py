@@ -60,12 +60,34 @@ def own_server(programs: Path, *options: str) -> Iterator[URL]:
             **({"user": user} if os.geteuid() == 0 else {}),  # type: ignore[call-overload]
         )
 
-    run("initdb", "-D", str(data), "-U", "owner", "-A", "scram-sha-256", "--pwfile", str(secret),
-        "-E", "UTF8", "--locale", "C.UTF-8")
+    run(
+        "initdb",
+        "-D",
+        str(data),
+        "-U",
+        "owner",
+        "-A",
+        "scram-sha-256",
+        "--pwfile",
+        str(secret),
+        "-E",
+        "UTF8",
+        "--locale",
+        "C.UTF-8",
+    )
     settings = {**FAST, "listen_addresses": "", "unix_socket_directories": str(directory)}
     flags = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in settings.items())
-    run("pg_ctl", "-w", "-D", str(data), "-l", str(directory / "log"),
-        "-o", " ".join([flags, *options]), "start")
+    run(
+        "pg_ctl",
+        "-w",
+        "-D",
+        str(data),
+        "-l",
+        str(directory / "log"),
+        "-o",
+        " ".join([flags, *options]),
+        "start",
+    )
     try:
         yield URL.create(
             "postgresql+psycopg2",

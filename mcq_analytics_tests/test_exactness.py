@@ -167,14 +167,10 @@ def test_a_late_submission_between_two_others_changes_the_mean_of_both(
 ) -> None:
     for answer, when in enumerate(["09:00:01", "09:10", "10:05"], start=1):
         one_answer(database, answer, 7, 3, 5, "A", f"2024-01-01 {when}Z")
-    execute(
-        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 10:10Z', 'completed')"
-    )
+    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 10:10Z', 'completed')")
     run_facts(database, spark, NINE)
     run_facts(database, spark, TEN)
-    execute(
-        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')"
-    )
+    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')")
     run_facts(database, spark, NINE, [TEST_FUNNEL])
     assert wrong_rows(database) == []
 
@@ -182,9 +178,7 @@ def test_a_late_submission_between_two_others_changes_the_mean_of_both(
 def test_a_funnel_goes_when_its_last_submission_is_deleted(
     database: Database, spark: SparkSession
 ) -> None:
-    execute(
-        database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')"
-    )
+    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')")
     run_facts(database, spark, NINE, [TEST_FUNNEL])
     assert scalar(database, "SELECT count(*) FROM analytics.test_funnel_fact") == 1
     execute(database, "DELETE FROM submissions")
@@ -287,7 +281,7 @@ def test_text_ids_tie_in_the_order_of_the_database(
     make_database: MakeDatabase, spark: SparkSession
 ) -> None:
     database = make_database(IdType.TEXT)
-    ids = ["a", "B", "é", "Z", "10", "9", "o'hara \\ \"x\"", "🙂" * 3, "x" * 200]
+    ids = ["a", "B", "é", "Z", "10", "9", 'o\'hara \\ "x"', "🙂" * 3, "x" * 200]
     for number, identity in enumerate(ids):
         with database.engine().begin() as connection:
             connection.exec_driver_sql(

@@ -33,9 +33,7 @@ class Tables:
         )
 
     def questions(self, *rows: Row) -> DataFrame:
-        return self._spark.createDataFrame(
-            list(rows), "question_id bigint, correct_option string"
-        )
+        return self._spark.createDataFrame(list(rows), "question_id bigint, correct_option string")
 
     def sessions(self, *rows: Row) -> DataFrame:
         return self._spark.createDataFrame(
@@ -156,9 +154,7 @@ def test_an_answer_counts_until_the_very_moment_of_expiry(tables: Tables) -> Non
 
 
 def test_a_session_that_comes_from_two_splits_counts_its_answers_once(tables: Tables) -> None:
-    [row] = interaction_rows(
-        tables, [(1, 7, 3, 5, 1, "A", 0)], sessions=[(1, 60), (1, 60)]
-    )
+    [row] = interaction_rows(tables, [(1, 7, 3, 5, 1, "A", 0)], sessions=[(1, 60), (1, 60)])
     assert row[5] == 1
 
 
@@ -207,9 +203,7 @@ def test_a_test_has_the_questions_that_any_student_validly_answered(tables: Tabl
 
 
 def test_an_answer_without_a_student_counts_for_the_total_alone(tables: Tables) -> None:
-    found = summary_rows(
-        tables, [(1, 7, 3, 5, 1, "A", 0), (None, None, 4, 5, None, None, 50)]
-    )
+    found = summary_rows(tables, [(1, 7, 3, 5, 1, "A", 0), (None, None, 4, 5, None, None, 50)])
     assert found == [(7, 5, 2, 1, 0, 0.0, 0.0)]
 
 

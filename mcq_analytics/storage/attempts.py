@@ -21,11 +21,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructField, StructType
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.facts import TEST_SUMMARY, Fact
 from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
-from mcq_analytics.storage.fact_tables import FactTables, fact_tables
+from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.storage.faults import first_line
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
 from mcq_analytics.storage.schema import key_types, require_fact_tables
@@ -78,6 +79,8 @@ class Attempt:
         self._tables: FactTables | None = None
         self._record_count = 0
         self._frames: list[DataFrame] = []
+        self._blocks: dict[str, int] = {}
+        self._announced = False
         self._clock = monotonic()
 
     def __enter__(self) -> Attempt:
@@ -121,7 +124,7 @@ class Attempt:
         stand for the questions of its tests.
         """
         base = self._require_base()
-        rows = self._load(spark, table, self._staging("touched"), spark_schema(base, table))
+        rows = self._load(spark, table, "touched", spark_schema(base, table))
         if table == "answers" and self._has_test_questions:
             schema = StructType(
                 [
@@ -129,22 +132,22 @@ class Attempt:
                     for name in ("test_id", "question_id")
                 ]
             )
-            questions = self._load(spark, TEST_QUESTIONS, self._staging(TEST_QUESTIONS), schema)
+            questions = self._load(spark, TEST_QUESTIONS, TEST_QUESTIONS, schema)
             rows = rows.unionByName(questions, allowMissingColumns=True)
         # A transform may use an input more than once; the database is to send it once.
         self._frames.append(rows.persist(StorageLevel.MEMORY_AND_DISK))
         return rows
 
-    def _load(self, spark: SparkSession, name: str, staged: str, schema: StructType) -> DataFrame:
+    def _load(self, spark: SparkSession, name: str, part: str, schema: StructType) -> DataFrame:
         selections = self._selections()
         return SnapshotRead(
             url=self._url(),
             snapshot=self._snapshot,
             input_name=name,
-            keys_sql=f"SELECT {selections.key_columns(name)} FROM {staged}",
+            keys_sql=f"SELECT {selections.key_columns(name)} FROM {self._staging(part)}",
             rows_sql=selections.read(name, SLICE),
             count_sql=f"INSERT INTO {self._staging('reads')} VALUES ($1, $2, $3)",
-            splits=self._splits(staged),
+            splits=self._splits(part),
             schema=schema,
         ).load(spark)
 
@@ -183,7 +186,8 @@ class Attempt:
                 tasks=tasks,
                 window=self.window,
             )
-            self._finish(connection, "success", None)
+            self._withdraw(connection)
+            self._record(connection, SUCCESS, None)
         self._phase("write")
         return self.report
 
@@ -195,10 +199,15 @@ class Attempt:
         if self._connection is None:
             return
         try:
+            if self._connection.invalidated or not self._answers():
+                # The lock went with the session; what is recorded here needs none.
+                self.close()
+                self._connection = self._engine.connect()
             connection = self._own("READ COMMITTED")
             with connection.begin():
-                self._finish(connection, "failed", first_line(error))
-        except Exception:
+                if self._withdraw(connection) or not self._announced:
+                    self._record(connection, FAILED, first_line(error))
+        except SQLAlchemyError:
             logger.warning(
                 "%s over %s failed, which could not be recorded: the next attempt will",
                 self.fact.name,
@@ -300,6 +309,8 @@ class Attempt:
                 "(input text, split bigint, rows bigint)"
             )
 
+        self._announced = True
+
     def _open_snapshot(self) -> None:
         connection = self._own("REPEATABLE READ")
         self._snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
@@ -330,36 +341,29 @@ class Attempt:
     def _create_as(
         self, connection: Connection, part: str, select: str, bound: Mapping[str, datetime]
     ) -> int:
-        # PostgreSQL takes no parameters in CREATE TABLE AS through psycopg2's simple protocol
-        # other than as literals, which is how psycopg2 sends them: quoted.
+        """Stage what `select` gives, and return the number of rows."""
         name = self._staging(part)
         rows = connection.execute(text(f"CREATE UNLOGGED TABLE {name} AS {select}"), bound).rowcount
         connection.exec_driver_sql(f"ANALYZE {name}")
+        # The file may be longer than its rows need: their last block tells where they end.
+        last = connection.execute(text(f"SELECT CAST(max(ctid) AS text) FROM {name}")).scalar()
+        self._blocks[part] = int(last.strip("()").split(",")[0]) + 1 if last else 0
         return rows
 
-    def _splits(self, staged: str) -> list[tuple[int, int]]:
-        """Cut the staged keys into even ranges of blocks: their number is known, none is read."""
-        with self._engine.connect() as connection:
-            blocks = connection.execute(
-                text(
-                    "SELECT pg_relation_size(CAST(:name AS regclass))"
-                    " / current_setting('block_size')::int"
-                ),
-                {"name": staged},
-            ).scalar_one()
+    def _splits(self, part: str) -> list[tuple[int, int]]:
+        """Cut staged keys into even ranges of blocks, of about `KEYS_PER_SPLIT` keys each."""
+        blocks = self._blocks[part]
         count = max(1, min(blocks, -(-self.report.touched // KEYS_PER_SPLIT)))
-        bounds = [blocks * i // count for i in range(count)] + [max(blocks, 1)]
-        return list(pairwise(bounds))
+        return list(pairwise(blocks * index // count for index in range(count + 1)))
 
-    def _finish(self, connection: Connection, status: str, error: str | None) -> None:
-        """Within a transaction: the attempt's row in etl_metadata, and nothing else left of it."""
-        schema = self._database.fact_schema
+    def _record(self, connection: Connection, status: str, error: str | None) -> None:
+        """Write the attempt's row in etl_metadata."""
         connection.execute(
             text(
-                f"INSERT INTO {quoted(schema, 'etl_metadata')} (pipeline_name, window_start, "
-                "window_end, status, rows_read, rows_written, started_at, finished_at, run_id, "
-                "error) VALUES (:fact, :start, :end, :status, :rows_read, :rows_written, "
-                ":started_at, clock_timestamp(), :run_id, :error)"
+                f"INSERT INTO {quoted(self._database.fact_schema, 'etl_metadata')} "
+                "(pipeline_name, window_start, window_end, status, rows_read, rows_written, "
+                "started_at, finished_at, run_id, error) VALUES (:fact, :start, :end, :status, "
+                ":rows_read, :rows_written, :started_at, clock_timestamp(), :run_id, :error)"
             ),
             {
                 **self._identity(),
@@ -369,12 +373,28 @@ class Attempt:
                 "error": error,
             },
         )
-        connection.execute(
-            text(f"DELETE FROM {quoted(schema, 'running_attempt')} WHERE pipeline_name = :fact"),
-            {"fact": self.fact.name},
-        )
+
+    def _withdraw(self, connection: Connection) -> bool:
+        """Drop the staging tables and the notice of the attempt; return whether it was there."""
         for part in ("rows", "reads", "touched", TEST_QUESTIONS):
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._staging(part)}")
+        running = quoted(self._database.fact_schema, "running_attempt")
+        found = connection.execute(
+            text(
+                f"DELETE FROM {running} WHERE pipeline_name = :fact AND run_id = :run_id "
+                "AND started_at = :started_at"
+            ),
+            self._identity(),
+        )
+        return found.rowcount > 0
+
+    def _answers(self) -> bool:
+        """Return whether the session that holds the lock is still there."""
+        try:
+            self._own("READ COMMITTED").execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            return False
+        return True
 
     def _identity(self) -> dict[str, object]:
         return {

@@ -33,6 +33,10 @@ _TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
 }
 
 
+SUCCESS, FAILED = "success", "failed"
+"""What `etl_metadata` says of an attempt."""
+
+
 @dataclass(frozen=True)
 class FactTables:
     """Our tables in one schema. `facts` and `hours` are by name of the fact."""

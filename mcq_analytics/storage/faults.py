@@ -54,7 +54,9 @@ _REMEDIES = (
         "run it again, or raise --lock-timeout",
     ),
     (
-        r"terminating connection|connection.*(closed|lost|reset)|closed the connection|57P0[123]",
+        # A snapshot ends with the session that holds it.
+        r'terminating connection|connection.*(closed|lost|reset)|snapshot "[^"]*" does not exist|'
+        "closed the connection|invalid snapshot identifier|57P0[123]",
         "the connection to the server was lost",
         "run it again; nothing was half-written",
     ),

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.errors import UsageError
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.storage.fact_tables import etl_metadata_table
+from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, etl_metadata_table
 from mcq_analytics.windows import (
     HOUR,
     Window,
@@ -27,9 +27,6 @@ from mcq_analytics.windows import (
 )
 
 logger = logging.getLogger(__name__)
-
-SUCCESS = "success"
-FAILED = "failed"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.storage.java import ensure_java
 
-logger = logging.getLogger(__name__)
-
 MILLION = 1_000_000
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
 
@@ -113,4 +111,6 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
             f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
+    # pyspark would print every failed query with its whole Java trace; the error has what matters.
+    logging.getLogger("SQLQueryContextLogger").disabled = True
     return session

@@ -22,6 +22,11 @@ def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list
     A task commits its rows under the number of its attempt. An attempt that fails after that, or
     that loses against a speculative copy of itself, leaves rows whose number is not returned.
     """
+    return [row[TASK] for row in copying(frame, url, schema, table).collect()]
+
+
+def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
+    """Return the DataFrame whose computation copies `frame`: a row for each task, its attempt."""
 
     def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa  # noqa: PLC0415  (executed in Spark's Python workers)
@@ -49,7 +54,7 @@ def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list
                 connection.commit()
         yield pa.RecordBatch.from_pydict({TASK: pa.array([attempt], pa.int64())})
 
-    return [row[TASK] for row in frame.mapInArrow(copy, f"{TASK} bigint").collect()]
+    return frame.mapInArrow(copy, f"{TASK} bigint")
 
 
 def _with_task(batch: pa.RecordBatch, attempt: int) -> pa.RecordBatch:

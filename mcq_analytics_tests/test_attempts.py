@@ -1,0 +1,321 @@
+"""Attempts: one at a time, all or nothing, and nothing left behind by one that failed or died."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from sqlalchemy import text
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL
+from mcq_analytics.storage.attempts import Attempt, lock_holder, lock_key
+from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.fact_tables import fact_tables
+from mcq_analytics.storage.merge import merge, staging_columns
+from mcq_analytics.storage.schema import key_types
+from mcq_analytics.storage.spark_sink import copy_to_staging, copying
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import (
+    TRANSFORMS,
+    contents,
+    execute,
+    run_facts,
+    scalar,
+    window,
+    wrong_rows,
+)
+
+NINE = window("2024-01-01T09", "2024-01-01T10")
+STAGING = "SELECT count(*) FROM pg_class WHERE relname LIKE 'stg%'"
+RUNNING = "SELECT count(*) FROM analytics.running_attempt"
+LAST = "SELECT (status, error)::text FROM analytics.etl_metadata ORDER BY id DESC LIMIT 1"
+
+
+@pytest.fixture
+def answered(database: Database) -> Database:
+    """A database with an answer and a submission at nine."""
+    execute(
+        database,
+        "INSERT INTO answers VALUES (1, 7, 3, 5, 1, 'A', '2024-01-01 09:10Z')",
+        "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')",
+    )
+    return database
+
+
+def test_an_attempt_that_fails_changes_no_fact_and_is_recorded(
+    answered: Database, spark: SparkSession
+) -> None:
+    run_facts(answered, spark, NINE)
+    before = contents(answered)
+    execute(answered, "UPDATE answers SET submitted_option = 'B'")
+
+    def broken(answers: DataFrame, **_: DataFrame) -> DataFrame:
+        return answers.selectExpr("*", "1 / 0 AS never")
+
+    with pytest.raises(Exception, match="DIVIDE_BY_ZERO"):
+        fail_with(answered, spark, broken)
+    assert contents(answered) == before
+    assert "DIVIDE_BY_ZERO" in str(scalar(answered, LAST))
+    assert scalar(answered, STAGING) == 0
+    assert scalar(answered, RUNNING) == 0
+    run_facts(answered, spark, NINE)
+    assert wrong_rows(answered) == []
+
+
+def fail_with(database: Database, spark: SparkSession, transform: Any) -> None:
+    with Attempt(database, QUESTION_INTERACTION, NINE, "run") as attempt:
+        attempt.begin()
+        attempt.commit(
+            transform(**{name: attempt.read(spark, name) for name in QUESTION_INTERACTION.reads})
+        )
+
+
+def test_a_second_attempt_waits_for_the_first_and_says_for_whom(
+    answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    done = threading.Event()
+    with Attempt(answered, TEST_FUNNEL, NINE, "first-run") as first:
+        first.begin()
+
+        def second() -> None:
+            run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="second-run")
+            done.set()
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not done.wait(1.5)
+        execute(answered, "INSERT INTO submissions VALUES (8, 5, '2024-01-01 09:30Z', 'timeout')")
+        frames = {name: first.read(spark, name) for name in TEST_FUNNEL.reads}
+        first.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+    thread.join(60)
+    assert done.is_set()
+    assert "waiting for mcq_analytics first-ru test_funnel_fact" in caplog.text
+    assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
+
+
+def test_all_inputs_are_as_of_one_snapshot(answered: Database, spark: SparkSession) -> None:
+    with Attempt(answered, TEST_FUNNEL, NINE, "run") as attempt:
+        attempt.begin()
+        execute(
+            answered,
+            "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:30Z', 'timeout')",
+            "DELETE FROM answers",
+        )
+        frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
+        attempt.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+    assert (
+        scalar(
+            answered,
+            "SELECT (total_submissions, avg_submit_time)::text FROM analytics.test_funnel_fact",
+        )
+        == "(1,600)"
+    )
+
+
+def test_what_a_killed_process_left_is_recorded_and_swept_by_the_next_attempt(
+    answered: Database, spark: SparkSession
+) -> None:
+    script = (
+        "from mcq_analytics.storage.database import open_database\n"
+        "from mcq_analytics.settings import load_settings\n"
+        "from mcq_analytics.storage.attempts import Attempt\n"
+        "from mcq_analytics.facts import TEST_FUNNEL\n"
+        "from mcq_analytics_tests.facts_of import window\n"
+        "import time\n"
+        "attempt = Attempt(open_database(load_settings()), TEST_FUNNEL, "
+        "window('2024-01-01T09', '2024-01-01T10'), 'killed-run')\n"
+        "attempt.begin()\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    assert scalar(answered, STAGING) == 3
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    run_facts(answered, spark, NINE, [TEST_FUNNEL])
+    assert scalar(
+        answered,
+        "SELECT array_agg((status, run_id, error)::text ORDER BY id) FROM analytics.etl_metadata",
+    ) == [
+        '(failed,killed-run,"the process died, or lost the database")',
+        "(success,test-run,)",
+    ]
+    assert scalar(answered, STAGING) == 0
+    assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 1
+
+
+def test_an_attempt_whose_session_was_ended_commits_nothing(
+    answered: Database, spark: SparkSession
+) -> None:
+    attempt = Attempt(answered, TEST_FUNNEL, NINE, "cut-run")
+    with pytest.raises(Exception, match="snapshot|terminating|closed"), attempt:
+        attempt.begin()
+        frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
+        execute(
+            answered,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'mcq_analytics cut-run%'",
+        )
+        attempt.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+    assert scalar(answered, "SELECT count(*) FROM analytics.test_funnel_fact") == 0
+    assert "failed" in str(scalar(answered, LAST))
+    run_facts(answered, spark, NINE)
+    assert wrong_rows(answered) == []
+    assert scalar(answered, STAGING) == 0
+
+
+def test_a_task_that_fails_after_its_rows_were_committed_doubles_none(
+    answered: Database, spark: SparkSession
+) -> None:
+    """The rows of the first attempt are in the staging table, and do not count."""
+    with answered.engine().begin() as connection:
+        base = inspect_base_tables(connection, "public")
+        kinds = {name: base.id_type("submissions", name) for name in TEST_FUNNEL.key}
+        connection.exec_driver_sql(
+            f"CREATE TABLE analytics.staged ({staging_columns(TEST_FUNNEL, kinds)})"
+        )
+        connection.exec_driver_sql("CREATE TABLE analytics.touched AS SELECT 5::bigint AS test_id")
+    frame = spark.sql(
+        "SELECT 5L AS test_id, 1L AS total_submissions, 1L AS completed_submissions, "
+        "0L AS incomplete_submissions, 100D AS completion_rate, CAST(NULL AS double) AS "
+        "avg_submit_time, array(473353) AS active_hours"
+    )
+
+    def fail_once(batches: Iterator[Any]) -> Iterator[Any]:
+        yield from batches
+        context = TaskContext.get()
+        assert context is not None
+        if context.attemptNumber() == 0:
+            raise RuntimeError("the task fails after its copy")
+
+    url = answered.libpq_uri()
+    rows = copying(frame, url, "analytics", "staged").mapInArrow(fail_once, "task_attempt_id long")
+    tasks = [row.task_attempt_id for row in rows.collect()]
+    assert scalar(answered, "SELECT count(*) FROM analytics.staged") == 2
+    tables = fact_tables("analytics", key_types(base))
+    with answered.engine().begin() as connection:
+        counts = merge(
+            connection,
+            TEST_FUNNEL,
+            fact_table=tables.facts[TEST_FUNNEL.name],
+            hours_table=tables.hours[TEST_FUNNEL.name],
+            staged="analytics.staged",
+            touched="analytics.touched",
+            test_questions=None,
+            tasks=tasks,
+            window=NINE,
+        )
+    assert (counts.inserted, counts.updated, counts.deleted) == (1, 0, 0)
+
+
+def test_rows_are_copied_by_several_tasks_and_all_arrive(
+    database: Database, spark: SparkSession
+) -> None:
+    execute(database, "CREATE TABLE analytics.staged (id bigint, task_attempt_id bigint)")
+    frame = spark.range(0, 10_000, 1, 4)
+    tasks = copy_to_staging(frame, database.libpq_uri(), "analytics", "staged")
+    assert len(set(tasks)) == 4
+    assert (
+        scalar(
+            database, "SELECT (count(*), count(DISTINCT id), sum(id))::text FROM analytics.staged"
+        )
+        == "(10000,10000,49995000)"
+    )
+
+
+def test_many_touched_rows_are_read_in_even_splits(
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcq_analytics.storage.attempts.KEYS_PER_SPLIT", 1_000)
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n % 500, n % 40, n % 3, n, 'A', "
+        "'2024-01-01 09:00Z'::timestamptz + n * interval '0.1 s' FROM generate_series(1, 20000) n",
+    )
+    with Attempt(database, QUESTION_INTERACTION, NINE, "run") as attempt:
+        attempt.begin()
+        answers = attempt.read(spark, "answers")
+        sizes = [len(part) for part in answers.rdd.glom().collect()]
+        frames = {name: attempt.read(spark, name) for name in QUESTION_INTERACTION.reads}
+        report = attempt.commit(TRANSFORMS[QUESTION_INTERACTION.name](**frames))
+    assert len(sizes) == -(-report.touched // 1_000)
+    assert sum(sizes) == 20_000
+    assert max(sizes) < 2 * min(sizes)
+    assert report.rows_read == 20_000
+
+
+def test_the_facts_have_locks_of_their_own(database: Database) -> None:
+    keys = {lock_key(schema, fact) for schema in ("analytics", "other") for fact in FACTS}
+    assert len(keys) == 6
+    with database.engine().connect() as connection:
+        assert lock_holder(connection, lock_key("analytics", TEST_FUNNEL)) == "another run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("DROP TABLE sessions", "the base table public.sessions is missing"),
+        ("ALTER TABLE answers DROP test_id", "public.answers has no column test_id"),
+        (
+            "ALTER TABLE answers ALTER student_id TYPE numeric",
+            "the id public.answers.student_id has the unsupported type numeric",
+        ),
+        (
+            "ALTER TABLE answers ALTER student_id TYPE text",
+            "student_id is a text in public.answers but a number in public.submissions",
+        ),
+        (
+            "ALTER TABLE answers ALTER question_id TYPE integer",
+            "analytics.question_interaction_fact.question_id is bigint, but the base tables have",
+        ),
+        (
+            "DROP TABLE analytics.test_funnel_fact",
+            "the table analytics.test_funnel_fact is missing: run mcq-analytics init-db",
+        ),
+    ],
+)
+def test_a_table_that_is_not_as_it_must_be_is_named(
+    answered: Database, damage: str, message: str
+) -> None:
+    execute(answered, damage)
+    attempt = Attempt(answered, QUESTION_INTERACTION, NINE, "run")
+    with pytest.raises(McqError, match=message), attempt:
+        attempt.begin()
+    assert message.split(maxsplit=1)[0] in str(scalar(answered, LAST))
+
+
+def test_the_password_is_in_no_plan_of_spark(answered: Database, spark: SparkSession) -> None:
+    url = answered.url.set(password="s3cret-p4ss")
+    database = Database(url, "public", "analytics")
+    with Attempt(database, TEST_FUNNEL, NINE, "run") as attempt:
+        attempt.begin()
+        frame = attempt.read(spark, "answers")
+        plan = frame._jdf.queryExecution().toString()
+        attempt.fail(McqError("ended by the test"))
+    assert "s3cret" not in plan
+    with database.engine().connect() as connection:
+        assert (
+            connection.execute(
+                text("SELECT count(*) FROM analytics.etl_metadata WHERE error LIKE '%s3cret%'")
+            ).scalar()
+            == 0
+        )
