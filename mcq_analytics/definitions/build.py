@@ -47,7 +47,6 @@ def build_definitions(
     facts = define_asset_job(
         FACTS_JOB,
         selection=AssetSelection.groups(GROUP),
-        partitions_def=hours,
         description="The three facts of an hour, or of a range of hours in one pass.",
     )
     schedule = build_schedule_from_partitioned_job(

@@ -28,7 +28,7 @@ from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.embedded import ignore_git
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explain, first_line
 from mcq_analytics.storage.metadata import get_time_range
 from mcq_analytics.windows import Window, format_hour
 
@@ -144,12 +144,17 @@ def _execute(
 
 
 def _first_error(result: ExecuteInProcessResult) -> str:
+    """Return what went wrong first, in one line: our own words where the error has them."""
     for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error is not None:
+        error = None
+        if event.is_step_failure:
             error = event.step_failure_data.error
+        elif event.is_run_failure:
+            error = event.job_failure_data.error
+        if error is not None:
             while error.cause is not None and error.cls_name != McqError.__name__:
                 error = error.cause
-            return error.message.strip().partition(": ")[2] or error.message.strip()
+            return first_line(RuntimeError(error.message.strip().partition(": ")[2]))
     return f"the run {result.run_id} failed; see it in the Dagster UI"
 
 

@@ -1,0 +1,357 @@
+"""What Dagster sees: assets, schedule, runs, and the UI's own API on a running `dagster dev`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    Definitions,
+    RunRequest,
+    build_schedule_context,
+)
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions import launch
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.instance_storage import BatchingEventLogStorage
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
+
+FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
+THREE_HOURS = window("2024-01-01T09", "2024-01-01T12")
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> Definitions:
+    return build_definitions()
+
+
+@pytest.fixture
+def answered(database: Database) -> Database:
+    """A database with answers and a submission in two of three hours."""
+    execute(
+        database,
+        "INSERT INTO answers VALUES (1, 7, 3, 5, 1, 'A', '2024-01-01 09:10Z'), "
+        "(2, 7, 4, 5, 1, 'B', '2024-01-01 11:10Z')",
+        "INSERT INTO questions VALUES (3, 'A')",
+        "INSERT INTO submissions VALUES (7, 5, '2024-01-01 11:20Z', 'completed')",
+    )
+    return database
+
+
+def test_there_are_four_sources_and_three_facts(definitions: Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        "answers",
+        "questions",
+        "sessions",
+        "submissions",
+        *(fact.name for fact in FACTS),
+    }
+    assert set(graph.materializable_asset_keys) == set(FACT_KEYS)
+
+
+def test_every_asset_tells_its_columns_owners_kinds_and_meaning(definitions: Definitions) -> None:
+    for spec in definitions.resolve_all_asset_specs():
+        columns = spec.metadata["dagster/column_schema"].columns
+        assert all(column.description for column in columns)
+        assert spec.owners
+        assert spec.kinds
+        assert spec.description
+        assert spec.group_name in ("testing_platform", "facts")
+    for fact in FACTS:
+        spec = next(s for s in definitions.resolve_all_asset_specs() if s.key.path == [fact.name])
+        assert spec.code_version == "1"
+        lineage = spec.metadata["dagster/column_lineage"].deps_by_column
+        assert set(lineage) == {*fact.key, *fact.column_names}
+
+
+def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    for fact in FACTS:
+        lineage = specs[AssetKey(fact.name)].metadata["dagster/column_lineage"].deps_by_column
+        for source in (dep for deps in lineage.values() for dep in deps):
+            columns = specs[source.asset_key].metadata["dagster/column_schema"].columns
+            assert source.column_name in {column.name for column in columns}
+            assert source.asset_key.path[0] in fact.reads
+
+
+def test_partitions_are_the_hours_from_the_setting_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCQ_PARTITION_START", "2025-06-01T05:00+02:00")
+    definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    assert definition is not None
+    assert definition.get_first_partition_key() == "2025-06-01-03:00"
+
+
+def test_the_schedule_asks_for_the_hour_just_closed_at_five_past(definitions: Definitions) -> None:
+    schedule = definitions.resolve_schedule_def("hourly_facts_schedule")
+    assert schedule.cron_schedule == "5 * * * *"
+    tick = datetime(2024, 1, 2, 10, 5, tzinfo=timezone.utc)
+    with DagsterInstance.ephemeral() as instance:
+        data = schedule.evaluate_tick(
+            build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=tick,
+                repository_def=definitions.get_repository_def(),
+            )
+        )
+    [request] = data.run_requests or []
+    assert isinstance(request, RunRequest)
+    assert request.partition_key == "2024-01-02-09:00"
+
+
+def test_one_run_covers_a_range_and_marks_every_hour(
+    answered: Database, spark: SparkSession, instance: DagsterInstance
+) -> None:
+    totals = launch.run_window(load_settings(), THREE_HOURS)
+    assert {name: total.rows_inserted for name, total in totals.items()} == {
+        "question_interaction_fact": 2,
+        "test_summary_fact": 1,
+        "test_funnel_fact": 1,
+    }
+    assert wrong_rows(answered) == []
+    [run] = instance.get_runs(limit=1)
+    assert run.job_name == FACTS_JOB
+    for key in FACT_KEYS:
+        done = instance.get_materialized_partitions(key)
+        assert {"2024-01-01-09:00", "2024-01-01-10:00", "2024-01-01-11:00"} <= done
+    record = instance.get_latest_materialization_event(FACT_KEYS[0])
+    assert record is not None
+    assert record.asset_materialization is not None
+    metadata = record.asset_materialization.metadata
+    assert metadata["rows_inserted"].value == 2
+    assert metadata["rows_read"].value == 3
+    assert {"seconds_wait", "seconds_select", "seconds_compute", "seconds_write"} <= set(metadata)
+    assert str(metadata["dagster/table_name"].value).endswith("analytics.question_interaction_fact")
+
+
+def test_a_long_window_is_cut_into_runs_and_reports_progress(
+    answered: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "HOURS_PER_RUN", 2)
+    seen: list[int] = []
+    launch.run_window(load_settings(), THREE_HOURS, lambda hours, _: seen.append(hours))
+    assert seen == [2, 1]
+    assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 6
+    assert wrong_rows(answered) == []
+
+
+def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(
+    answered: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
+    secret = answered.url.set(password="s3cret-p4ss").render_as_string(hide_password=False)
+    monkeypatch.setenv("DB_DEV_URL", secret)
+    with pytest.raises(McqError, match=r"public\.answers has no column test_id: add it") as failure:
+        launch.run_window(load_settings(), THREE_HOURS)
+    assert "\n" not in str(failure.value)
+    assert scalar(
+        answered, "SELECT count(*) FROM analytics.etl_metadata WHERE status = 'failed'"
+    ) == len(FACTS)
+    [run] = instance.get_runs(limit=1)
+    events = "".join(str(event.to_json()) for event in instance.all_logs(run.run_id))
+    assert "has no column test_id" in events
+    assert "s3cret" not in events + str(run.run_config)
+
+
+def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
+    answered: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("the transform is broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "mcq_analytics.definitions.facts.funnel.test_funnel_fact", broken
+        )
+        with pytest.raises(McqError, match="the transform is broken"):
+            launch.run_window(load_settings(), THREE_HOURS)
+    assert "before its rows were stored" in str(
+        scalar(answered, "SELECT error FROM analytics.etl_metadata WHERE status = 'failed'")
+    )
+    launch.run_window(load_settings(), THREE_HOURS)
+    assert wrong_rows(answered) == []
+
+
+def test_planned_events_are_stored_as_dagster_stores_them(
+    answered: Database, spark: SparkSession, instance: DagsterInstance
+) -> None:
+    """Each hour's planned event is found again, and a failed range fails each of its hours."""
+    assert isinstance(instance.event_log_storage, BatchingEventLogStorage)
+    execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
+    with pytest.raises(McqError):
+        launch.run_window(load_settings(), window("2024-02-01T00", "2024-02-01T03"))
+    definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    keys = ["2024-02-01-00:00", "2024-02-01-01:00", "2024-02-01-02:00"]
+    statuses = instance.get_status_by_partition(FACT_KEYS[0], keys, definition)  # type: ignore[arg-type]
+    assert statuses is not None
+    assert {str(statuses[key]) for key in keys} == {"AssetPartitionStatus.FAILED"}
+
+
+class Ui:
+    """A running `dagster dev`, spoken to as the browser does."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/graphql"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(  # noqa: S310
+            self._url, body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            found = json.load(answer)
+        assert "errors" not in found, found
+        return found["data"]
+
+    def is_ready(self) -> bool:
+        try:
+            answer = self.ask(
+                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus "
+                "locationOrLoadError { __typename } } } } }"
+            )
+        except OSError:
+            return False
+        entries = answer["workspaceOrError"]["locationEntries"]
+        return [entry["loadStatus"] for entry in entries] == ["LOADED"]
+
+    def wait_for_run(self, run_id: str) -> str:
+        for _ in range(240):
+            answer = self.ask(
+                "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
+            )
+            status = str(answer["runOrError"]["status"])
+            if status in ("SUCCESS", "FAILURE", "CANCELED"):
+                return status
+            time.sleep(0.5)
+        return "TIMEOUT"
+
+
+@pytest.fixture
+def ui(
+    instance: DagsterInstance, answered: Database, tmp_path: Path
+) -> Iterator[Ui]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "dagster_dev.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", "-w", str(CHECKOUT / "workspace.yaml"),
+             "--host", "127.0.0.1", "--port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+    found = Ui(port)
+    try:
+        for _ in range(240):
+            if found.is_ready():
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.5)
+        else:
+            pytest.fail(log.read_text())
+        yield found
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    text = log.read_text()
+    ours = [
+        line
+        for line in text.splitlines()
+        if "warning" in line.lower() and "incubator" not in line and "mcq" in line.lower()
+    ]
+    assert ours == [], ours
+
+
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_the_ui_materialises_a_partition_and_a_range(ui: Ui, answered: Database) -> None:
+    def materialise(tags: dict[str, str]) -> None:
+        answer = ui.ask(
+            LAUNCH,
+            params={
+                "selector": {
+                    "repositoryLocationName": "mcq_analytics",
+                    "repositoryName": "__repository__",
+                    "pipelineName": FACTS_JOB,
+                    "assetSelection": [{"path": [fact.name]} for fact in FACTS],
+                },
+                "mode": "default",
+                "runConfigData": {},
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
+                },
+            },
+        )["launchPipelineExecution"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        assert ui.wait_for_run(answer["run"]["runId"]) == "SUCCESS"
+
+    materialise({"dagster/partition": "2024-01-01-09:00"})
+    assert scalar(answered, "SELECT count(*) FROM analytics.question_interaction_fact") == 1
+    materialise(
+        {
+            "dagster/asset_partition_range_start": "2024-01-01-09:00",
+            "dagster/asset_partition_range_end": "2024-01-01-11:00",
+        }
+    )
+    assert wrong_rows(answered) == []
+    assert scalar(
+        answered, "SELECT max(window_end - window_start)::text FROM analytics.etl_metadata"
+    ) == "03:00:00"
+
+
+@pytest.mark.timeout(300)
+def test_dagster_asset_materialize_takes_a_partition_range(
+    answered: Database, instance: DagsterInstance
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "asset", "materialize", "-m",
+         "mcq_analytics.definitions", "--select", ",".join(fact.name for fact in FACTS),
+         "--partition-range", "2024-01-01-09:00...2024-01-01-11:00"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert wrong_rows(answered) == []
