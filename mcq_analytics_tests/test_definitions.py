@@ -19,6 +19,7 @@ import pytest
 from dagster import (
     AssetKey,
     DagsterInstance,
+    DagsterRunStatus,
     Definitions,
     RunRequest,
     build_schedule_context,
@@ -188,9 +189,7 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
         raise ValueError("the transform is broken")
 
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "mcq_analytics.definitions.facts.funnel.test_funnel_fact", broken
-        )
+        patched.setattr("mcq_analytics.definitions.facts.funnel.test_funnel_fact", broken)
         with pytest.raises(McqError, match="the transform is broken"):
             launch.run_window(load_settings(), THREE_HOURS)
     assert "before its rows were stored" in str(
@@ -198,6 +197,45 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
     )
     launch.run_window(load_settings(), THREE_HOURS)
     assert wrong_rows(answered) == []
+
+
+@pytest.mark.timeout(200)
+def test_after_a_kill_the_next_run_goes_on_and_tells_of_the_dead_one(
+    answered: Database, spark: SparkSession, instance: DagsterInstance
+) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mcq_analytics",
+            "run",
+            "--start",
+            "2024-01-01T09",
+            "--end",
+            "2024-01-01T12",
+        ],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(600):
+        if scalar(answered, "SELECT count(*) FROM analytics.running_attempt"):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [dead] = instance.get_runs(limit=1)
+    assert dead.status is DagsterRunStatus.STARTED
+    launch.run_window(load_settings(), THREE_HOURS)
+    found = instance.get_run_by_id(dead.run_id)
+    assert found is not None
+    assert found.status is DagsterRunStatus.FAILURE
+    assert wrong_rows(answered) == []
+    assert scalar(
+        answered,
+        "SELECT array_agg(error) FROM analytics.etl_metadata "
+        f"WHERE status = 'failed' AND run_id = '{dead.run_id}'",
+    ) == ["the process died, or lost the database"]
 
 
 def test_planned_events_are_stored_as_dagster_stores_them(
@@ -255,17 +293,25 @@ class Ui:
 
 
 @pytest.fixture
-def ui(
-    instance: DagsterInstance, answered: Database, tmp_path: Path
-) -> Iterator[Ui]:
+def ui(instance: DagsterInstance, answered: Database, tmp_path: Path) -> Iterator[Ui]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path / "dagster_dev.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "-w", str(CHECKOUT / "workspace.yaml"),
-             "--host", "127.0.0.1", "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "dev",
+                "-w",
+                str(CHECKOUT / "workspace.yaml"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
@@ -335,9 +381,10 @@ def test_the_ui_materialises_a_partition_and_a_range(ui: Ui, answered: Database)
         }
     )
     assert wrong_rows(answered) == []
-    assert scalar(
-        answered, "SELECT max(window_end - window_start)::text FROM analytics.etl_metadata"
-    ) == "03:00:00"
+    assert (
+        scalar(answered, "SELECT max(window_end - window_start)::text FROM analytics.etl_metadata")
+        == "03:00:00"
+    )
 
 
 @pytest.mark.timeout(300)
@@ -345,9 +392,19 @@ def test_dagster_asset_materialize_takes_a_partition_range(
     answered: Database, instance: DagsterInstance
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dagster", "asset", "materialize", "-m",
-         "mcq_analytics.definitions", "--select", ",".join(fact.name for fact in FACTS),
-         "--partition-range", "2024-01-01-09:00...2024-01-01-11:00"],
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            "asset",
+            "materialize",
+            "-m",
+            "mcq_analytics.definitions",
+            "--select",
+            ",".join(fact.name for fact in FACTS),
+            "--partition-range",
+            "2024-01-01-09:00...2024-01-01-11:00",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,13 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dagster import (
     DagsterInstance,
+    DagsterRunStatus,
     ExecuteInProcessResult,
     FloatMetadataValue,
     IntMetadataValue,
     JobDefinition,
     MetadataValue,
+    RunsFilter,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,6 +39,8 @@ from mcq_analytics.windows import Window, format_hour
 HOURS_PER_RUN = 1_000
 """Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
 records, few enough that progress shows and a failure costs little."""
+
+HOST_TAG, PROCESS_TAG, PROCESS_START_TAG = "mcq/host", "mcq/process", "mcq/process_start"
 
 Progress = Callable[[int, datetime], None]
 
@@ -120,6 +126,7 @@ def run_window(
     totals = {fact.name: FactTotals() for fact in FACTS}
     try:
         with DagsterInstance.get() as instance:
+            end_dead_runs(instance)
             for chunk in window.chunks(HOURS_PER_RUN):
                 _add(totals, _execute(job, instance, chunk))
                 if progress is not None:
@@ -129,12 +136,40 @@ def run_window(
     return totals
 
 
+def end_dead_runs(instance: DagsterInstance) -> None:
+    """Report runs as failed that a command of this machine began and whose process is gone.
+
+    What they left in the database, the next attempt of their fact records and sweeps.
+    """
+    begun = RunsFilter(statuses=[DagsterRunStatus.STARTED], tags={HOST_TAG: platform.node()})
+    for run in instance.get_runs(begun):
+        if not _is_alive(int(run.tags[PROCESS_TAG]), float(run.tags[PROCESS_START_TAG])):
+            instance.report_run_failed(run, "The process of the run died before the run ended.")
+
+
+def _process_tags() -> dict[str, str]:
+    """Return the tags by which a later command finds out whether a run's process is alive."""
+    return {
+        HOST_TAG: platform.node(),
+        PROCESS_TAG: str(os.getpid()),
+        PROCESS_START_TAG: f"{psutil.Process().create_time():.2f}",
+    }
+
+
+def _is_alive(process: int, started: float) -> bool:
+    """Return whether a process is there, and not another that got its number."""
+    try:
+        return abs(psutil.Process(process).create_time() - started) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _execute(
     job: JobDefinition, instance: DagsterInstance, window: Window
 ) -> ExecuteInProcessResult:
     result = job.execute_in_process(
         instance=instance,
-        tags=range_tags(window),
+        tags={**range_tags(window), **_process_tags()},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )
