@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,11 +41,12 @@ UI_PORT = 3000
 class Commands(click.Group):
     """A group whose errors are one clear line on stderr, with the trace only when asked for."""
 
-    def main(self, *args: Any, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run a command and end the process: 0 when it did what it says, 1 or 2 when not."""
+        arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         try:
-            sys.exit(super().main(*args, **extra) or 0)
+            sys.exit(super().main(arguments, *rest, **extra) or 0)
         except click.exceptions.Abort:
             click.echo("interrupted", err=True)
             sys.exit(130)
@@ -55,7 +56,7 @@ class Commands(click.Group):
         except Exception as error:
             from mcq_analytics.storage.faults import explain, mask  # noqa: PLC0415
 
-            if "--verbose" in sys.argv:
+            if "--verbose" in arguments:
                 click.echo(mask(traceback.format_exc()), err=True)
             click.echo(f"error: {mask(str(explain(error, 'the command failed')))}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -80,7 +80,5 @@ def fact_statuses(database: Database, settings: Settings) -> list[FactStatus]:
                 )
             )
     except SQLAlchemyError as error:
-        if "does not exist" in str(error):
-            raise explain(error, "run mcq-analytics init-db first") from error
         raise explain(error, "reading the status") from error
     return found

@@ -96,9 +96,7 @@ def window_to_run(
             open_from = min(get_time_range(engine, fact.name)[0] for fact in FACTS)
             bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
     except SQLAlchemyError as error:
-        raise explain(
-            error, "reading etl_metadata (has mcq-analytics init-db been run?)"
-        ) from error
+        raise explain(error, "reading etl_metadata") from error
     begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
     if begin >= finish:
         return None

