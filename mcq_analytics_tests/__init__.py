@@ -1,1 +1,1 @@
-"""The tests. Real PostgreSQL, real Spark, real Dagster; `recompute` is what facts are held against."""
+"""The tests: real PostgreSQL, Spark and Dagster. `recompute` is what facts are held against."""

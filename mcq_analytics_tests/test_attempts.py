@@ -167,7 +167,7 @@ def test_an_attempt_whose_session_was_ended_commits_nothing(
     answered: Database, spark: SparkSession
 ) -> None:
     attempt = Attempt(answered, TEST_FUNNEL, NINE, "cut-run")
-    with pytest.raises(Exception, match="snapshot|terminating|closed"), attempt:
+    with pytest.raises(Exception, match=r"snapshot|terminating|closed"), attempt:
         attempt.begin()
         frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
         execute(

@@ -174,7 +174,7 @@ def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(
         answered, "SELECT count(*) FROM analytics.etl_metadata WHERE status = 'failed'"
     ) == len(FACTS)
     [run] = instance.get_runs(limit=1)
-    events = "".join(str(event.to_json()) for event in instance.all_logs(run.run_id))
+    events = "".join(map(repr, instance.all_logs(run.run_id)))
     assert "has no column test_id" in events
     assert "s3cret" not in events + str(run.run_config)
 

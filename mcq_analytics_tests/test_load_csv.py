@@ -20,7 +20,8 @@ FILES = {
     + "2,7,3,5,,,2024-01-01T10:10+01:00\n",
     "questions.csv": "\ufeffcorrect_option,extra,question_id\nA,x,3\n",
     "sessions.csv": "session_id,expiry_time\n1,\n",
-    "submissions.csv": "student_id,test_id,submit_time,completion_status\n7,5,2024-01-01T09:20Z,x\n",
+    "submissions.csv": "student_id,test_id,submit_time,completion_status\n"
+    "7,5,2024-01-01T09:20Z,x\n",
 }
 
 Write = Callable[..., Path]
@@ -34,8 +35,8 @@ def folder(tmp_path: Path) -> Write:
         directory = tmp_path / "csv"
         directory.mkdir(exist_ok=True)
         for name, content in FILES.items():
-            content = replaced.get(name.removesuffix(".csv"), content)
-            (directory / name).write_text(content, encoding="utf-8")
+            text = replaced.get(name.removesuffix(".csv"), content)
+            (directory / name).write_text(text, encoding="utf-8")
         return directory
 
     return write

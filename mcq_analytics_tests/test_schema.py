@@ -176,7 +176,7 @@ def test_the_roles_can_do_their_work_and_no_more(empty_database: Database) -> No
         "CREATE INDEX ON answers (student_id)",
         "CREATE SCHEMA other",
     ):
-        with pytest.raises(ProgrammingError, match="permission denied|must be owner"):
+        with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
             execute(writer, forbidden)
     with empty_database.engine().connect() as connection:
         connection.execute(text("SET ROLE mcq_reader"))

@@ -1,4 +1,4 @@
-"""Each transform on small tables written out by hand; what they should give is worked out by hand."""
+"""Each transform on small tables written out by hand, with results worked out by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def at(seconds: float) -> datetime:
 
 
 class Tables:
-    """Base tables from tuples: answers are (id, student, question, test, session, option, second)."""
+    """Base tables from tuples: an answer is id, student, question, test, session, option, time."""
 
     def __init__(self, spark: SparkSession) -> None:
         self._spark = spark

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -47,13 +47,18 @@ Progress = Callable[[int, datetime], None]
 
 @dataclass
 class FactTotals:
-    """What the runs of a window did to one fact: rows, and seconds from lock to commit."""
+    """What the runs of a window did to one fact: rows, and seconds by phase."""
 
     rows_read: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
     rows_deleted: int = 0
-    seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from asking for the lock to the commit, all runs together."""
+        return sum(self.phases.values())
 
 
 def ensure_dagster_home(settings: Settings) -> None:
@@ -202,11 +207,10 @@ def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:
         total.rows_inserted += _number(metadata["rows_inserted"])
         total.rows_updated += _number(metadata["rows_updated"])
         total.rows_deleted += _number(metadata["rows_deleted"])
-        total.seconds += sum(
-            value.value or 0.0
-            for key, value in metadata.items()
-            if key.startswith("seconds_") and isinstance(value, FloatMetadataValue)
-        )
+        for key, value in metadata.items():
+            if key.startswith("seconds_") and isinstance(value, FloatMetadataValue):
+                phase = key.removeprefix("seconds_")
+                total.phases[phase] = total.phases.get(phase, 0.0) + (value.value or 0.0)
 
 
 def _number(value: MetadataValue[Any]) -> int:

@@ -7,7 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
@@ -96,20 +99,25 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     if active is not None:
         active.conf.set("spark.sql.shuffle.partitions", config["spark.sql.shuffle.partitions"])
         return active
-    java_home = ensure_java(load_settings().home)
+    home = load_settings().home
+    java_home = ensure_java(home)
     os.environ["JAVA_HOME"] = str(java_home)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if settings.cluster == "local":
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.appName(f"mcq_analytics {cluster_name}")
-    for key, value in config.items():
-        builder = builder.config(key, value)
+    conf = SparkConf().setAppName(f"mcq_analytics {cluster_name}").setAll(list(config.items()))
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "spark.log"
     try:
-        session = builder.getOrCreate()
-    except (PySparkException, OSError, RuntimeError) as error:
+        # What Java has to say goes to a file: an error of the run tells what matters.
+        with log.open("ab") as stderr:
+            gateway = launch_gateway(conf, {"stderr": stderr})
+        SparkContext(gateway=gateway, conf=conf)
+        session = SparkSession.builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
             f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{str(error).strip().splitlines()[0]}; see {log}"
         ) from error
     # pyspark would print every failed query with its whole Java trace; the error has what matters.
     logging.getLogger("SQLQueryContextLogger").disabled = True
