@@ -20,7 +20,14 @@ from rich.table import Table
 from mcq_analytics.errors import UsageError
 from mcq_analytics.progress import progress_bar
 from mcq_analytics.settings import load_settings
-from mcq_analytics.windows import HOUR, format_hour, parse_time
+from mcq_analytics.windows import (
+    HOUR,
+    Window,
+    floor_hour,
+    format_hour,
+    last_closed_hour_end,
+    parse_time,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -172,12 +179,13 @@ def demo(no_ui: bool) -> None:
     """Show all of it: a sample, its facts computed hour by hour, and the Dagster UI."""
     settings, database = _open()
     _initialise(database, settings, with_base_tables=True)
-    begin = settings.partition_start
-    if _is_empty(database):
-        _generate(database, students=DEMO_STUDENTS, start=begin, hours=DEMO_HOURS, seed=1)
-    end = begin + DEMO_HOURS * HOUR
-    if not _has_succeeded(database, settings, begin, end):
-        _run(format_hour(begin), format_hour(end))
+    span = _span(database)
+    if span is None:
+        start = last_closed_hour_end() - DEMO_HOURS * HOUR
+        _generate(database, students=DEMO_STUDENTS, start=start, hours=DEMO_HOURS, seed=1)
+        span = Window(start, start + DEMO_HOURS * HOUR)
+    if not _has_succeeded(database, settings, span):
+        _run(format_hour(span.start), format_hour(span.end))
     _print_facts(database)
     if not no_ui:
         from mcq_analytics.ui import serve  # noqa: PLC0415
@@ -249,26 +257,37 @@ def _generate(database: Database, *, students: int, start: datetime, hours: int,
     click.echo("generated " + _counted(counts))
 
 
-def _is_empty(database: Database) -> bool:
+def _span(database: Database) -> Window | None:
+    """Return the hours from the first to the last row of the base tables that are over."""
     from sqlalchemy import text  # noqa: PLC0415
 
     from mcq_analytics.storage.selections import quoted  # noqa: PLC0415
 
-    statement = text(f"SELECT 1 FROM {quoted(database.source_schema, 'answers')} LIMIT 1")
-    return _within(
+    schema = database.source_schema
+    statement = text(
+        "SELECT min(moment), max(moment) FROM ("
+        f'SELECT CAST("timestamp" AS timestamptz) AS moment FROM {quoted(schema, "answers")} '
+        f"UNION ALL SELECT submit_time FROM {quoted(schema, 'submissions')}"
+        ") AS rows WHERE isfinite(moment)"
+    )
+    first, last = _within(
         database,
         "reading the base tables",
-        lambda connection: connection.execute(statement).first() is None,
+        lambda connection: connection.execute(statement).one(),
     )
+    if first is None:
+        return None
+    start = floor_hour(first)
+    return Window(start, max(start + HOUR, min(floor_hour(last) + HOUR, last_closed_hour_end())))
 
 
-def _has_succeeded(database: Database, settings: Settings, start: datetime, end: datetime) -> bool:
+def _has_succeeded(database: Database, settings: Settings, window: Window) -> bool:
     from mcq_analytics.facts import FACTS  # noqa: PLC0415
     from mcq_analytics.storage.fact_tables import SUCCESS  # noqa: PLC0415
     from mcq_analytics.storage.metadata import hour_statuses  # noqa: PLC0415
 
     engine = database.engine()
-    hours = [start + index * HOUR for index in range((end - start) // HOUR)]
+    hours = [hour.start for hour in window.chunks(1)]
     return all(
         statuses.get(hour) == SUCCESS
         for fact in FACTS

@@ -46,7 +46,8 @@ def serve(host: str, port: int) -> None:
             "--log-level",
             "warning",
         ],
-        env={**os.environ},
+        # Dagster recommends another command, which does not know this layout.
+        env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
     try:
         code = process.wait()
