@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,9 +50,12 @@ def serve(host: str, port: int) -> None:
         # Dagster recommends another command, which does not know this layout.
         env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = process.wait()
     except KeyboardInterrupt:
+        # From a terminal the UI got the same signal; it ends its own processes.
+        process.terminate()
         process.wait()
         return
     if code:
