@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 
@@ -42,8 +43,7 @@ def serve(host: str, port: int) -> None:
             host,
             "--port",
             str(port),
-            "--module-name",
-            "mcq_analytics.definitions",
+            *_target(),
             "--log-level",
             "warning",
         ],
@@ -60,3 +60,10 @@ def serve(host: str, port: int) -> None:
         return
     if code:
         raise McqError(f"the Dagster UI ended with exit code {code}")
+
+
+def _target() -> list[str]:
+    """Name what Dagster loads: the workspace of a checkout, else the installed package."""
+    if Path("workspace.yaml").exists():
+        return ["--workspace", "workspace.yaml"]
+    return ["--module-name", "mcq_analytics.definitions"]
