@@ -14,14 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from mcq_analytics.facts import IdType
-from mcq_analytics.settings import SparkSettings
 from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics.storage.spark_session import (
-    initialize_spark_session_with_scaling,
-    session_config,
-)
+from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
 from mcq_analytics_tests.servers import embedded_server
 
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
@@ -120,11 +116,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
     """One Spark session, set for many small queries; a task that fails is tried again."""
     os.environ["MCQ_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["SPARK_LOCAL_MASTER"] = "local[2,3]"
-    logs = session_config(SparkSettings(), 0)["spark.driver.extraJavaOptions"]
-    os.environ["SPARK_LOCAL_CONF"] = (
-        f"spark.driver.extraJavaOptions={logs} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC;"
-        "spark.sql.codegen.wholeStage=false"
-    )
     session = initialize_spark_session_with_scaling("local", 0)
     session.conf.set("spark.sql.shuffle.partitions", "2")
     return session

@@ -61,6 +61,10 @@ def test_a_session_scales_dynamically_adapts_its_queries_and_thinks_in_utc() -> 
     assert config["spark.executor.memory"] == "2g"
     assert config["spark.executor.cores"] == "2"
     assert config["spark.driver.bindAddress"] == "127.0.0.1"
+    assert "TieredStopAtLevel" not in config["spark.driver.extraJavaOptions"]
+    assert (
+        "TieredStopAtLevel=1" in session_config(SparkSettings(), 0)["spark.driver.extraJavaOptions"]
+    )
 
 
 def test_a_named_cluster_has_its_master_and_conf_from_the_settings(

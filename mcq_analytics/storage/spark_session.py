@@ -18,6 +18,9 @@ from mcq_analytics.settings import SparkSettings, cluster_settings, load_setting
 from mcq_analytics.storage.java import ensure_java
 
 MILLION = 1_000_000
+QUICK_RECORDS = 100_000
+"""Up to this many records a local session is over before optimised code would pay."""
+
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
 
 # Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
@@ -76,6 +79,9 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
             "spark.ui.showConsoleProgress": "false",
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
         }
+        if record_count <= QUICK_RECORDS:
+            config["spark.driver.extraJavaOptions"] += " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+            config["spark.sql.codegen.wholeStage"] = "false"
     elif settings.master is not None:
         config["spark.master"] = settings.master
     return {**config, **settings.conf}
