@@ -22,7 +22,7 @@ help:
 setup: $(READY)
 
 $(READY): requirements.lock setup.cfg
-	@test -n "$(PYTHON)" || { echo "There is no Python 3.10 to 3.13 with venv here: install one (on Debian and Ubuntu also python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "There is no Python 3.10 to 3.13 with venv here: install one (on Debian and Ubuntu with python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

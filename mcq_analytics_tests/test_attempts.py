@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from mcq_analytics.storage.attempts import Attempt, lock_holder, lock_key
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import fact_tables
+from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.merge import merge, staging_columns
 from mcq_analytics.storage.schema import key_types
 from mcq_analytics.storage.spark_sink import copy_to_staging, copying
@@ -301,6 +305,62 @@ def test_a_table_that_is_not_as_it_must_be_is_named(
     with pytest.raises(McqError, match=message), attempt:
         attempt.begin()
     assert message.split(maxsplit=1)[0] in str(scalar(answered, LAST))
+
+
+@pytest.fixture
+def small_disk(answered: Database) -> Iterator[Database]:
+    """A database whose new tables are on a disk of a few megabytes."""
+    directory = Path(tempfile.mkdtemp(prefix="mcq_small_disk_"))
+    name = f"small_{answered.url.database}"
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3M,mode=777", "tmpfs", str(directory)],
+            check=False,
+            capture_output=True,
+        ).returncode
+        == 0
+    )
+    if not mounted:
+        directory.rmdir()
+        pytest.skip("a small disk can be made by root alone")
+    space = directory / "space"
+    space.mkdir()
+    shutil.chown(space, "pgserver")
+    with answered.engine().connect() as connection:
+        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+        autocommit.exec_driver_sql(f"CREATE TABLESPACE {name} LOCATION '{space}'")
+        autocommit.exec_driver_sql(
+            f"ALTER DATABASE {answered.url.database} SET default_tablespace TO {name}"
+        )
+    yield answered
+    execute(answered, f"ALTER DATABASE {answered.url.database} RESET default_tablespace")
+    with answered.engine().connect() as connection:
+        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+        autocommit.exec_driver_sql(f"DROP TABLESPACE {name}")
+    subprocess.run(["umount", str(directory)], check=True)
+    directory.rmdir()
+
+
+def test_a_full_disk_in_staging_changes_no_fact_and_is_told_with_the_remedy(
+    small_disk: Database, spark: SparkSession
+) -> None:
+    run_facts(small_disk, spark, NINE)
+    before = contents(small_disk)
+    execute(
+        small_disk,
+        "INSERT INTO answers SELECT n + 10, n, 3, 5, 1, 'A', '2024-01-01 09:10Z' "
+        "FROM generate_series(1, 30000) n",
+    )
+    with pytest.raises(Exception, match="No space left on device") as failure:
+        run_facts(small_disk, spark, NINE, [QUESTION_INTERACTION])
+    shown = str(explain(failure.value, "the run"))
+    assert "the disk is full" in shown
+    assert "free space in the tablespace of the fact schema" in shown
+    assert "\n" not in shown
+    assert contents(small_disk) == before
+    assert scalar(small_disk, STAGING) == 0
+    assert "No space left" in str(scalar(small_disk, LAST))
 
 
 def test_the_password_is_in_no_plan_of_spark(answered: Database, spark: SparkSession) -> None:
