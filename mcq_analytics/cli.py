@@ -6,6 +6,7 @@ the commands that need them, so that the others start at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -136,9 +137,18 @@ def generate(students: int, start: str | None, hours: int, seed: int) -> None:
 @main.command()
 @click.option("--start", default=None, help="First hour, ISO 8601 [default: after what succeeded].")
 @click.option("--end", default=None, help="End, exclusive [default: the end of the last hour].")
+@click.option(
+    "--lock-timeout",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Seconds to wait for another run of the same fact [default: MCQ_LOCK_TIMEOUT].",
+)
 @_verbose_option
-def run(start: str | None, end: str | None) -> None:
+def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
     """Compute the facts over a window here and now, recorded on the Dagster instance."""
+    if lock_timeout is not None:
+        # The run's resources read the settings for themselves.
+        os.environ["MCQ_LOCK_TIMEOUT"] = str(lock_timeout)
     _run(start, end)
 
 

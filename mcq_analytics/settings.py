@@ -68,6 +68,8 @@ class Settings:
     home: Path
     alerts: AlertSettings
     spark: SparkSettings
+    statement_seconds: int
+    lock_seconds: int
 
 
 def load_settings(env: str | None = None, directory: Path | None = None) -> Settings:
@@ -97,6 +99,8 @@ def load_settings(env: str | None = None, directory: Path | None = None) -> Sett
         home=Path(values.get("MCQ_HOME", ".mcq")).expanduser().absolute(),
         alerts=_alert_settings(values),
         spark=spark,
+        statement_seconds=_integer("MCQ_STATEMENT_TIMEOUT", values, 3_600),
+        lock_seconds=_integer("MCQ_LOCK_TIMEOUT", values, 3_600, least=0),
     )
 
 
@@ -215,7 +219,7 @@ def cluster_settings(cluster: str, values: Mapping[str, str] | None = None) -> S
     )
 
 
-def _integer(name: str, values: Mapping[str, str], default: int) -> int:
+def _integer(name: str, values: Mapping[str, str], default: int, least: int = 1) -> int:
     text = values.get(name)
     if text is None:
         return default
@@ -223,6 +227,6 @@ def _integer(name: str, values: Mapping[str, str], default: int) -> int:
         number = int(text)
     except ValueError:
         raise McqError(f"{name} is {text!r}; it must be a whole number") from None
-    if number < 1:
-        raise McqError(f"{name} is {number}; it must be at least 1")
+    if number < least:
+        raise McqError(f"{name} is {number}; it must be at least {least}")
     return number

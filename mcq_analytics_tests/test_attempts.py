@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -10,23 +11,26 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL
-from mcq_analytics.storage.attempts import Attempt, lock_holder, lock_key
+from mcq_analytics.storage.attempts import Attempt, AttemptReport, lock_holder, lock_key
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import fact_tables
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.merge import merge, staging_columns
+from mcq_analytics.storage.retries import TRIALS
 from mcq_analytics.storage.schema import key_types
 from mcq_analytics.storage.spark_sink import copy_to_staging, copying
 from mcq_analytics_tests.conftest import CHECKOUT
@@ -151,7 +155,7 @@ def test_what_a_killed_process_left_is_recorded_and_swept_by_the_next_attempt(
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
-    assert scalar(answered, STAGING) == 3
+    assert scalar(answered, STAGING) == 4
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -167,24 +171,169 @@ def test_what_a_killed_process_left_is_recorded_and_swept_by_the_next_attempt(
     assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 1
 
 
-def test_an_attempt_whose_session_was_ended_commits_nothing(
-    answered: Database, spark: SparkSession
-) -> None:
-    attempt = Attempt(answered, TEST_FUNNEL, NINE, "cut-run")
-    with pytest.raises(Exception, match=r"snapshot|terminating|closed"), attempt:
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials follow each other quickly, and tables are waited for but a moment."""
+    monkeypatch.setattr("mcq_analytics.storage.retries.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("mcq_analytics.storage.database.TABLE_LOCK_SECONDS", 1)
+
+
+def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
+    """Compute the funnel of nine o'clock; a task executes `statement` while Spark computes."""
+    url = database.libpq_uri("disturber")
+
+    def disturb(batches: Iterator[Any]) -> Iterator[Any]:
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+
+        with dbapi.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            cursor.fetchall()
+        yield from batches
+
+    with Attempt(database, TEST_FUNNEL, NINE, "cut-run") as attempt:
         attempt.begin()
         frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
-        execute(
-            answered,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name LIKE 'mcq_analytics cut-run%'",
-        )
-        attempt.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+        frame = TRANSFORMS[TEST_FUNNEL.name](**frames)
+        return attempt.commit(frame.mapInArrow(disturb, frame.schema))
+
+
+def statuses(database: Database) -> object:
+    return scalar(database, "SELECT array_agg(status ORDER BY id) FROM analytics.etl_metadata")
+
+
+END_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+    "AND application_name LIKE 'mcq_analytics cut-run%'"
+)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_attempt_whose_sessions_were_ended_heals_in_a_new_snapshot(
+    answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(answered, "CREATE SEQUENCE times")
+    report = funnel_disturbed_by(
+        answered,
+        spark,
+        # A row that the first snapshot cannot see tells which of the two was stored.
+        "WITH late AS (INSERT INTO submissions SELECT 9, 5, '2024-01-01 09:40Z', 'timeout' "
+        "WHERE nextval('times') = 1 RETURNING 1) "
+        f"{END_SESSIONS} AND EXISTS (SELECT 1 FROM late)",
+    )
+    assert "trying again" in caplog.text
+    assert statuses(answered) == ["failed", "success"]
+    assert (report.rows_read, report.counts.inserted) == (3, 1)
+    assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
+    assert scalar(answered, STAGING) == scalar(answered, RUNNING) == 0
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
+    answered: Database, spark: SparkSession
+) -> None:
+    with pytest.raises(Exception, match=r"snapshot|terminating|closed|Broken pipe") as failure:
+        funnel_disturbed_by(answered, spark, END_SESSIONS)
+    assert "the connection to the server was lost" in str(explain(failure.value, "the run"))
     assert scalar(answered, "SELECT count(*) FROM analytics.test_funnel_fact") == 0
-    assert "failed" in str(scalar(answered, LAST))
+    assert statuses(answered) == ["failed"] * TRIALS
     run_facts(answered, spark, NINE)
     assert wrong_rows(answered) == []
     assert scalar(answered, STAGING) == 0
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(
+    ("state", "message", "tried"),
+    [
+        ("40001", "could not serialize access due to concurrent update", 3),
+        ("40P01", "deadlock detected", 3),
+        ("22012", "division by zero", 1),
+        ("53100", "could not extend file", 1),
+    ],
+)
+def test_a_fault_is_tried_again_only_if_it_may_pass(
+    answered: Database, spark: SparkSession, state: str, message: str, tried: int
+) -> None:
+    """The fact's table refuses the first two merges."""
+    execute(
+        answered,
+        "CREATE SEQUENCE times",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF nextval('times') <= 2 THEN "
+        f"RAISE EXCEPTION '{message}' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON analytics.test_funnel_fact "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    if tried == 1:
+        with pytest.raises(Exception, match=message):
+            run_facts(answered, spark, NINE, [TEST_FUNNEL])
+        assert statuses(answered) == ["failed"]
+    else:
+        run_facts(answered, spark, NINE, [TEST_FUNNEL])
+        assert statuses(answered) == ["failed", "failed", "success"]
+    assert scalar(answered, "SELECT last_value FROM times") == tried
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_table_that_is_locked_for_a_while_is_waited_for_in_several_trials(
+    answered: Database, spark: SparkSession
+) -> None:
+    thread = threading.Thread(target=run_facts, args=(answered, spark, NINE, [TEST_FUNNEL]))
+    with answered.engine().begin() as other:
+        other.execute(text("LOCK TABLE analytics.test_funnel_fact IN SHARE MODE"))
+        thread.start()
+        wait_until(lambda: statuses(answered) is not None)
+    thread.join(60)
+    assert str(statuses(answered)).count("success") == 1
+    assert "lock timeout" in str(scalar(answered, "SELECT min(error) FROM analytics.etl_metadata"))
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_run_waits_for_another_no_longer_than_it_was_told(
+    answered: Database, patience: int
+) -> None:
+    hasty = dataclasses.replace(answered, lock_seconds=patience)
+    with Attempt(answered, TEST_FUNNEL, NINE, "first-run") as first:
+        first.begin()
+        second = Attempt(hasty, TEST_FUNNEL, NINE, "second-run")
+        with (
+            pytest.raises(
+                McqError,
+                match=f"waited {patience} s for mcq_analytics first-ru test_funnel_fact .*"
+                "raise --lock-timeout",
+            ),
+            second,
+        ):
+            second.begin()
+        assert statuses(answered) == ["failed"]
+        first.fail(McqError("ended by the test"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = monotonic() + 60
+    while not condition():
+        assert monotonic() < deadline, "the condition never came true"
+        sleep(0.05)
+
+
+def test_no_session_waits_for_ever(answered: Database) -> None:
+    hasty = dataclasses.replace(answered, statement_seconds=1)
+    with hasty.engine().connect() as connection:
+        shown = connection.execute(
+            text(
+                "SELECT name, setting FROM pg_settings WHERE name ~ '^(statement|lock|idle_session|"
+                "idle_in_transaction_session)_timeout$'"
+            )
+        )
+        assert dict(shown.tuples().all()) == {
+            "statement_timeout": "1000",
+            "lock_timeout": "60000",
+            "idle_session_timeout": "1000",
+            "idle_in_transaction_session_timeout": "1000",
+        }
+        with pytest.raises(DBAPIError, match="statement timeout") as failure:
+            connection.execute(text("SELECT pg_sleep(30)"))
+    assert "raise MCQ_STATEMENT_TIMEOUT" in str(explain(failure.value, "the run"))
 
 
 def test_a_task_that_fails_after_its_rows_were_committed_doubles_none(

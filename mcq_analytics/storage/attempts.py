@@ -2,6 +2,7 @@
 
 The order is what makes the facts exact: the lock is held from before the snapshot until after the
 commit, so that an older snapshot never overwrites what a newer one gave. Docs: architecture.md.
+What fails for a reason that passes is tried again from the lock on, as `retries` says.
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import pairwise
 from time import monotonic
 from types import TracebackType
+from typing import TypeVar
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructField, StructType
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from mcq_analytics.errors import McqError
 from mcq_analytics.facts import TEST_SUMMARY, Fact
 from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
-from mcq_analytics.storage.faults import first_line
+from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, first_line
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
+from mcq_analytics.storage.retries import retrying
 from mcq_analytics.storage.schema import key_types, require_fact_tables
 from mcq_analytics.storage.selections import TEST_QUESTIONS, Selections, quoted
 from mcq_analytics.storage.spark_sink import copy_to_staging
@@ -36,6 +39,8 @@ from mcq_analytics.storage.spark_source import SLICE, SnapshotRead, spark_id, sp
 from mcq_analytics.windows import Window
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 KEYS_PER_SPLIT = 100_000
 """Touched keys that one task reads the rows of."""
@@ -61,7 +66,9 @@ class Attempt:
     """An attempt that is under way. Use it as a context manager: what is not committed has failed.
 
     `begin` waits until no other attempt of the fact is under way, then opens the snapshot and
-    finds what the window touches. `read` gives the inputs, `commit` stores the result.
+    finds what the window touches. `read` gives the inputs, `commit` stores the result. A fault that
+    passes (a lost connection, a lock timeout) is recorded as a failed attempt, and a new one takes
+    its place: the inputs are DataFrames, which are read anew in the new snapshot.
     """
 
     def __init__(self, database: Database, fact: Fact, window: Window, run_id: str) -> None:
@@ -74,7 +81,6 @@ class Attempt:
         self._connection: Connection | None = None
         self._started_at = datetime.now(timezone.utc)
         self._token = uuid.uuid4().hex[:8]
-        self._snapshot = ""
         self._base: BaseTables | None = None
         self._tables: FactTables | None = None
         self._record_count = 0
@@ -100,10 +106,33 @@ class Attempt:
         """Take the fact's lock, open the snapshot, and stage the keys that the window touches.
 
         Raises:
-            McqError: a base table or fact table is not as it must be.
-            sqlalchemy.exc.DBAPIError: the database refused or was lost.
+            McqError: a base table or fact table is not as it must be, or another run held the lock
+                for longer than the database's `lock_seconds`.
+            sqlalchemy.exc.DBAPIError: the database refused, or was lost again and again.
 
         """
+        self._persistently(lambda: None)
+
+    def _persistently(self, work: Callable[[], Result]) -> Result:
+        """Do some work in the attempt, beginning it where it is not begun, until it holds."""
+        for trial in retrying(f"{self.fact.name} over {self.window}"):
+            with trial:
+                try:
+                    if self._connection is None:
+                        self._begin()
+                    return work()
+                except Exception as error:
+                    self.fail(error)
+                    self._end_session()
+                    raise
+        raise AssertionError("the last trial returns or raises")
+
+    def _begin(self) -> None:
+        self._started_at = datetime.now(timezone.utc)
+        self._clock = monotonic()
+        self._announced = False
+        self.report = AttemptReport()
+        self._record_count = 0
         self._connection = self._engine.connect()
         self._lock()
         self._phase("wait")
@@ -113,8 +142,9 @@ class Attempt:
         require_fact_tables(self._own("READ COMMITTED"), self._database.fact_schema, types)
         self._tables = fact_tables(self._database.fact_schema, types)
         self._announce()
-        self._open_snapshot()
-        self._stage_touched()
+        self._stage_touched(self._open_snapshot())
+        for frame in self._frames:
+            frame.persist(StorageLevel.MEMORY_AND_DISK)
         self._phase("select")
 
     def read(self, spark: SparkSession, table: str) -> DataFrame:
@@ -142,12 +172,12 @@ class Attempt:
         selections = self._selections()
         return SnapshotRead(
             url=self._url(),
-            snapshot=self._snapshot,
             input_name=name,
+            extent_sql=f"SELECT * FROM {self._staging('extents')} WHERE part = '{part}'",
             keys_sql=f"SELECT {selections.key_columns(name)} FROM {self._staging(part)}",
             rows_sql=selections.read(name, SLICE),
-            count_sql=f"INSERT INTO {self._staging('reads')} VALUES ($1, $2, $3)",
-            splits=self._splits(part),
+            count_sql=f"INSERT INTO {self._staging('reads')} VALUES ($1, $2, $3, $4)",
+            splits=max(1, min(self._blocks[part], -(-self.report.touched // KEYS_PER_SPLIT))),
             schema=schema,
         ).load(spark)
 
@@ -156,6 +186,9 @@ class Attempt:
 
         All of it is one transaction; before it, only staging tables were written.
         """
+        return self._persistently(lambda: self._commit(frame))
+
+    def _commit(self, frame: DataFrame) -> AttemptReport:
         self._phase("plan")
         tasks = copy_to_staging(
             frame, self._url(), self._database.fact_schema, self._staging_name("rows")
@@ -168,7 +201,8 @@ class Attempt:
             self.report.rows_read = connection.execute(
                 text(
                     "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM "
-                    f"(SELECT DISTINCT input, split, rows FROM {self._staging('reads')}) r"
+                    f"(SELECT DISTINCT input, split, rows FROM {self._staging('reads')} "
+                    f"JOIN {self._staging('extents')} USING (snapshot)) r"
                 )
             ).scalar_one()
             self.report.fact_rows = connection.execute(
@@ -201,7 +235,7 @@ class Attempt:
         try:
             if self._connection.invalidated or not self._answers():
                 # The lock went with the session; what is recorded here needs none.
-                self.close()
+                self._end_session()
                 self._connection = self._engine.connect()
             connection = self._own("READ COMMITTED")
             with connection.begin():
@@ -216,8 +250,12 @@ class Attempt:
 
     def close(self) -> None:
         """Give the lock back and end the connection; forget what was read."""
-        while self._frames:
-            self._frames.pop().unpersist()
+        self._end_session()
+        self._frames.clear()
+
+    def _end_session(self) -> None:
+        for frame in self._frames:
+            frame.unpersist()
         if self._connection is not None:
             # Not a return to a pool: the server frees the lock as the session ends.
             self._connection.invalidate()
@@ -251,8 +289,23 @@ class Attempt:
         key = {"key": lock_key(self._database.fact_schema, self.fact)}
         if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar_one():
             return
-        logger.info("%s: waiting for %s", self.fact.name, lock_holder(connection, key["key"]))
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+        holder = lock_holder(connection, key["key"])
+        seconds = self._database.lock_seconds
+        logger.warning("%s: waiting for %s, for up to %d s", self.fact.name, holder, seconds)
+        if seconds > 0:
+            connection.execute(text(f"SET statement_timeout = 0; SET lock_timeout = '{seconds} s'"))
+            try:
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+            except DBAPIError as error:
+                if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
+                    raise
+            else:
+                connection.execute(text("RESET statement_timeout; RESET lock_timeout"))
+                return
+        raise McqError(
+            f"{self.fact.name}: waited {seconds} s for {lock_holder(connection, key['key'])}, "
+            "which computes the same fact: run it again later, or raise --lock-timeout"
+        )
 
     def _record_dead_attempt(self) -> None:
         """Record and sweep what a process left that died while it held the lock we hold now."""
@@ -306,28 +359,39 @@ class Attempt:
             )
             connection.exec_driver_sql(
                 f"CREATE UNLOGGED TABLE {self._staging('reads')} "
-                "(input text, split bigint, rows bigint)"
+                "(snapshot text, input text, split bigint, rows bigint)"
             )
-
+            connection.exec_driver_sql(
+                f"CREATE UNLOGGED TABLE {self._staging('extents')} "
+                "(part text, snapshot text, blocks bigint)"
+            )
         self._announced = True
 
-    def _open_snapshot(self) -> None:
+    def _open_snapshot(self) -> str:
         connection = self._own("REPEATABLE READ")
-        self._snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+        return str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
 
-    def _stage_touched(self) -> None:
+    def _stage_touched(self, snapshot: str) -> None:
         """Store the touched keys, as the snapshot has them, where every split can see them."""
         selections = self._selections()
         bound = {"window_start": self.window.start, "window_end": self.window.end}
         with self._engine.connect() as plain:
             connection = plain.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                snapshot = self._snapshot.replace("'", "''")
                 connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
                 if self._has_test_questions:
                     self._create_as(connection, TEST_QUESTIONS, selections.test_questions(), bound)
                 self.report.touched = self._create_as(
                     connection, "touched", selections.touched(), bound
+                )
+                connection.execute(
+                    text(
+                        f"INSERT INTO {self._staging('extents')} VALUES (:part, :snapshot, :blocks)"
+                    ),
+                    [
+                        {"part": part, "snapshot": snapshot, "blocks": blocks}
+                        for part, blocks in self._blocks.items()
+                    ],
                 )
                 for table in self.fact.reads:
                     if table in ("answers", "submissions"):
@@ -350,12 +414,6 @@ class Attempt:
         self._blocks[part] = int(last.strip("()").split(",")[0]) + 1 if last else 0
         return rows
 
-    def _splits(self, part: str) -> list[tuple[int, int]]:
-        """Cut staged keys into even ranges of blocks, of about `KEYS_PER_SPLIT` keys each."""
-        blocks = self._blocks[part]
-        count = max(1, min(blocks, -(-self.report.touched // KEYS_PER_SPLIT)))
-        return list(pairwise(blocks * index // count for index in range(count + 1)))
-
     def _record(self, connection: Connection, status: str, error: str | None) -> None:
         """Write the attempt's row in etl_metadata."""
         connection.execute(
@@ -376,7 +434,7 @@ class Attempt:
 
     def _withdraw(self, connection: Connection) -> bool:
         """Drop the staging tables and the notice of the attempt; return whether it was there."""
-        for part in ("rows", "reads", "touched", TEST_QUESTIONS):
+        for part in ("rows", "reads", "extents", "touched", TEST_QUESTIONS):
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._staging(part)}")
         running = quoted(self._database.fact_schema, "running_attempt")
         found = connection.execute(

@@ -15,23 +15,45 @@ from mcq_analytics.storage.embedded import embedded_url
 APPLICATION_NAME = "mcq_analytics"
 CONNECT_TIMEOUT_SECONDS = 10
 
-# Every session thinks in UTC whatever the server is set to, and is never ended for being idle
-# between the statements of a long run by a default that was meant for web requests.
-SESSION_SETTINGS = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "idle_in_transaction_session_timeout": "0",
-}
+STATEMENT_SECONDS = 3_600
+LOCK_SECONDS = 3_600
+TABLE_LOCK_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Database:
-    """A PostgreSQL database and the two schemas in it that matter."""
+    """A PostgreSQL database, the two schemas in it that matter, and our patience with it.
+
+    `statement_seconds` bounds each statement, and how long a transaction may wait for Spark;
+    `lock_seconds` how long an attempt waits for another of the same fact.
+    """
 
     url: URL
     source_schema: str
     fact_schema: str
+    statement_seconds: int = STATEMENT_SECONDS
+    lock_seconds: int = LOCK_SECONDS
+
+    @property
+    def session_settings(self) -> dict[str, str]:
+        """Server settings of every session.
+
+        All think in UTC, whatever the server is set to. None waits for ever: not for a statement,
+        not for a table's lock, and the server does not wait for us, were it that our host is gone.
+        """
+        patience = f"{self.statement_seconds}s"
+        return {
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+            "IntervalStyle": "postgres",
+            "statement_timeout": patience,
+            "lock_timeout": f"{TABLE_LOCK_SECONDS}s",
+            "idle_in_transaction_session_timeout": patience,
+            "idle_session_timeout": patience,
+            "tcp_keepalives_idle": "60",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        }
 
     def engine(self, application_name: str = APPLICATION_NAME) -> Engine:
         """Return an engine that opens a connection for each use and keeps none.
@@ -39,7 +61,7 @@ class Database:
         A run needs a handful of connections, each for its own purpose and of its own life.
         """
         query = dict(self.url.query)
-        options = _options(query.pop("options", ""))
+        options = self._options(query.pop("options", ""))
         return create_engine(
             self.url.set(query=query),
             poolclass=NullPool,
@@ -57,21 +79,20 @@ class Database:
         `settings` are server settings of the session beside those that every session has.
         """
         query = {key: value for key, value in self.url.query.items() if isinstance(value, str)}
-        query["options"] = _options(query.get("options", ""), settings)
+        query["options"] = self._options(query.get("options", ""), settings)
         query["application_name"] = application_name
         query.setdefault("connect_timeout", str(CONNECT_TIMEOUT_SECONDS))
         authority = self.url.set(drivername="postgresql", query={})
         pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
         return f"{authority.render_as_string(hide_password=False)}?{pairs}"
 
-
-def _options(given: str | tuple[str, ...], settings: dict[str, str] | None = None) -> str:
-    """Return libpq's `options`: what the URL gives, after our session settings."""
-    ours = {**SESSION_SETTINGS, **(settings or {})}
-    words = [f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in ours.items()]
-    if isinstance(given, str) and given:
-        words.append(given)
-    return " ".join(words)
+    def _options(self, given: str | tuple[str, ...], settings: dict[str, str] | None = None) -> str:
+        """Return libpq's `options`: what the URL gives, after our session settings."""
+        ours = {**self.session_settings, **(settings or {})}
+        words = [f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in ours.items()]
+        if isinstance(given, str) and given:
+            words.append(given)
+        return " ".join(words)
 
 
 def open_database(settings: Settings) -> Database:
@@ -84,7 +105,13 @@ def open_database(settings: Settings) -> Database:
     url = settings.database_url
     if url is None:
         url = embedded_url(settings.home)
-    return Database(url, settings.source_schema, settings.fact_schema)
+    return Database(
+        url,
+        settings.source_schema,
+        settings.fact_schema,
+        settings.statement_seconds,
+        settings.lock_seconds,
+    )
 
 
 def get_engine(env: str) -> Engine:

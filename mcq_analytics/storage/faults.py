@@ -3,74 +3,119 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from mcq_analytics.errors import McqError
 
-_REMEDIES = (
-    (
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A kind of failure: a pattern over its message, what happened, and what to do.
+
+    A transient fault passes by itself: the same work may succeed a moment later.
+    """
+
+    pattern: str
+    what: str
+    remedy: str
+    transient: bool = False
+
+
+_FAULTS = (
+    Fault(
         r'relation "[^"]*(etl_metadata|_fact|running_attempt)(_hour)?" does not exist',
         "the fact schema is not there",
         "run mcq-analytics init-db",
     ),
-    # A pattern over the message, what happened, and what to do.
-    (
+    Fault(
         r"password authentication failed|28P01|no password supplied",
         "the password or user is wrong",
         "check the user and password in the database URL",
     ),
-    (
+    Fault(
         r"no pg_hba\.conf entry|28000",
         "the server does not let this user or host in",
         "check the user in the database URL and the server's pg_hba.conf",
     ),
-    (
+    Fault(
         r'database "[^"]*" does not exist|3D000',
         "the database does not exist",
         "check the name in the database URL, or create it",
     ),
-    (
+    Fault(
         r"could not translate host name|Name or service not known",
         "the host is not known",
         "check the host in the database URL",
     ),
-    (
-        r"[Cc]onnection refused|No such file or directory|timeout expired|No route to host",
-        "the server cannot be reached",
-        "check host and port in the database URL, and that the server runs",
-    ),
-    (
+    Fault(
         r"No space left on device|53100|DiskFull|could not extend file",
         "the disk is full",
         "free space in the tablespace of the fact schema; the next run of the window loses nothing",
     ),
-    (
-        r"53300|too many clients|remaining connection slots",
-        "the server has no free connection",
-        "raise max_connections, or run less at once",
-    ),
-    (
+    Fault(
         r"permission denied|42501",
         "the role may not do this",
         "grant it as in mcq_analytics/storage/roles.sql",
     ),
-    (
-        r"canceling statement due to lock timeout|55P03",
-        "a lock was not free in time",
-        "run it again, or raise --lock-timeout",
-    ),
-    (
-        # A snapshot ends with the session that holds it.
-        (
-            r"terminating connection|connection.*(closed|lost|reset)|closed the connection|"
-            r'snapshot "[^"]*" does not exist|invalid snapshot identifier|57P0[123]'
-        ),
-        "the connection to the server was lost",
-        "run it again; nothing was half-written",
-    ),
-    (
+    Fault(
         r"read-only transaction|25006",
         "the server takes no writes",
         "give the URL of the primary, not of a standby",
+    ),
+    Fault(
+        r"canceling statement due to statement timeout",
+        "a statement took too long",
+        "raise MCQ_STATEMENT_TIMEOUT, run a shorter window, or look for a missing index",
+    ),
+    Fault(
+        r"idle-in-transaction timeout|idle-session timeout|25P03|57P05",
+        "the computation took longer than a connection may wait",
+        "raise MCQ_STATEMENT_TIMEOUT, or run a shorter window",
+    ),
+    Fault(
+        r"[Cc]onnection refused|No such file or directory|timeout expired|No route to host",
+        "the server cannot be reached",
+        "check host and port in the database URL, and that the server runs",
+        transient=True,
+    ),
+    Fault(
+        r"the database system is (starting up|shutting down|in recovery mode)|57P0[23]",
+        "the server is starting or stopping",
+        "run it again when the server is up",
+        transient=True,
+    ),
+    Fault(
+        r"53300|too many clients|remaining connection slots",
+        "the server has no free connection",
+        "raise max_connections, or run less at once",
+        transient=True,
+    ),
+    Fault(
+        r"canceling statement due to lock timeout|55P03",
+        "a table was locked for too long",
+        "run it again when what locks it has ended",
+        transient=True,
+    ),
+    Fault(
+        r"could not serialize access|deadlock detected|40001|40P01",
+        "another transaction was in the way",
+        "run it again",
+        transient=True,
+    ),
+    Fault(
+        # A snapshot ends with the session that holds it, staging tables with what was lost.
+        (
+            r"terminating connection|[Cc]onnection[^\n]*(closed|lost|reset|aborted)|"
+            r"closed the connection|no connection to the server|could not receive data|"
+            r'snapshot "[^"]*" does not exist|invalid snapshot identifier|57P01|'
+            r'relation "[^"]*stg_[^"]*" does not exist|'
+            r"server conn crashed|SSL SYSCALL error|Broken pipe|EOF detected"
+        ),
+        "the connection to the server was lost",
+        "run it again; nothing was half-written",
+        transient=True,
     ),
 )
 
@@ -98,12 +143,22 @@ def explain(error: BaseException, doing: str) -> McqError:
     """
     if isinstance(error, McqError):
         return error
-    text = str(error)
+    fault = _fault(error)
     detail = first_line(error)
-    for pattern, what, remedy in _REMEDIES:
-        if re.search(pattern, text):
-            return McqError(f"{doing}: {what} ({detail}): {remedy}")
-    return McqError(f"{doing}: {detail}")
+    if fault is None:
+        return McqError(f"{doing}: {detail}")
+    return McqError(f"{doing}: {fault.what} ({detail}): {fault.remedy}")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether a failure of PostgreSQL or Spark is of a kind that passes by itself."""
+    fault = None if isinstance(error, McqError) else _fault(error)
+    return fault is not None and fault.transient
+
+
+def _fault(error: BaseException) -> Fault | None:
+    message = f"{error} {getattr(getattr(error, 'orig', None), 'pgcode', None) or ''}"
+    return next((fault for fault in _FAULTS if re.search(fault.pattern, message)), None)
 
 
 def _telling_line(lines: list[str]) -> str:

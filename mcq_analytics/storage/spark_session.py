@@ -71,7 +71,8 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
     }
     if settings.cluster == "local":
         config |= {
-            "spark.master": settings.master or "local[*]",
+            # A task that fails, as when its Python worker is killed, is tried once more.
+            "spark.master": settings.master or "local[*,2]",
             # A session on one machine listens on that machine alone, and offers no web page.
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",

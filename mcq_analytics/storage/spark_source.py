@@ -44,17 +44,21 @@ _SPARK_IDS: Mapping[IdType, DataType] = {
 class SnapshotRead:
     """What a read needs to know. `url` holds a password: Spark redacts an option of that name.
 
-    `keys_sql` selects all touched keys, `rows_sql` the rows of the base table for the keys in
-    `SLICE`, `count_sql` records the number of rows of a split (input, split, rows).
+    `extent_sql` selects the snapshot and the number of blocks that the staged keys fill (part,
+    snapshot, blocks), `keys_sql` all those keys, `rows_sql` the rows of the base table for the keys
+    in `SLICE`; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
+
+    Nothing here is of one snapshot: a DataFrame that is computed again, after its attempt has begun
+    anew, reads in the new snapshot.
     """
 
     url: str
-    snapshot: str
     input_name: str
+    extent_sql: str
     keys_sql: str
     rows_sql: str
     count_sql: str
-    splits: Sequence[tuple[int, int]]
+    splits: int
     schema: StructType
 
     def load(self, spark: SparkSession) -> DataFrame:
@@ -62,12 +66,12 @@ class SnapshotRead:
         spark.dataSource.register(SnapshotSource)
         options = {
             "url": self.url,
-            "snapshot": self.snapshot,
             "input": self.input_name,
+            "extent": self.extent_sql,
             "keys": self.keys_sql,
             "rows": self.rows_sql,
             "count": self.count_sql,
-            "splits": ";".join(f"{first},{end}" for first, end in self.splits),
+            "splits": str(self.splits),
         }
         return spark.read.format(FORMAT).schema(self.schema).options(**options).load()
 
@@ -100,11 +104,10 @@ def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataTy
 
 @dataclass(frozen=True)
 class Split(InputPartition):
-    """A range of blocks of the staging table, `[first, end)`."""
+    """One of `count` even ranges of the blocks that the staged keys fill."""
 
     index: int
-    first: int
-    end: int
+    count: int
 
 
 class SnapshotSource(DataSource):
@@ -127,32 +130,37 @@ class SnapshotReader(DataSourceReader):
         self._options = options
 
     def partitions(self) -> Sequence[InputPartition]:
-        """Return a split for each range of blocks."""
-        ranges = (pair.split(",") for pair in self._options["splits"].split(";"))
-        return [Split(i, int(first), int(end)) for i, (first, end) in enumerate(ranges)]
+        """Return the splits. Spark asks once for a DataFrame, however often it is computed."""
+        count = int(self._options["splits"])
+        return [Split(index, count) for index in range(count)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
-        from adbc_driver_postgresql import dbapi  # noqa: PLC0415  (needed on executors only)
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
 
         options = self._options
         with dbapi.connect(options["url"], autocommit=True) as latest, latest.cursor() as cursor:
+            cursor.execute(options["extent"])
+            _, snapshot, blocks = cursor.fetchone()
+            first, end = (
+                blocks * index // partition.count
+                for index in (partition.index, partition.index + 1)
+            )
             cursor.execute(
                 f"{options['keys']} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid",
-                (f"({partition.first},0)", f"({partition.end},0)"),
+                (f"({first},0)", f"({end},0)"),
             )
             keys = cursor.fetch_arrow_table()
         rows = 0
         with dbapi.connect(options["url"]) as connection, connection.cursor() as cursor:
-            quoted_snapshot = options["snapshot"].replace("'", "''")
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{quoted_snapshot}'")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
             cursor.adbc_ingest(SLICE, keys, mode="create", temporary=True)
             cursor.execute(f"ANALYZE {SLICE}")
             cursor.execute(options["rows"])
             for batch in cursor.fetch_record_batch():
                 rows += batch.num_rows
                 yield batch
-            cursor.execute(options["count"], (options["input"], partition.index, rows))
+            cursor.execute(options["count"], (snapshot, options["input"], partition.index, rows))
             connection.commit()
