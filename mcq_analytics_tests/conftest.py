@@ -19,6 +19,7 @@ from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
 from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
 from mcq_analytics_tests.servers import embedded_server
+from mcq_analytics_tests.tally import TALLY
 
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
@@ -26,6 +27,13 @@ CHECKOUT = Path(__file__).parent.parent
 MakeDatabase = Callable[..., Database]
 
 _numbers = count(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was tried."""
+    if TALLY:
+        terminalreporter.section("tried")
+        terminalreporter.line(", ".join(f"{what}: {count:,}" for what, count in TALLY.items()))
 
 
 @pytest.fixture(scope="session")

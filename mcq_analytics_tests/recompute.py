@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from mcq_analytics_tests.tally import TALLY
+
 VALID = """
 valid AS (
     SELECT a.answer_id, a.student_id, a.test_id, a.question_id, a.submitted_option,
@@ -175,4 +177,7 @@ def differences(
             )
         )
         found += [f"{fact}: has {row.actual}, should have {row.expected}" for row in rows]
+        TALLY["rows compared"] += connection.execute(
+            text(f"SELECT count(*) FROM {schema}.{fact} a FULL JOIN expected_{fact} e ON {matches}")
+        ).scalar_one()
     return found

@@ -1,188 +1,306 @@
 """Generated histories: base tables change in every way, hours run in any order, facts are exact.
 
-`HISTORIES` sets how many are tried; `make test-deep` sets it high.
+`HISTORIES` sets how many are tried, each of `STEPS` steps; `make test-deep` sets it high. A failure
+prints the shortest history that fails, as the lines of a test: put them under
+
+    def test_…(history: type[History]) -> None:
+        state = history()
+
+and end with `state.teardown()`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from datetime import datetime
+from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    rule,
+    run_state_machine_as_test,
+)
 from pyspark.sql import SparkSession
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
+from mcq_analytics.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, floor_hour, parse_hour
+from mcq_analytics.storage.metadata import ranges
+from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
+from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows
+from mcq_analytics_tests.tally import TALLY
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
+STEPS = int(os.environ.get("STEPS", "20"))
 BEGIN = parse_hour("2024-01-01T00")
 HOURS = 6
 
-Draw = Callable[[int], int]
-"""Returns a whole number from 0 up to, and not with, its argument."""
-
-
-@dataclass
-class History:
-    """Base tables under change, and the hours that must run again before the facts are exact."""
-
-    connection: Connection
-    draw: Draw
-    stale: set[int] = field(default_factory=set)
-    answers: int = 0
-
-    def moment(self) -> tuple[int, str]:
-        """Draw an hour and a moment in it: often the same few, so that ties happen."""
-        hour = self.draw(HOURS)
-        offset = ("0 s", "0.000001 s", "10 min", "30 min", "59 min 59.999999 s")[self.draw(5)]
-        return hour, f"'{(BEGIN + hour * HOUR).isoformat()}'::timestamptz + interval '{offset}'"
-
-    def execute(self, statement: str) -> list[int]:
-        """Execute a statement that returns times, and mark their hours as stale."""
-        hours = [
-            (floor_hour(moment) - BEGIN) // HOUR
-            for moment in self.connection.execute(text(statement)).scalars()
-        ]
-        self.stale.update(hours)
-        return hours
-
-    def add_answer(self) -> None:
-        self.answers += 1
-        option = ("'A'", "'B'", "NULL")[self.draw(3)]
-        session = ("1", "2", "3", "NULL")[self.draw(4)]
-        self.execute(
-            f"INSERT INTO answers VALUES ({self.answers}, {self.draw(3)}, {self.draw(3)}, "
-            f"{self.draw(2)}, {session}, {option}, {self.moment()[1]}) RETURNING timestamp"
-        )
-
-    def add_submission(self) -> None:
-        status = ("'completed'", "'Completed'", "'timeout'", "NULL")[self.draw(4)]
-        self.execute(
-            f"INSERT INTO submissions VALUES ({self.draw(3)}, {self.draw(2)}, {self.moment()[1]}, "
-            f"{status}) RETURNING submit_time"
-        )
-
-    def move_answer(self) -> None:
-        """The hour that it leaves and the hour that it goes to are both stale."""
-        which = f"answer_id = {self.draw(max(self.answers, 1)) + 1}"
-        self.execute(f"SELECT timestamp FROM answers WHERE {which}")
-        change = (
-            f"timestamp = {self.moment()[1]}",
-            f"student_id = {self.draw(3)}",
-            f"question_id = {self.draw(3)}",
-            f"test_id = {self.draw(2)}",
-            f"session_id = {self.draw(4)}",
-            "submitted_option = 'B'",
-        )[self.draw(6)]
-        self.execute(f"UPDATE answers SET {change} WHERE {which} RETURNING timestamp")
-
-    def delete_answer(self) -> None:
-        which = self.draw(max(self.answers, 1)) + 1
-        self.execute(f"DELETE FROM answers WHERE answer_id = {which} RETURNING timestamp")
-
-    def change_submission(self) -> None:
-        which = f"student_id = {self.draw(3)} AND test_id = {self.draw(2)}"
-        self.execute(f"SELECT submit_time FROM submissions WHERE {which}")
-        change = (
-            f"UPDATE submissions SET submit_time = {self.moment()[1]}",
-            "UPDATE submissions SET completion_status = 'COMPLETED'",
-            "DELETE FROM submissions",
-        )[self.draw(3)]
-        self.execute(f"{change} WHERE {which} RETURNING submit_time")
-
-    def change_session(self) -> None:
-        """All hours with an answer of the session are stale."""
-        session = self.draw(3) + 1
-        expiry = ("NULL", "'infinity'", self.moment()[1])[self.draw(3)]
-        self.connection.execute(text(f"DELETE FROM sessions WHERE session_id = {session}"))
-        if self.draw(4):
-            self.connection.execute(text(f"INSERT INTO sessions VALUES ({session}, {expiry})"))
-        self.execute(f"SELECT timestamp FROM answers WHERE session_id = {session}")
-
-    def change_key(self) -> None:
-        """All hours with an answer to the question are stale."""
-        question = self.draw(3)
-        key = ("'A'", "'B'", "NULL")[self.draw(3)]
-        self.connection.execute(text(f"DELETE FROM questions WHERE question_id = {question}"))
-        if self.draw(4):
-            self.connection.execute(text(f"INSERT INTO questions VALUES ({question}, {key})"))
-        self.execute(f"SELECT timestamp FROM answers WHERE question_id = {question}")
-
-
-CHANGES = (
-    History.add_answer,
-    History.add_answer,
-    History.add_answer,
-    History.add_submission,
-    History.move_answer,
-    History.delete_answer,
-    History.change_submission,
-    History.change_session,
-    History.change_key,
+hours = st.integers(0, HOURS - 1)
+# Often the same few moments, so that ties happen; the first one of the hour and the last.
+moments = st.builds(
+    "{}:{}".format,
+    hours,
+    st.sampled_from(["00:00", "00:00.000001", "10:00", "30:00", "59:59.999999"]),
 )
+students, tests, questions = st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)
+sessions = st.sampled_from([1, 2, 3, None])
+options = st.sampled_from(["A", "B", None])
+statuses = st.sampled_from(["completed", "Completed", "timeout", None])
+expiries = st.one_of(st.sampled_from([None, "infinity"]), moments)
+facts = st.sampled_from(["all", "all", *FACTS_BY_NAME])
+
+
+def literal(value: object) -> str:
+    """Return a value as SQL has it."""
+    if value is None:
+        return "NULL"
+    return f"'2024-01-01 {value}Z'" if ":" in str(value) else f"'{value}'"
+
+
+class History(RuleBasedStateMachine):
+    """Base tables under change, and for each fact the hours that must run again."""
+
+    world: ClassVar[tuple[Database, SparkSession]]
+
+    answers = Bundle("answers")
+    submissions = Bundle("submissions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database, self.spark = self.world
+        self.stale: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+        self.rows = 0
+        self.execute(
+            "SELECT format('TRUNCATE %s', string_agg(format('%I.%I', schemaname, tablename), ', '))"
+            " FROM pg_tables WHERE schemaname IN ('public', 'analytics') "
+            "AND tablename <> 'alembic_version'"
+        )
+        TALLY["histories"] += 1
+
+    def execute(self, statement_of: str) -> None:
+        """Execute the statement that a query returns."""
+        with self.database.engine().begin() as connection:
+            connection.execute(text(connection.execute(text(statement_of)).scalar_one()))
+
+    def change(self, kind: str, condition: str, statement: str) -> None:
+        """Change the base tables; the hours that the document names are stale from now on."""
+        TALLY["changes"] += 1
+        with self.database.engine().begin() as connection:
+            affected = hours_to_run(connection, kind, condition, statement)
+        for name in self.stale:
+            self.stale[name] |= affected
+
+    @rule(
+        target=answers,
+        student=students,
+        test=tests,
+        question=questions,
+        session=sessions,
+        option=options,
+        moment=moments,
+    )
+    def add_answer(
+        self,
+        student: int,
+        test: int,
+        question: int,
+        session: int | None,
+        option: str | None,
+        moment: str,
+    ) -> int:
+        return self.insert_answer(student, test, question, session, option, moment)
+
+    @rule(
+        target=answers, student=students, test=tests, question=questions, option=options, hour=hours
+    )
+    def add_plain_answer(
+        self, student: int, test: int, question: int, option: str | None, hour: int
+    ) -> int:
+        return self.insert_answer(student, test, question, None, option, f"{hour}:30:00")
+
+    def insert_answer(self, *columns: object) -> int:
+        self.rows += 1
+        values = map(literal, (self.rows, *columns))
+        self.change(
+            "an answer is added",
+            f"answer_id = {self.rows}",
+            f"INSERT INTO answers VALUES ({', '.join(values)})",
+        )
+        return self.rows
+
+    @rule(answer=answers, option=options)
+    def change_option(self, answer: int, option: str | None) -> None:
+        self.update_answer("an answer is changed", answer, "submitted_option", option)
+
+    @rule(answer=answers, moment=moments)
+    def move_answer_to_another_hour(self, answer: int, moment: str) -> None:
+        self.update_answer("an answer moves to another hour", answer, '"timestamp"', moment)
+
+    @rule(answer=answers, student=students)
+    def give_answer_to_another_student(self, answer: int, student: int) -> None:
+        self.update_answer("an answer is changed", answer, "student_id", student)
+
+    @rule(answer=answers, test=tests, question=questions)
+    def move_answer_to_another_test(self, answer: int, test: int, question: int) -> None:
+        self.update_answer("an answer is changed", answer, "test_id", test)
+        self.update_answer("an answer is changed", answer, "question_id", question)
+
+    @rule(answer=answers, session=sessions)
+    def move_answer_to_another_session(self, answer: int, session: int | None) -> None:
+        self.update_answer("an answer is changed", answer, "session_id", session)
+
+    def update_answer(self, kind: str, answer: int, column: str, value: object) -> None:
+        which = f"answer_id = {answer}"
+        self.change(kind, which, f"UPDATE answers SET {column} = {literal(value)} WHERE {which}")
+
+    @rule(answer=consumes(answers))
+    def delete_answer(self, answer: int) -> None:
+        which = f"answer_id = {answer}"
+        self.change("an answer is deleted", which, f"DELETE FROM answers WHERE {which}")
+
+    @rule(target=submissions, student=students, test=tests, moment=moments, status=statuses)
+    def submit(
+        self, student: int, test: int, moment: str, status: str | None
+    ) -> tuple[int, int, str]:
+        values = ", ".join(map(literal, (student, test, moment, status)))
+        which = f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
+        self.change("a submission is added", which, f"INSERT INTO submissions VALUES ({values})")
+        return student, test, moment
+
+    @rule(submission=submissions, status=statuses)
+    def change_status(self, submission: tuple[int, int, str], status: str | None) -> None:
+        which = self.which(submission)
+        self.change(
+            "a submission is changed",
+            which,
+            f"UPDATE submissions SET completion_status = {literal(status)} WHERE {which}",
+        )
+
+    @rule(submission=consumes(submissions), moment=moments, target=submissions)
+    def move_submission_to_another_hour(
+        self, submission: tuple[int, int, str], moment: str
+    ) -> tuple[int, int, str]:
+        student, test, before = submission
+        self.change(
+            "a submission moves to another hour",
+            f"student_id = {student} AND test_id = {test} "
+            f"AND submit_time IN ({literal(before)}, {literal(moment)})",
+            f"UPDATE submissions SET submit_time = {literal(moment)} "
+            f"WHERE {self.which(submission)}",
+        )
+        return student, test, moment
+
+    @rule(submission=consumes(submissions))
+    def delete_submission(self, submission: tuple[int, int, str]) -> None:
+        which = self.which(submission)
+        self.change("a submission is deleted", which, f"DELETE FROM submissions WHERE {which}")
+
+    @staticmethod
+    def which(submission: tuple[int, int, str]) -> str:
+        """Return the condition for all hand-ins of a student at a moment: they have no key."""
+        student, test, moment = submission
+        return f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
+
+    @rule(session=st.integers(1, 3), expiry=expiries, gone=st.booleans())
+    def change_session(self, session: int, expiry: str | None, gone: bool) -> None:
+        replace = f"DELETE FROM sessions WHERE session_id = {session}"
+        if not gone:
+            replace += f"; INSERT INTO sessions VALUES ({session}, {literal(expiry)})"
+        self.change(
+            "a session is added, deleted or expires at another time",
+            f"session_id = {session}",
+            replace,
+        )
+
+    @rule(question=questions, option=options, gone=st.booleans())
+    def change_answer_key(self, question: int, option: str | None, gone: bool) -> None:
+        replace = f"DELETE FROM questions WHERE question_id = {question}"
+        if not gone:
+            replace += f"; INSERT INTO questions VALUES ({question}, {literal(option)})"
+        self.change(
+            "an answer key is added, changed or deleted", f"question_id = {question}", replace
+        )
+
+    @rule(first=hours, count=st.integers(1, HOURS), which=facts)
+    def run(self, first: int, count: int, which: str) -> None:
+        """Run a window; where nothing is stale any more, all must be exact."""
+        self.run_window(
+            Window(BEGIN + first * HOUR, BEGIN + min(first + count, HOURS) * HOUR), which
+        )
+        if not any(self.stale.values()):
+            self.compare()
+
+    @rule(hour=hours)
+    def run_an_hour_twice(self, hour: int) -> None:
+        """The second run changes no row, and no `updated_at`."""
+        window = Window(BEGIN + hour * HOUR, BEGIN + (hour + 1) * HOUR)
+        self.run_window(window, "question_interaction_fact")
+        once = contents(self.database)
+        self.run_window(window, "question_interaction_fact")
+        assert contents(self.database) == once
+
+    @rule(newest_first=st.booleans())
+    def run_affected_hours(self, newest_first: bool) -> None:
+        """Run for each fact what is stale, and nothing else."""
+        for name, stale in self.stale.items():
+            for window in sorted(ranges(stale), key=lambda one: one.start, reverse=newest_first):
+                self.run_window(window, name)
+        self.compare()
+
+    def run_window(self, window: Window, which: str) -> None:
+        chosen = FACTS if which == "all" else [FACTS_BY_NAME[which]]
+        run_facts(self.database, self.spark, window, chosen)
+        TALLY["attempts in histories"] += len(chosen)
+        for fact in chosen:
+            self.stale[fact.name] -= {hour.start for hour in window.chunks(1)}
+
+    def compare(self) -> None:
+        wrong = wrong_rows(self.database)
+        TALLY["rows wrong"] += len(wrong)
+        assert wrong == []
+
+    def teardown(self) -> None:
+        """End exact; and another run over everything changes no row."""
+        self.run_affected_hours(newest_first=True)
+        exact = contents(self.database)
+        self.run_window(Window(BEGIN, BEGIN + HOURS * HOUR), "all")
+        assert contents(self.database) == exact
 
 
 @pytest.fixture
-def emptied(database: Database) -> Callable[[], Database]:
-    """Return a function that empties all tables of a database."""
-
-    def empty() -> Database:
-        with database.engine().begin() as connection:
-            tables = connection.execute(
-                text(
-                    "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') "
-                    "FROM pg_tables WHERE schemaname IN ('public', 'analytics') "
-                    "AND tablename <> 'alembic_version'"
-                )
-            ).scalar_one()
-            connection.execute(text(f"TRUNCATE {tables}"))
-        return database
-
-    return empty
+def history(
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> type[History]:
+    """Return what makes a history in an empty database."""
+    monkeypatch.setattr(History, "world", (database, spark), raising=False)
+    return History
 
 
 @pytest.mark.timeout(0)
-@settings(
-    max_examples=HISTORIES,
-    deadline=None,
-    derandomize=HISTORIES <= 10,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
-@given(data=st.data())
-def test_a_history_of_changes_and_runs_ends_exact(
-    emptied: Callable[[], Database], spark: SparkSession, data: st.DataObject
-) -> None:
-    database = emptied()
-
-    def draw(bound: int) -> int:
-        return data.draw(st.integers(0, bound - 1))
-
-    stale: set[int] = set()
-    answers = 0
-    for _ in range(data.draw(st.integers(2, 4), label="rounds")):
-        with database.engine().begin() as connection:
-            history = History(connection, draw, stale, answers)
-            for _ in range(data.draw(st.integers(3, 8), label="changes")):
-                CHANGES[draw(len(CHANGES))](history)
-            answers = history.answers
-        first = draw(HOURS)
-        last = first + 1 + draw(HOURS - first)
-        run_hours(database, spark, first, last)
-        stale.difference_update(range(first, last))
-    for hour in data.draw(st.permutations(sorted(stale)), label="stale hours"):
-        run_hours(database, spark, hour, hour + 1)
-    assert wrong_rows(database) == []
-    settled = contents(database)
-    run_hours(database, spark, 0, HOURS)
-    assert contents(database) == settled
+def test_a_history_of_changes_and_runs_ends_exact(history: type[History]) -> None:
+    run_state_machine_as_test(
+        history,
+        settings=settings(
+            max_examples=HISTORIES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize=HISTORIES <= 10,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        ),
+    )
 
 
-def run_hours(database: Database, spark: SparkSession, first: int, last: int) -> None:
-    run_facts(database, spark, Window(BEGIN + first * HOUR, BEGIN + last * HOUR))
+def test_every_change_that_the_document_names_is_tried() -> None:
+    named: Iterable[str] = documented_rules()
+    source = (CHECKOUT / "mcq_analytics_tests" / "test_histories.py").read_text()
+    assert [change for change in named if f'"{change}"' not in source] == []
