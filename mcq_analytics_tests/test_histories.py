@@ -21,8 +21,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
+    initialize,
+    multiple,
     rule,
     run_state_machine_as_test,
 )
@@ -41,7 +44,7 @@ from mcq_analytics_tests.tally import TALLY
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
 STEPS = int(os.environ.get("STEPS", "20"))
 BEGIN = parse_hour("2024-01-01T00")
-HOURS = 6
+HOURS = 5
 
 hours = st.integers(0, HOURS - 1)
 # Often the same few moments, so that ties happen; the first one of the hour and the last.
@@ -56,6 +59,7 @@ options = st.sampled_from(["A", "B", None])
 statuses = st.sampled_from(["completed", "Completed", "timeout", None])
 expiries = st.one_of(st.sampled_from([None, "infinity"]), moments)
 facts = st.sampled_from(["all", "all", *FACTS_BY_NAME])
+answer_columns = st.tuples(students, tests, questions, sessions, options, moments)
 
 
 def literal(value: object) -> str:
@@ -98,35 +102,15 @@ class History(RuleBasedStateMachine):
         for name in self.stale:
             self.stale[name] |= affected
 
-    @rule(
-        target=answers,
-        student=students,
-        test=tests,
-        question=questions,
-        session=sessions,
-        option=options,
-        moment=moments,
-    )
-    def add_answer(
-        self,
-        student: int,
-        test: int,
-        question: int,
-        session: int | None,
-        option: str | None,
-        moment: str,
-    ) -> int:
-        return self.insert_answer(student, test, question, session, option, moment)
+    @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
+    def begin_with(self, rows: list[tuple[object, ...]]) -> MultipleResults[int]:
+        return multiple(*map(self.insert_answer, rows))
 
-    @rule(
-        target=answers, student=students, test=tests, question=questions, option=options, hour=hours
-    )
-    def add_plain_answer(
-        self, student: int, test: int, question: int, option: str | None, hour: int
-    ) -> int:
-        return self.insert_answer(student, test, question, None, option, f"{hour}:30:00")
+    @rule(target=answers, columns=answer_columns)
+    def add_answer(self, columns: tuple[object, ...]) -> int:
+        return self.insert_answer(columns)
 
-    def insert_answer(self, *columns: object) -> int:
+    def insert_answer(self, columns: tuple[object, ...]) -> int:
         self.rows += 1
         values = map(literal, (self.rows, *columns))
         self.change(
