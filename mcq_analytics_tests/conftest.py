@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -88,23 +89,35 @@ def templates(server: URL) -> Callable[[IdType], str]:
     return template
 
 
-@pytest.fixture
-def make_database(
-    server: URL, templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MakeDatabase]:
-    """Return a function that makes a database, which DB_DEV_URL then names; dropped afterwards."""
+@contextmanager
+def made_databases(server: URL, templates: Callable[[IdType], str]) -> Iterator[MakeDatabase]:
+    """Yield what makes a database, from a template or empty; all are dropped at the end."""
     names = []
 
     def make(id_type: IdType | None = IdType.BIGINT) -> Database:
         name = f"test_{next(_numbers)}"
         url = create_database(server, name, templates(id_type) if id_type else None)
         names.append(name)
-        monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
         return Database(url, "public", "analytics")
 
     yield make
     for name in names:
         drop_database(server, name)
+
+
+@pytest.fixture
+def make_database(
+    server: URL, templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeDatabase]:
+    """Return a function that makes a database, which DB_DEV_URL then names."""
+    with made_databases(server, templates) as make:
+
+        def make_and_name(id_type: IdType | None = IdType.BIGINT) -> Database:
+            database = make(id_type)
+            monkeypatch.setenv("DB_DEV_URL", database.url.render_as_string(hide_password=False))
+            return database
+
+        yield make_and_name
 
 
 @pytest.fixture

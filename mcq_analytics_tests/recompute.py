@@ -51,16 +51,19 @@ GROUP BY v.student_id, v.test_id, v.question_id, f.final_answer_option, q.correc
 )
 
 SUMMARIES = """
-SELECT i.student_id, i.test_id,
-    (SELECT count(DISTINCT o.question_id) FROM interactions o WHERE o.test_id = i.test_id)
-        AS total_questions,
+SELECT i.student_id, i.test_id, t.total_questions,
     count(*) AS questions_attempted,
     count(*) FILTER (WHERE i.is_correct) AS correct_answers,
     CAST(100 AS double precision) * count(*) FILTER (WHERE i.is_correct) / count(*)
         AS accuracy_percent,
     CAST(extract(epoch FROM max(i.last_answer_time) - min(i.first_answer_time))
         AS double precision) AS time_spent
-FROM interactions i GROUP BY i.student_id, i.test_id
+FROM interactions i
+JOIN (
+    SELECT test_id, count(DISTINCT question_id) AS total_questions
+    FROM interactions GROUP BY test_id
+) t ON t.test_id = i.test_id
+GROUP BY i.student_id, i.test_id, t.total_questions
 """
 
 FUNNELS = (

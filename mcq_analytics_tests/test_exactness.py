@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 from pyspark.sql import SparkSession
 
-from mcq_analytics.facts import FACTS, TEST_FUNNEL, TEST_SUMMARY, IdType
+from mcq_analytics.facts import FACTS, TEST_FUNNEL, IdType
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.sample_load import load_sample
@@ -90,110 +90,6 @@ def one_answer(
 NINE, TEN = window("2024-01-01T09", "2024-01-01T10"), window("2024-01-01T10", "2024-01-01T11")
 
 
-def test_an_answer_in_the_next_hour_extends_the_row_of_this_one(
-    database: Database, spark: SparkSession
-) -> None:
-    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:59Z")
-    run_facts(database, spark, NINE)
-    one_answer(database, 2, 7, 3, 5, "B", "2024-01-01 10:01Z")
-    run_facts(database, spark, TEN)
-    assert wrong_rows(database) == []
-    assert scalar(database, "SELECT answer_count FROM analytics.question_interaction_fact") == 2
-
-
-def test_a_new_question_moves_the_total_of_every_student_of_its_test(
-    database: Database, spark: SparkSession
-) -> None:
-    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
-    one_answer(database, 2, 8, 3, 5, "A", "2024-01-01 09:11Z")
-    run_facts(database, spark, NINE)
-    one_answer(database, 3, 9, 4, 5, "A", "2024-01-01 10:10Z")
-    report = run_facts(database, spark, TEN)[TEST_SUMMARY.name]
-    assert (report.counts.inserted, report.counts.updated) == (1, 2)
-    assert wrong_rows(database) == []
-
-
-def test_a_row_goes_when_its_only_answer_is_deleted(
-    database: Database, spark: SparkSession
-) -> None:
-    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
-    one_answer(database, 2, 8, 4, 5, "A", "2024-01-01 09:10Z")
-    run_facts(database, spark, NINE)
-    execute(database, "DELETE FROM answers WHERE answer_id = 1")
-    reports = run_facts(database, spark, NINE)
-    assert reports["question_interaction_fact"].counts.deleted == 1
-    assert wrong_rows(database) == []
-
-
-def test_a_question_goes_from_the_total_though_its_hour_never_ran(
-    database: Database, spark: SparkSession
-) -> None:
-    """The total of nine o'clock's run counts a question that is answered at ten alone."""
-    one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
-    one_answer(database, 2, 8, 4, 5, "A", "2024-01-01 10:10Z")
-    run_facts(database, spark, NINE)
-    total = "SELECT total_questions FROM analytics.test_summary_fact WHERE student_id = 7"
-    assert scalar(database, total) == 2
-    execute(database, "DELETE FROM answers WHERE answer_id = 2")
-    run_facts(database, spark, TEN)
-    assert scalar(database, total) == 1
-    assert wrong_rows(database) == []
-
-
-def test_an_answer_that_moves_leaves_nothing_where_it_was(
-    database: Database, spark: SparkSession
-) -> None:
-    """Each kind of change has a student and tests of its own."""
-    changes = [
-        "timestamp = '2024-01-01 10:30Z'",
-        "student_id = student_id + 1",
-        "test_id = test_id + 1",
-        "question_id = question_id + 1",
-        "session_id = 2",
-        "submitted_option = NULL",
-    ]
-    execute(database, "INSERT INTO sessions VALUES (2, '2024-01-01 09:00Z')")
-    for number, _ in enumerate(changes):
-        student, test = 10 * number, 100 * number
-        one_answer(database, number, student, 3, test, "A", "2024-01-01 09:10Z")
-        execute(
-            database,
-            f"INSERT INTO submissions VALUES ({student}, {test}, '2024-01-01 09:20Z', 'completed')",
-        )
-    run_facts(database, spark, NINE)
-    assert wrong_rows(database) == []
-    for number, change in enumerate(changes):
-        execute(database, f"UPDATE answers SET {change} WHERE answer_id = {number}")
-    assert len(wrong_rows(database)) >= len(changes)
-    run_facts(database, spark, NINE)
-    run_facts(database, spark, TEN)
-    assert wrong_rows(database) == []
-
-
-def test_a_late_submission_between_two_others_changes_the_mean_of_both(
-    database: Database, spark: SparkSession
-) -> None:
-    for answer, when in enumerate(["09:00:01", "09:10", "10:05"], start=1):
-        one_answer(database, answer, 7, 3, 5, "A", f"2024-01-01 {when}Z")
-    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 10:10Z', 'completed')")
-    run_facts(database, spark, NINE)
-    run_facts(database, spark, TEN)
-    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')")
-    run_facts(database, spark, NINE, [TEST_FUNNEL])
-    assert wrong_rows(database) == []
-
-
-def test_a_funnel_goes_when_its_last_submission_is_deleted(
-    database: Database, spark: SparkSession
-) -> None:
-    execute(database, "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:20Z', 'completed')")
-    run_facts(database, spark, NINE, [TEST_FUNNEL])
-    assert scalar(database, "SELECT count(*) FROM analytics.test_funnel_fact") == 1
-    execute(database, "DELETE FROM submissions")
-    run_facts(database, spark, NINE, [TEST_FUNNEL])
-    assert wrong_rows(database) == []
-
-
 def test_an_hour_without_activity_is_a_success_with_no_rows(
     database: Database, spark: SparkSession
 ) -> None:
@@ -227,22 +123,6 @@ def test_rows_without_ids_or_time_are_left_out_and_counted(
         "submissions_without_time": 1,
     }
     assert wrong_rows(database) == []
-
-
-def test_sessions_that_expire_never_or_ever_are_understood(
-    database: Database, spark: SparkSession
-) -> None:
-    execute(
-        database,
-        "INSERT INTO sessions VALUES (1, 'infinity'), (2, '-infinity'), (3, NULL)",
-        *(
-            f"INSERT INTO answers VALUES ({n}, 7, {n}, 5, {n}, 'A', '2024-01-01 09:10Z')"
-            for n in (1, 2, 3)
-        ),
-    )
-    run_facts(database, spark, NINE)
-    assert wrong_rows(database) == []
-    assert scalar(database, "SELECT count(*) FROM analytics.question_interaction_fact") == 2
 
 
 def test_times_without_a_zone_are_utc_whatever_server_and_client_are_set_to(
