@@ -165,6 +165,7 @@ class Proxy:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 def children(pid: int) -> list[int]:

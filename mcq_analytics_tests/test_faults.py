@@ -24,7 +24,6 @@ from time import sleep
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
@@ -101,9 +100,17 @@ class Hit:
         assert wrong_rows(database) != []
         TALLY["faults injected"] += 1
 
-    def wait_until_under_way(self, chance: random.Random) -> None:
-        """Wait until some random moment of an attempt."""
-        wait_until(lambda: bool(scalar(self.database, UNDER_WAY)))
+    def wait_until_under_way(
+        self, chance: random.Random, process: subprocess.Popen[str] | None = None
+    ) -> None:
+        """Wait until some random moment of an attempt, by a process where one is given."""
+
+        def under_way() -> bool:
+            if process is not None and process.poll() is not None:
+                raise AssertionError(process.communicate()[1])
+            return bool(scalar(self.database, UNDER_WAY))
+
+        wait_until(under_way)
         sleep(chance.uniform(0, 1.5))
 
     def assert_recovers(self, spark: SparkSession, *, failed: str | None) -> None:
@@ -307,7 +314,7 @@ def test_a_disk_that_fills_up_in_staging_is_told_with_the_remedy(
 
 
 @contextmanager
-def command(instance: DagsterInstance) -> Iterator[subprocess.Popen[str]]:
+def command() -> Iterator[subprocess.Popen[str]]:
     """Start `mcq-analytics run` over both days in a process of its own."""
     arguments = ["run", "--start", "2024-01-01", "--end", "2024-01-03"]
     process = subprocess.Popen(
@@ -315,13 +322,15 @@ def command(instance: DagsterInstance) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "DAGSTER_HOME": instance.root_directory},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )
     try:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def java_of(process: subprocess.Popen[str]) -> int:
@@ -330,22 +339,24 @@ def java_of(process: subprocess.Popen[str]) -> int:
     return next(pid for pid in children(process.pid) if "java" in lines[pid])
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_run_whose_process_is_killed_is_swept_and_recorded_by_the_next(
-    hit: Hit, spark: SparkSession, instance: DagsterInstance, chance: random.Random
+    hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
-    with command(instance) as process:
-        hit.wait_until_under_way(chance)
+    with command() as process:
+        hit.wait_until_under_way(chance, process)
         java = java_of(process)
         process.kill()
         wait_until(lambda: not is_running(java))
     hit.assert_recovers(spark, failed="the process died, or lost the database")
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_run_whose_java_is_killed_says_so_in_one_line(
-    hit: Hit, spark: SparkSession, instance: DagsterInstance, chance: random.Random
+    hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
-    with command(instance) as process:
-        hit.wait_until_under_way(chance)
+    with command() as process:
+        hit.wait_until_under_way(chance, process)
         os.kill(java_of(process), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1, errors

@@ -54,6 +54,11 @@ def scaling_config(record_count: int) -> dict[str, str]:
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
+        # The rule gives up a join with an empty side, and its running tasks, while they still read:
+        # they would outlive the query, and a Python worker dies with each.
+        "spark.sql.adaptive.optimizer.excludedRules": (
+            "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
+        ),
         "spark.sql.shuffle.partitions": str(partitions),
     }
 
