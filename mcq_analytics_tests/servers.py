@@ -12,10 +12,11 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
+import pyspark
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
@@ -168,6 +169,53 @@ class Proxy:
         source.close()
 
 
+@contextmanager
+def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
+    """Run a Spark master with two workers of one core, each at an address of its own.
+
+    Yields the master's URL. Spark runs a copy of a task at another address alone.
+    """
+    port = free_port()
+    url = f"spark://127.0.0.1:{port}"
+    spark_home = Path(pyspark.__file__).parent
+    worker = ["worker.Worker", "--cores", "1", "--memory", "1g", "--work-dir", str(directory), url]
+    commands = [
+        ["master.Master", "--host", "127.0.0.1", "--port", str(port)],
+        [*worker, "--host", "127.0.0.1"],
+        [*worker, "--host", "127.0.0.2"],
+    ]
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home),
+        "SPARK_HOME": str(spark_home),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    with ExitStack() as stack:
+        log = stack.enter_context((directory / "log").open("ab"))
+        for name, *arguments in commands:
+            process = subprocess.Popen(
+                [
+                    str(spark_home / "bin" / "spark-class"),
+                    f"org.apache.spark.deploy.{name}",
+                    *arguments,
+                    "--webui-port",
+                    str(free_port()),
+                ],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            wait_until(lambda: _listens(port))
+        yield url
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and that run."""
     return [process for process, parent, _ in processes() if parent == pid]
@@ -176,7 +224,7 @@ def children(pid: int) -> list[int]:
 def processes() -> list[tuple[int, int, str]]:
     """Return all processes: their number, that of their parent, and their command line."""
     listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
     ).stdout
     rows = (line.split(maxsplit=2) for line in listing.splitlines())
     return [(int(row[0]), int(row[1]), row[2] if len(row) > 2 else "") for row in rows]

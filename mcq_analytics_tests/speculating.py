@@ -28,7 +28,7 @@ from mcq_analytics_tests.facts_of import run_facts, window
 def main(times: int) -> None:
     """Compute the interactions so many times, and print how many rows were doubled."""
     database = open_database(load_settings())
-    spark = initialize_spark_session_with_scaling("local", 0)
+    spark = initialize_spark_session_with_scaling(load_settings().spark.cluster, 0)
 
     def copy_and_dawdle(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
         slow = random.randrange(4)

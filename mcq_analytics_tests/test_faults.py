@@ -32,6 +32,7 @@ from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, IdType
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.java import ensure_java
 from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.spark_sink import copying
 from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database, made_databases
@@ -42,6 +43,7 @@ from mcq_analytics_tests.servers import (
     children,
     is_running,
     processes,
+    spark_cluster,
     wait_until,
 )
 from mcq_analytics_tests.tally import TALLY
@@ -334,9 +336,20 @@ def command() -> Iterator[subprocess.Popen[str]]:
 
 
 def java_of(process: subprocess.Popen[str]) -> int:
-    """Return the Java process that a command has started."""
-    lines = {pid: line for pid, _, line in processes()}
-    return next(pid for pid in children(process.pid) if "java" in lines[pid])
+    """Return the Java process of a command's Spark session, once it is there."""
+    found: list[int] = []
+
+    def spark_runs() -> bool:
+        assert process.poll() is None
+        found[:] = [
+            pid
+            for pid, parent, line in processes()
+            if parent == process.pid and "SparkSubmit" in line
+        ]
+        return bool(found)
+
+    wait_until(spark_runs)
+    return found[0]
 
 
 @pytest.mark.usefixtures("instance")
@@ -344,8 +357,9 @@ def test_a_run_whose_process_is_killed_is_swept_and_recorded_by_the_next(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     with command() as process:
-        hit.wait_until_under_way(chance, process)
         java = java_of(process)
+        hit.wait_until_under_way(chance, process)
+        sleep(chance.uniform(0, 6))
         process.kill()
         wait_until(lambda: not is_running(java))
     hit.assert_recovers(spark, failed="the process died, or lost the database")
@@ -356,8 +370,10 @@ def test_a_run_whose_java_is_killed_says_so_in_one_line(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     with command() as process:
+        java = java_of(process)
         hit.wait_until_under_way(chance, process)
-        os.kill(java_of(process), signal.SIGKILL)
+        sleep(chance.uniform(0, 6))
+        os.kill(java, signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1, errors
         assert "Java" in errors.splitlines()[-1]
@@ -368,27 +384,33 @@ def test_a_run_whose_java_is_killed_says_so_in_one_line(
 SPECULATION = (
     "spark.speculation=true;spark.speculation.interval=50ms;spark.speculation.quantile=0.1;"
     "spark.speculation.multiplier=1.1;spark.speculation.minTaskRuntime=0ms;"
-    "spark.executor.memory=512m;spark.sql.adaptive.enabled=false;spark.dynamicAllocation.enabled=false"
+    "spark.executor.memory=512m;spark.executor.cores=1;spark.dynamicAllocation.minExecutors=2;"
+    "spark.driver.host=127.0.0.1;spark.driver.bindAddress=127.0.0.1;spark.ui.enabled=false"
 )
 
 
-def test_a_speculative_copy_of_a_task_doubles_nothing(hit: Hit, spark: SparkSession) -> None:
-    """In a process of its own: one JVM alone never runs a task twice at a time."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mcq_analytics_tests.speculating", str(FAULTS)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(CHECKOUT),
-            "SPARK_LOCAL_MASTER": "local-cluster[2,1,512]",
-            "SPARK_LOCAL_CONF": SPECULATION,
-        },
-    )
+@pytest.mark.timeout(0)
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback has one address here")
+def test_a_speculative_copy_of_a_task_doubles_nothing(
+    hit: Hit, spark: SparkSession, tmp_path: Path
+) -> None:
+    """On a cluster: one machine alone never runs a task twice at a time."""
+    with spark_cluster(tmp_path, ensure_java(tmp_path)) as master:
+        done = subprocess.run(
+            [sys.executable, "-m", "mcq_analytics_tests.speculating", str(FAULTS)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120 + 60 * FAULTS,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(CHECKOUT),
+                "MCQ_SPARK_CLUSTER": "lab",
+                "SPARK_LAB_MASTER": master,
+                "SPARK_LAB_CONF": SPECULATION,
+            },
+        )
     assert done.returncode == 0, done.stderr
-    assert [line.startswith("doubled in staging") for line in done.stdout.splitlines()] == [
-        True
-    ] * FAULTS
+    assert done.stdout.count("doubled in staging") == FAULTS
     assert not any(line.startswith("question") for line in wrong_rows(hit.database))
     hit.assert_recovers(spark, failed=None)
