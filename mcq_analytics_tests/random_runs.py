@@ -1,0 +1,34 @@
+"""A program of the tests: computes random facts over random windows, some times."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import open_database
+from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics_tests.facts_of import run_facts
+
+
+def main(name: str, begin: str, hours: int, times: int) -> None:
+    """Run random windows of the `hours` from `begin` on, and say so on the standard output."""
+    logging.basicConfig(level=logging.WARNING)
+    chance = random.Random(name)
+    database = open_database(load_settings())
+    spark = initialize_spark_session_with_scaling("local", 0)
+    first = parse_hour(begin)
+    for _ in range(times):
+        start = chance.randrange(hours)
+        end = chance.randint(start + 1, hours)
+        window = Window(first + start * HOUR, first + end * HOUR)
+        chosen = chance.sample(FACTS, chance.randint(1, len(FACTS)))
+        run_facts(database, spark, window, chosen, run_id=name)
+        print(window, *(fact.name for fact in chosen), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
