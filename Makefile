@@ -1,6 +1,6 @@
 # Every command sets up what it needs first; a second call starts at once.
 #   make demo    a sample, its facts, and the Dagster UI (make demo ARGS=--no-ui exits after the facts)
-#   make test    checks and tests            make test-deep  the same with many generated histories
+#   make test    checks and tests            make test-deep  the same with many histories and faults
 #   make check   ruff and mypy               make setup      only the set-up
 #   make lock    renew requirements.lock     make clean      remove what was made
 
@@ -11,6 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HISTORIES ?= 300
+STEPS ?= 20
+FAULTS ?= 10
+PROCESSES ?= 8
+RUNS ?= 10
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -45,7 +49,8 @@ test: check
 	$(BIN)/python -m pytest $(ARGS)
 
 test-deep: check
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest $(ARGS)
+	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
+		$(BIN)/python -m pytest $(ARGS)
 
 # A resolver's output for all supported Pythons and systems, with hashes and no address in it.
 lock:
