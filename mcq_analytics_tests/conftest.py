@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ from mcq_analytics.storage.base_tables import create_missing_base_tables, inspec
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
 from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+from mcq_analytics.windows import last_closed_hour_end
 from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY
 
@@ -28,6 +31,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 MakeDatabase = Callable[..., Database]
 
+_MINUTE = timedelta(minutes=1)
 _numbers = count(1)
 
 
@@ -36,6 +40,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if TALLY:
         terminalreporter.section("tried")
         terminalreporter.line(", ".join(f"{what}: {count:,}" for what, count in TALLY.items()))
+
+
+@pytest.fixture
+def closed() -> datetime:
+    """The end of the last hour that is over, which stays so for another minute."""
+    while last_closed_hour_end(datetime.now(timezone.utc) + _MINUTE) != last_closed_hour_end():
+        time.sleep(1)
+    return last_closed_hour_end()
 
 
 @pytest.fixture(scope="session")

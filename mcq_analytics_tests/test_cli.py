@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import click.testing
@@ -15,6 +16,7 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.cli import main
 from mcq_analytics.storage.database import Database
+from mcq_analytics.windows import HOUR, format_hour
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
 from mcq_analytics_tests.servers import OwnServer
@@ -95,14 +97,10 @@ def test_run_goes_on_after_what_has_succeeded_and_then_has_nothing_to_do(
     answered: Database,
     spark: SparkSession,
     instance: DagsterInstance,
+    closed: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from datetime import datetime, timedelta, timezone  # noqa: PLC0415
-
-    from mcq_analytics.windows import format_hour, last_closed_hour_end  # noqa: PLC0415
-
-    now = datetime.now(timezone.utc)
-    begin = last_closed_hour_end(now) - timedelta(hours=3)
+    begin = closed - 3 * HOUR
     monkeypatch.setenv("MCQ_PARTITION_START", format_hour(begin))
     assert call("run").stdout.startswith(f"3 hours, {format_hour(begin)}")
     again = call("run")

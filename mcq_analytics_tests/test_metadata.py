@@ -11,11 +11,10 @@ import mcq_analytics
 from mcq_analytics.errors import UsageError
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.metadata import ranges
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour, parse_time
+from mcq_analytics.windows import HOUR, Window, parse_hour, parse_time
 from mcq_analytics_tests.facts_of import execute
 
 FACT = "test_summary_fact"
-CLOSED = last_closed_hour_end()
 
 
 def attempt(database: Database, start: str, end: str, status: str, fact: str = FACT) -> None:
@@ -53,16 +52,16 @@ def test_the_latest_attempts_come_newest_first_whatever_came_of_them(database: D
 
 
 def test_the_first_window_begins_with_the_partitions(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCQ_PARTITION_START", "2025-02-01T00:00")
-    assert due(database) == (parse_hour("2025-02-01T00"), CLOSED)
+    assert due(database) == (parse_hour("2025-02-01T00"), closed)
 
 
-def test_the_next_window_begins_where_success_ends(database: Database) -> None:
+def test_the_next_window_begins_where_success_ends(database: Database, closed: datetime) -> None:
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
     attempt(database, "2024-03-01 05:00", "2024-03-01 06:00", "success")
-    assert due(database) == (parse_hour("2024-03-01T06"), CLOSED)
+    assert due(database) == (parse_hour("2024-03-01T06"), closed)
 
 
 def test_a_gap_is_not_passed_over(database: Database) -> None:
@@ -91,9 +90,9 @@ def test_a_window_of_what_is_done_is_refused_unless_it_is_asked_for(database: Da
         due(database, end_override="2999-01-01")
 
 
-def test_nothing_is_due_when_all_is_done(database: Database) -> None:
-    attempt(database, "2024-01-01 00:00", f"{CLOSED:%Y-%m-%d %H:%M}", "success")
-    assert due(database) == (CLOSED, CLOSED)
+def test_nothing_is_due_when_all_is_done(database: Database, closed: datetime) -> None:
+    attempt(database, "2024-01-01 00:00", f"{closed:%Y-%m-%d %H:%M}", "success")
+    assert due(database) == (closed, closed)
 
 
 def test_two_failures_in_a_row_send_an_alert(
@@ -114,7 +113,10 @@ def test_two_failures_in_a_row_send_an_alert(
 
 
 def test_an_alert_that_is_refused_does_not_stop_the_work(
-    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    closed: datetime,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ALERT_METHOD", "email")
     monkeypatch.setenv("ALERT_EMAIL_FROM", "a@example.org")
@@ -123,16 +125,17 @@ def test_an_alert_that_is_refused_does_not_stop_the_work(
     monkeypatch.setenv("SMTP_PORT", "1")
     for _ in range(2):
         attempt(database, "2024-03-01 00:00", "2024-03-01 01:00", "failed")
-    assert due(database)[1] == CLOSED
+    assert due(database)[1] == closed
     assert "the alert was not sent" in caplog.text
 
 
 def test_hours_are_joined_to_the_fewest_windows() -> None:
-    hours = [CLOSED - n * HOUR for n in (1, 5, 2, 4, 9)]
+    end = parse_hour("2024-03-01T00")
+    hours = [end - n * HOUR for n in (1, 5, 2, 4, 9)]
     assert [(window.start, window.hours) for window in ranges(hours)] == [
-        (CLOSED - 9 * HOUR, 1),
-        (CLOSED - 5 * HOUR, 2),
-        (CLOSED - 2 * HOUR, 2),
+        (end - 9 * HOUR, 1),
+        (end - 5 * HOUR, 2),
+        (end - 2 * HOUR, 2),
     ]
 
 
