@@ -70,6 +70,9 @@ class Settings:
     spark: SparkSettings
     statement_seconds: int
     lock_seconds: int
+    catch_up_hours: int
+    lookback_hours: int
+    audit_hours: int
 
 
 def load_settings(env: str | None = None, directory: Path | None = None) -> Settings:
@@ -101,6 +104,9 @@ def load_settings(env: str | None = None, directory: Path | None = None) -> Sett
         spark=spark,
         statement_seconds=_integer("MCQ_STATEMENT_TIMEOUT", values, 3_600),
         lock_seconds=_integer("MCQ_LOCK_TIMEOUT", values, 3_600, least=0),
+        catch_up_hours=_integer("MCQ_CATCH_UP_HOURS", values, 1_000),
+        lookback_hours=_integer("MCQ_LOOKBACK_HOURS", values, 72, least=0),
+        audit_hours=_integer("MCQ_AUDIT_HOURS", values, 168, least=0),
     )
 
 

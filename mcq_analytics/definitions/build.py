@@ -10,22 +10,21 @@ from dagster import (
     AssetSelection,
     AssetSpec,
     BetaWarning,
-    DefaultScheduleStatus,
     Definitions,
-    build_schedule_from_partitioned_job,
     define_asset_job,
     in_process_executor,
 )
 
 from mcq_analytics.definitions.base_tables import IO_MANAGER_KEY, base_table_specs
+from mcq_analytics.definitions.catch_up import hourly_schedule
 from mcq_analytics.definitions.facts import GROUP, fact_assets
 from mcq_analytics.definitions.io_manager import PostgresIOManager
+from mcq_analytics.definitions.late_data import late_data_sensor
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
 from mcq_analytics.settings import Settings, load_settings
 
 FACTS_JOB = "hourly_facts"
-MINUTE_OF_HOUR = 5
 
 
 def build_definitions(
@@ -49,19 +48,13 @@ def build_definitions(
         selection=AssetSelection.groups(GROUP),
         description="The three facts of an hour, or of a range of hours in one pass.",
     )
-    schedule = build_schedule_from_partitioned_job(
-        facts,
-        name="hourly_facts_schedule",
-        minute_of_hour=MINUTE_OF_HOUR,
-        default_status=DefaultScheduleStatus.RUNNING,
-        description="The hour just closed, at five minutes past.",
-    )
     database = DatabaseResource()
     spark = ScalingSparkResource()
     return Definitions(
         assets=assets,
         jobs=[facts],
-        schedules=[schedule],
+        schedules=[hourly_schedule(FACTS_JOB)],
+        sensors=[late_data_sensor(FACTS_JOB)],
         resources={
             "database": database,
             "spark": spark,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,21 +11,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import psutil
 from dagster import (
     DagsterInstance,
-    DagsterRunStatus,
     ExecuteInProcessResult,
     FloatMetadataValue,
     IntMetadataValue,
     JobDefinition,
     MetadataValue,
-    RunsFilter,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.in_progress import end_dead_runs, process_tags
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.due import HOURS_PER_RUN
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
@@ -35,12 +33,6 @@ from mcq_analytics.storage.embedded import ignore_git
 from mcq_analytics.storage.faults import explain, first_line
 from mcq_analytics.storage.metadata import get_time_range
 from mcq_analytics.windows import Window, format_hour
-
-HOURS_PER_RUN = 1_000
-"""Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
-records, few enough that progress shows and a failure costs little."""
-
-HOST_TAG, PROCESS_TAG, PROCESS_START_TAG = "mcq/host", "mcq/process", "mcq/process_start"
 
 Progress = Callable[[int, datetime], None]
 
@@ -139,40 +131,12 @@ def run_window(
     return totals
 
 
-def end_dead_runs(instance: DagsterInstance) -> None:
-    """Report runs as failed that a command of this machine began and whose process is gone.
-
-    What they left in the database, the next attempt of their fact records and sweeps.
-    """
-    begun = RunsFilter(statuses=[DagsterRunStatus.STARTED], tags={HOST_TAG: platform.node()})
-    for run in instance.get_runs(begun):
-        if not _is_alive(int(run.tags[PROCESS_TAG]), float(run.tags[PROCESS_START_TAG])):
-            instance.report_run_failed(run, "The process of the run died before the run ended.")
-
-
-def _process_tags() -> dict[str, str]:
-    """Return the tags by which a later command finds out whether a run's process is alive."""
-    return {
-        HOST_TAG: platform.node(),
-        PROCESS_TAG: str(os.getpid()),
-        PROCESS_START_TAG: f"{psutil.Process().create_time():.2f}",
-    }
-
-
-def _is_alive(process: int, started: float) -> bool:
-    """Return whether a process is there, and not another that got its number."""
-    try:
-        return abs(psutil.Process(process).create_time() - started) < 1.0
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _execute(
     job: JobDefinition, instance: DagsterInstance, window: Window
 ) -> ExecuteInProcessResult:
     result = job.execute_in_process(
         instance=instance,
-        tags={**range_tags(window), **_process_tags()},
+        tags={**range_tags(window), **process_tags()},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from dagster import HourlyPartitionsDefinition, TimeWindow
+from dagster import AssetKey, HourlyPartitionsDefinition, RunRequest, TimeWindow
 
+from mcq_analytics.due import Request
 from mcq_analytics.windows import HOUR, Window
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
@@ -25,6 +26,11 @@ def partition_key(hour: datetime) -> str:
     return hour.astimezone(timezone.utc).strftime(KEY_FORMAT)
 
 
+def hour_of(key: str) -> datetime:
+    """Return the beginning of the partition of a key."""
+    return datetime.strptime(key, KEY_FORMAT).replace(tzinfo=timezone.utc)
+
+
 def range_tags(window: Window) -> dict[str, str]:
     """Return the run tags that make one run of all partitions of a window."""
     return {
@@ -39,3 +45,16 @@ def as_window(time_window: TimeWindow) -> Window:
         datetime.fromtimestamp(time_window.start.timestamp(), timezone.utc),
         datetime.fromtimestamp(time_window.end.timestamp(), timezone.utc),
     )
+
+
+def run_request(request: Request, tick: str | None) -> RunRequest:
+    """Return what asks Dagster for a run; where a tick is named, it asks for it but once."""
+    selection = [AssetKey(fact) for fact in request.facts]
+    key = f"{tick} {request.window} {' '.join(request.facts)}" if tick else None
+    if request.window.hours == 1:
+        return RunRequest(
+            run_key=key,
+            partition_key=partition_key(request.window.start),
+            asset_selection=selection,
+        )
+    return RunRequest(run_key=key, tags=range_tags(request.window), asset_selection=selection)

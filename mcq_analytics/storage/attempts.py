@@ -30,6 +30,7 @@ from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, first_line
+from mcq_analytics.storage.fingerprints import Fingerprints, fingerprints, store_fingerprints
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
 from mcq_analytics.storage.retries import retrying
 from mcq_analytics.storage.schema import key_types, require_fact_tables
@@ -84,6 +85,7 @@ class Attempt:
         self._base: BaseTables | None = None
         self._tables: FactTables | None = None
         self._record_count = 0
+        self._fingerprints: Fingerprints = {}
         self._frames: list[DataFrame] = []
         self._blocks: dict[str, int] = {}
         self._announced = False
@@ -219,6 +221,9 @@ class Attempt:
                 test_questions=self._staging(TEST_QUESTIONS) if self._has_test_questions else None,
                 tasks=tasks,
                 window=self.window,
+            )
+            store_fingerprints(
+                connection, self._database.fact_schema, self.fact, self._fingerprints
             )
             self._withdraw(connection)
             self._record(connection, SUCCESS, None)
@@ -392,6 +397,9 @@ class Attempt:
                         {"part": part, "snapshot": snapshot, "blocks": blocks}
                         for part, blocks in self._blocks.items()
                     ],
+                )
+                self._fingerprints = fingerprints(
+                    connection, self._require_base(), self.fact, self.window
                 )
                 for table in self.fact.reads:
                     if table in ("answers", "submissions"):

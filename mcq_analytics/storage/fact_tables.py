@@ -46,6 +46,7 @@ class FactTables:
     hours: Mapping[str, Table]
     attempts: Table
     running: Table
+    fingerprints: Table
 
 
 def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTables:
@@ -57,7 +58,14 @@ def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTa
     metadata = MetaData(schema=schema)
     facts = {fact.name: _fact(metadata, fact, key_types) for fact in FACTS}
     hours = {fact.name: _hours(metadata, fact, key_types) for fact in FACTS}
-    return FactTables(metadata, facts, hours, etl_metadata_table(metadata), _running(metadata))
+    return FactTables(
+        metadata,
+        facts,
+        hours,
+        attempts=etl_metadata_table(metadata),
+        running=_running(metadata),
+        fingerprints=_fingerprints(metadata),
+    )
 
 
 def _key_columns(fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> list[Column[Any]]:
@@ -165,4 +173,17 @@ def _running(metadata: MetaData) -> Table:
         Column("run_id", Text, comment="The Dagster run"),
         comment="The attempt that is under way, at most one per fact. A row that is found under "
         "the fact's lock is that of a process which died: the finder records it as failed",
+    )
+
+
+def _fingerprints(metadata: MetaData) -> Table:
+    return Table(
+        "hour_fingerprint",
+        metadata,
+        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
+        Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
+        Column("answers", Text, comment="Fingerprint of the hour's answers"),
+        Column("submissions", Text, comment="Fingerprint of the hour's submissions, if it has any"),
+        comment="What of the base tables each hour of a fact was last computed from: an hour whose "
+        "rows have another fingerprint now is computed again",
     )

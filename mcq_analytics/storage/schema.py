@@ -74,7 +74,13 @@ def require_fact_tables(
     }
     connection.rollback()
     for fact in FACTS:
-        for name in (fact.name, fact.hours_table, "etl_metadata", "running_attempt"):
+        for name in (
+            fact.name,
+            fact.hours_table,
+            "etl_metadata",
+            "running_attempt",
+            "hour_fingerprint",
+        ):
             if not any(table == name for table, _ in found):
                 raise McqError(f"the table {schema}.{name} is missing: run mcq-analytics init-db")
         for key in fact.key:

@@ -152,27 +152,27 @@ class Selections:
 
     def test_questions(self) -> str:
         """Select `test_id`, `question_id`, and `student_id`, `timestamp` of one valid answer."""
-        return self._fill(_TEST_QUESTIONS)
+        return self.fill(_TEST_QUESTIONS)
 
     def touched(self) -> str:
         """Select the columns of the fact's `split_key` for all that the window touches."""
-        return self._fill(_TOUCHED[self.fact.name])
+        return self.fill(_TOUCHED[self.fact.name])
 
     def left_out(self, table: str) -> str:
         """Select `without_keys` and `without_time`, counts of rows that belong to no fact."""
-        return self._fill(_LEFT_OUT[table])
+        return self.fill(_LEFT_OUT[table])
 
     def rows_in_window(self, table: str) -> str:
         """Select the rows of `answers` or `submissions` in the window, for its estimate."""
         alias = _ALIASES[table]
-        return self._fill(f"SELECT 1 FROM {{{table}}} {alias} WHERE {{{table}_in_window}}")
+        return self.fill(f"SELECT 1 FROM {{{table}}} {alias} WHERE {{{table}_in_window}}")
 
     def read(self, table: str, slice_name: str) -> str:
         """Select the rows of an input that belong to the keys in the table `slice_name`.
 
         The columns are those of SPEC section 1; ids and texts are as `transport` has them.
         """
-        return self._fill(_READS[table], slice=slice_name)
+        return self.fill(_READS[table], slice=slice_name)
 
     def key_columns(self, table: str) -> str:
         """Return the select list that brings the keys of a staged table as they travel."""
@@ -182,7 +182,8 @@ class Selections:
             for column in columns
         )
 
-    def _fill(self, template: str, **more: str) -> str:
+    def fill(self, template: str, **more: str) -> str:
+        """Return a template of these tables with its fields filled in, `more` fields too."""
         return template.format(**self._fields(), **more)
 
     def _fields(self) -> dict[str, str]:
@@ -199,9 +200,12 @@ class Selections:
             "submissions_in_window": _in_window(
                 "b.submit_time", _zoned(submissions.c.submit_time.type)
             ),
+            "hour_start": _bare("w.hour", _zoned(answers.c.timestamp.type)),
+            "hour_end": _bare("w.hour + interval '1 hour'", _zoned(answers.c.timestamp.type)),
             "hours_in_window": _in_window("h.hour", zoned=True),
             "answer_time": self._time("answers", "timestamp"),
             "expiry_time": self._time("sessions", "expiry_time"),
+            "submit_time": self._time("submissions", "submit_time"),
             "answer_columns": self._columns("answers"),
             "session_columns": self._columns("sessions"),
             "question_columns": self._columns("questions"),
@@ -267,7 +271,12 @@ def _zoned(sql_type: object) -> bool:
 
 def _in_window(column: str, zoned: bool) -> str:
     """Compare the bare column, so that an index on it serves."""
-    start, end = (f"CAST(:window_{bound} AS timestamptz)" for bound in ("start", "end"))
-    if not zoned:
-        start, end = f"{start} AT TIME ZONE 'UTC'", f"{end} AT TIME ZONE 'UTC'"
+    start, end = (
+        _bare(f"CAST(:window_{bound} AS timestamptz)", zoned) for bound in ("start", "end")
+    )
     return f"({column} >= {start} AND {column} < {end})"
+
+
+def _bare(moment: str, zoned: bool) -> str:
+    """Return a timestamptz expression of the type that a base table's time has."""
+    return moment if zoned else f"({moment} AT TIME ZONE 'UTC')"

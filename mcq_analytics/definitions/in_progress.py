@@ -1,0 +1,101 @@
+"""Which hours of which facts are about to be computed: by runs and backfills that have not ended.
+
+A run whose process died without a word has ended: its end is recorded here, where it is found out.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+
+import psutil
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_of
+from mcq_analytics.facts import FACTS
+from mcq_analytics.windows import HOUR
+
+_UNDER_WAY = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+_HOST_TAG, _PROCESS_TAG, _PROCESS_START_TAG = "mcq/host", "mcq/process", "mcq/process_start"
+_PARTITION_TAG = "dagster/partition"
+_WILL_RETRY_TAG = "dagster/will_retry"
+_RETRY_TAG = "dagster/auto_retry_run_id"
+_RETRY_WITHIN = timedelta(minutes=10)
+_UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
+_LATEST_BACKFILLS = 100
+
+
+def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
+    """Return per fact the hours that a run or a backfill which has not ended covers.
+
+    A failed run that Dagster is about to retry counts too.
+    """
+    hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+    for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_to_be_retried(instance)]:
+        for fact in FACTS:
+            if run.asset_selection is None or AssetKey(fact.name) in run.asset_selection:
+                hours[fact.name].update(_hours_of(run))
+    for backfill in instance.get_backfills(limit=_LATEST_BACKFILLS):
+        if backfill.status.value not in _UNFINISHED_BACKFILLS or not backfill.asset_backfill_data:
+            continue
+        target = backfill.asset_backfill_data.target_subset
+        for fact in FACTS:
+            if AssetKey(fact.name) in target.asset_keys:
+                keys = target.get_partitions_subset(AssetKey(fact.name)).get_partition_keys()
+                hours[fact.name].update(map(hour_of, keys))
+    return hours
+
+
+def end_dead_runs(instance: DagsterInstance) -> None:
+    """Report runs as failed that a command of this machine began and whose process is gone.
+
+    What they left in the database, the next attempt of their fact records and sweeps.
+    """
+    begun = RunsFilter(statuses=[DagsterRunStatus.STARTED], tags={_HOST_TAG: platform.node()})
+    for run in instance.get_runs(begun):
+        if not _is_alive(int(run.tags[_PROCESS_TAG]), float(run.tags[_PROCESS_START_TAG])):
+            instance.report_run_failed(run, "The process of the run died before the run ended.")
+
+
+def process_tags() -> dict[str, str]:
+    """Return the tags by which a later command finds out whether a run's process is alive."""
+    return {
+        _HOST_TAG: platform.node(),
+        _PROCESS_TAG: str(os.getpid()),
+        _PROCESS_START_TAG: f"{psutil.Process().create_time():.2f}",
+    }
+
+
+def _is_alive(process: int, started: float) -> bool:
+    """Return whether a process is there, and not another that got its number."""
+    try:
+        return abs(psutil.Process(process).create_time() - started) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _to_be_retried(instance: DagsterInstance) -> Iterable[DagsterRun]:
+    """Return failed runs whose retry has not been made yet, unless the daemon seems to be down."""
+    failed = RunsFilter(
+        statuses=[DagsterRunStatus.FAILURE],
+        tags={_WILL_RETRY_TAG: "true"},
+        updated_after=datetime.now(timezone.utc) - _RETRY_WITHIN,
+    )
+    return [run for run in instance.get_runs(failed) if _RETRY_TAG not in run.tags]
+
+
+def _hours_of(run: DagsterRun) -> set[datetime]:
+    first = run.tags.get(RANGE_START_TAG) or run.tags.get(_PARTITION_TAG)
+    if first is None:
+        return set()
+    begin = hour_of(first)
+    last = hour_of(run.tags.get(RANGE_END_TAG) or first)
+    return {begin + index * HOUR for index in range((last - begin) // HOUR + 1)}

@@ -1,0 +1,143 @@
+"""Corrections of the answer key: which fact rows disagree with it, and what they will move.
+
+The comparison is of facts with base tables, over all of the past. Hours that changed in any other
+way are found in `fingerprints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from mcq_analytics.facts import QUESTION_INTERACTION, TEST_SUMMARY
+from mcq_analytics.storage.base_tables import BaseTables
+from mcq_analytics.storage.selections import Selections, quoted
+
+_ANSWER_KEY = """
+    SELECT count(*) || ':' || coalesce(sum(CAST(hash_record_extended(
+        ROW(q.question_id, CAST(q.correct_option AS text)), 0) AS numeric)), 0)
+    FROM {questions} q
+"""
+
+_WRONG_HOURS = """
+    SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
+    FROM {interactions} f LEFT JOIN {questions} q ON q.question_id = f.question_id
+    WHERE f.is_correct IS DISTINCT FROM CASE WHEN q.correct_option IS NOT NULL
+        THEN coalesce(f.final_answer_option = CAST(q.correct_option AS text), false) END
+"""
+
+_QUESTION_IS_KNOWN = """
+    SELECT EXISTS (SELECT 1 FROM {questions} q WHERE CAST(q.question_id AS text) = :question)
+        OR EXISTS (SELECT 1 FROM {interactions} f WHERE CAST(f.question_id AS text) = :question)
+"""
+
+_QUESTION_HOURS = """
+    SELECT DISTINCT h.hour FROM {interaction_hours} h
+    WHERE CAST(h.question_id AS text) = :question
+"""
+
+# A pair is a student in a test with an answer in one of the hours, now or when last computed.
+_MOVES = """
+    WITH pairs AS (
+        SELECT a.student_id, a.test_id FROM unnest(CAST(:hours AS timestamptz[])) AS w (hour)
+        JOIN {answers} a ON a."timestamp" >= {hour_start} AND a."timestamp" < {hour_end}
+        WHERE {answer_has_keys}
+            AND (CAST(:question AS text) IS NULL OR CAST(a.question_id AS text) = :question)
+        UNION
+        SELECT h.student_id, h.test_id FROM {interaction_hours} h
+        WHERE h.hour = ANY(CAST(:hours AS timestamptz[]))
+            AND (CAST(:question AS text) IS NULL OR CAST(h.question_id AS text) = :question)
+    ), latest AS (
+        SELECT DISTINCT ON (a.student_id, a.test_id, a.question_id)
+            a.student_id, a.test_id, a.question_id, CAST(a.submitted_option AS text) AS option
+        FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
+        LEFT JOIN {sessions} s ON s.session_id = a.session_id
+        WHERE {answer_has_keys} AND ({answer_time} <= {expiry_time}) IS NOT FALSE
+        ORDER BY a.student_id, a.test_id, a.question_id, {answer_time} DESC, a.answer_id DESC
+    ), rows_now AS (
+        SELECT l.*, CASE WHEN q.correct_option IS NOT NULL
+            THEN coalesce(l.option = CAST(q.correct_option AS text), false) END AS is_correct
+        FROM latest l LEFT JOIN {questions} q ON q.question_id = l.question_id
+    ), rows_before AS (
+        SELECT f.student_id, f.test_id, f.question_id, f.is_correct
+        FROM pairs p JOIN {interactions} f
+            ON f.student_id = p.student_id AND f.test_id = p.test_id
+    ), moved AS (
+        SELECT student_id, test_id
+        FROM rows_now n FULL JOIN rows_before b USING (student_id, test_id, question_id)
+        WHERE n.student_id IS NULL OR b.student_id IS NULL
+            OR n.is_correct IS DISTINCT FROM b.is_correct
+    ), accuracies AS (
+        SELECT m.student_id, m.test_id,
+            (SELECT 100.0 * count(*) FILTER (WHERE n.is_correct) / nullif(count(*), 0)
+             FROM rows_now n WHERE n.student_id = m.student_id AND n.test_id = m.test_id) AS after,
+            (SELECT f.accuracy_percent FROM {summaries} f
+             WHERE f.student_id = m.student_id AND f.test_id = m.test_id) AS before
+        FROM (SELECT DISTINCT student_id, test_id FROM moved) m
+    )
+    SELECT (SELECT count(*) FROM moved) AS rows,
+        (SELECT count(DISTINCT student_id) FROM moved) AS students,
+        CAST(avg(before) AS float8) AS before, CAST(avg(after) AS float8) AS after
+    FROM accuracies
+"""
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What a correction moves: rows of `question_interaction_fact`, and their students.
+
+    `before` and `after` are the mean accuracy, in percent, of these students in these tests; None
+    where there is none.
+    """
+
+    rows: int
+    students: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The comparisons, over given base tables and the facts in a schema."""
+
+    base: BaseTables
+    schema: str
+
+    def answer_key(self, connection: Connection) -> str:
+        """Return a fingerprint of the answer key: while it is the same, no row went wrong by it."""
+        return str(connection.execute(text(self._fill(_ANSWER_KEY))).scalar_one())
+
+    def hours_of_wrong_rows(self, connection: Connection) -> set[datetime]:
+        """Return an hour of each `question_interaction_fact` row that disagrees with the key.
+
+        A run of it brings the row right, wherever the student's other answers are. It costs a scan
+        of the fact.
+        """
+        return set(connection.execute(text(self._fill(_WRONG_HOURS))).scalars())
+
+    def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
+        """Return the hours in which a question was answered, or None where nobody knows it."""
+        bound = {"question": question}
+        if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
+            return None
+        return set(connection.execute(text(self._fill(_QUESTION_HOURS)), bound).scalars())
+
+    def moves(
+        self, connection: Connection, hours: Iterable[datetime], question: str | None = None
+    ) -> Moves:
+        """Return what a run of some hours will move of `is_correct`, and so of accuracies."""
+        row = connection.execute(
+            text(self._fill(_MOVES)), {"hours": sorted(hours), "question": question}
+        ).one()
+        return Moves(row.rows, row.students, row.before, row.after)
+
+    def _fill(self, template: str) -> str:
+        names = {
+            "interactions": quoted(self.schema, QUESTION_INTERACTION.name),
+            "interaction_hours": quoted(self.schema, QUESTION_INTERACTION.hours_table),
+            "summaries": quoted(self.schema, TEST_SUMMARY.name),
+        }
+        return Selections(QUESTION_INTERACTION, self.base, names).fill(template)

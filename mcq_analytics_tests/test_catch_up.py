@@ -1,0 +1,375 @@
+"""No hour is missed, and late data heals by itself: what schedule and sensor request, and once.
+
+The ticks are those of the schedule and the sensor of the definitions; what they request is run on
+a real instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    Definitions,
+    RunRequest,
+    build_schedule_context,
+    build_sensor_context,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.late_data import windows_to_compare
+from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
+from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.due import open_hours, requests
+from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.fingerprints import fingerprint_statement
+from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
+from mcq_analytics_tests.conftest import create_database, drop_database, made_databases
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+
+NAMES = [fact.name for fact in FACTS]
+START = parse_hour("2024-01-01")
+HOURS = st.sets(st.integers(0, 30).map(lambda index: START + index * HOUR))
+
+
+@given(
+    wanted=st.fixed_dictionaries(dict.fromkeys(NAMES, HOURS)),
+    busy=st.fixed_dictionaries(dict.fromkeys(NAMES, HOURS)),
+    limit=st.integers(1, 40),
+)
+def test_each_wanted_hour_that_nothing_computes_is_requested_once(
+    wanted: dict[str, set[datetime]], busy: dict[str, set[datetime]], limit: int
+) -> None:
+    found = requests(wanted, busy, limit)
+    hours = [
+        (fact, hour.start) for one in found for fact in one.facts for hour in one.window.chunks(1)
+    ]
+    assert len(hours) == len(set(hours))
+    free = {(fact, hour) for fact in NAMES for hour in wanted[fact] - busy[fact]}
+    assert set(hours) <= free
+    by_hour = sorted({hour for _, hour in free})
+    asked = sorted({hour for _, hour in hours})
+    assert len(asked) == min(limit, len(by_hour))
+    assert set(hours) == {(fact, hour) for fact, hour in free if hour in asked}
+    if by_hour:
+        assert asked[-1] == by_hour[-1]
+        assert asked[:-1] == by_hour[: len(asked) - 1]
+    for one, following in pairwise(found):
+        assert one.window.end < following.window.start or one.facts != following.facts
+
+
+def test_a_fact_alone_is_requested_where_just_that_one_is_open() -> None:
+    span = Window(START, START + 5 * HOUR)
+    done = dict.fromkeys([START + index * HOUR for index in range(5)], "success")
+    statuses = {name: dict(done) for name in NAMES}
+    statuses["test_funnel_fact"][START + 2 * HOUR] = "failed"
+    del statuses["test_funnel_fact"][START + 3 * HOUR]
+    [request] = requests(open_hours(statuses, span), {}, 100)
+    assert request.facts == ("test_funnel_fact",)
+    assert request.window == Window(START + 2 * HOUR, START + 4 * HOUR)
+
+
+def test_a_first_load_is_cut_into_runs_of_a_thousand_hours() -> None:
+    span = Window(START, START + 2_500 * HOUR)
+    found = requests(open_hours({name: {} for name in NAMES}, span), {}, 2_500)
+    assert [request.window.hours for request in found] == [1_000, 1_000, 500]
+
+
+def test_the_past_is_compared_part_by_part_and_from_the_start_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "10")
+    monkeypatch.setenv("MCQ_AUDIT_HOURS", "40")
+    settings, span = load_settings(), Window(START, START + 100 * HOUR)
+    recent = Window(START + 90 * HOUR, START + 100 * HOUR)
+    until, seen = None, []
+    for _ in range(4):
+        [part, last], until = windows_to_compare(span, settings, until)
+        assert last == recent
+        seen.append(((part.start - START) // HOUR, (part.end - START) // HOUR))
+    assert seen == [(0, 40), (40, 80), (80, 90), (0, 40)]
+    young = Window(START, START + 5 * HOUR)
+    assert windows_to_compare(young, settings, None) == ([young], None)
+
+
+class Platform:
+    """A platform whose schedule and sensor tick when a test says so."""
+
+    def __init__(self, database: Database, instance: DagsterInstance, first: datetime) -> None:
+        self.database = database
+        self.instance = instance
+        self.first = first
+        self.definitions: Definitions = build_definitions()
+        self.cursor: str | None = None
+
+    def schedule_tick(self) -> list[RunRequest]:
+        schedule = self.definitions.resolve_schedule_def("hourly_facts_schedule")
+        data = schedule.evaluate_tick(
+            build_schedule_context(
+                instance=self.instance,
+                scheduled_execution_time=datetime.now(timezone.utc),
+                repository_def=self.definitions.get_repository_def(),
+                resources={"database": DatabaseResource()},
+            )
+        )
+        return list(data.run_requests or [])
+
+    def sensor_tick(self) -> list[RunRequest]:
+        sensor = self.definitions.resolve_sensor_def("late_data_sensor")
+        data = sensor.evaluate_tick(
+            build_sensor_context(
+                instance=self.instance,
+                cursor=self.cursor,
+                definitions=self.definitions,
+                resources={"database": DatabaseResource()},
+            )
+        )
+        self.cursor = data.cursor
+        for event in data.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return list(data.run_requests or [])
+
+    def carry_out(self, found: Iterable[RunRequest]) -> None:
+        job = self.definitions.resolve_job_def(FACTS_JOB)
+        for request in found:
+            result = job.execute_in_process(
+                instance=self.instance,
+                tags=dict(request.tags),
+                partition_key=request.partition_key,
+                asset_selection=list(request.asset_selection or []),
+            )
+            assert result.success
+
+    def hours(self, found: Iterable[RunRequest]) -> list[tuple[int, int]]:
+        """Return of each request the first and the last hour, counted from the first partition."""
+        bounds = []
+        for request in found:
+            first = request.partition_key or request.tags["dagster/asset_partition_range_start"]
+            last = request.partition_key or request.tags["dagster/asset_partition_range_end"]
+            bounds.append(
+                ((hour_of(first) - self.first) // HOUR, (hour_of(last) - self.first) // HOUR)
+            )
+        return bounds
+
+    def attempts(self, fact: str) -> list[int]:
+        """Return how often each hour has succeeded for a fact, in order."""
+        with self.database.engine().connect() as connection:
+            return list(
+                connection.execute(
+                    text(
+                        "SELECT count(*) FROM analytics.etl_metadata m, LATERAL generate_series("
+                        "window_start, window_end - interval '1 hour', interval '1 hour') AS hour "
+                        "WHERE status = 'success' AND pipeline_name = :fact "
+                        "GROUP BY hour ORDER BY hour"
+                    ),
+                    {"fact": fact},
+                ).scalars()
+            )
+
+
+@pytest.fixture(scope="module")
+def origin() -> datetime:
+    """The first hour of the platforms: forty hours of activity end two hours ago."""
+    return last_closed_hour_end() - 42 * HOUR
+
+
+@pytest.fixture(scope="module")
+def template(
+    server: URL, templates: Callable[[IdType], str], spark: SparkSession, origin: datetime
+) -> Iterator[str]:
+    """A database in which all of forty hours is done.
+
+    Each hour has an answer in a session of its own and, every fourth, a submission.
+    """
+    with made_databases(server, templates) as make:
+        made = make()
+        execute(
+            made,
+            "INSERT INTO questions SELECT q, 'A' FROM generate_series(1, 3) q",
+            f"INSERT INTO sessions SELECT n, timestamptz '{origin}' + n * interval '1 hour' "
+            "+ interval '50 min' FROM generate_series(0, 39) n",
+            "INSERT INTO answers SELECT n, 1 + n % 5, 1 + n % 3, 7, n, 'A', "
+            f"timestamptz '{origin}' + n * interval '1 hour' + interval '20 min' "
+            "FROM generate_series(0, 39) n",
+            "INSERT INTO submissions SELECT 1 + n % 5, 7, "
+            f"timestamptz '{origin}' + n * interval '1 hour' + interval '30 min', 'completed' "
+            "FROM generate_series(0, 39, 4) n",
+        )
+        run_facts(made, spark, Window(origin, origin + 40 * HOUR))
+        yield str(made.url.database)
+
+
+@pytest.fixture
+def platform(
+    server: URL,
+    template: str,
+    origin: datetime,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Platform]:
+    """A platform whose forty hours are done."""
+    url = create_database(server, "platform", template)
+    monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv("MCQ_PARTITION_START", origin.isoformat())
+    yield Platform(Database(url, "public", "analytics"), instance, origin)
+    drop_database(server, "platform")
+    for run in instance.get_runs():
+        if not run.is_finished:
+            instance.report_run_canceled(run)
+
+
+def test_after_the_daemon_was_down_every_hour_is_done_once(platform: Platform) -> None:
+    execute(
+        platform.database,
+        "DELETE FROM analytics.etl_metadata",
+        *(f"TRUNCATE analytics.{fact.name}, analytics.{fact.hours_table}" for fact in FACTS),
+    )
+    first_ten = Window(platform.first, platform.first + 10 * HOUR)
+    platform.carry_out([RunRequest(tags=range_tags(first_ten))])
+    missed = platform.schedule_tick()
+    [(first, last)] = platform.hours(missed)
+    assert first == 10
+    assert last - first + 1 >= 30
+    platform.carry_out(missed)
+    assert platform.sensor_tick() == []
+    for name in NAMES:
+        assert platform.attempts(name)[:40] == [1] * 40
+    assert wrong_rows(platform.database) == []
+
+
+def test_what_is_in_progress_is_not_requested_and_what_has_failed_is(platform: Platform) -> None:
+    execute(platform.database, "UPDATE analytics.etl_metadata SET status = 'failed'")
+    run = platform.instance.create_run_for_job(
+        platform.definitions.resolve_job_def(FACTS_JOB),
+        status=DagsterRunStatus.STARTED,
+        tags=range_tags(Window(platform.first + 3 * HOUR, platform.first + 31 * HOUR)),
+    )
+
+    def requested() -> list[int]:
+        return [first for first, _ in platform.hours(platform.schedule_tick())]
+
+    assert requested() == [0, 31]
+    platform.instance.report_run_failed(run)
+    assert requested() == [0]
+    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    assert requested() == [0, 31]
+    platform.instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
+    assert requested() == [0]
+
+
+def test_late_rows_in_three_old_hours_run_just_these_again_and_once(platform: Platform) -> None:
+    assert platform.sensor_tick() == []
+    execute(
+        platform.database,
+        f"INSERT INTO answers VALUES (100, 9, 1, 7, 5, 'B', timestamptz '{platform.first}' "
+        "+ interval '5 hours 10 minutes')",
+        "UPDATE answers SET submitted_option = 'C' WHERE answer_id = 17",
+        "DELETE FROM answers WHERE answer_id = 29",
+    )
+    assert wrong_rows(platform.database) != []
+    late = platform.sensor_tick()
+    assert platform.hours(late) == [(5, 5), (17, 17), (29, 29)]
+    for request in late:
+        assert set(request.asset_selection or []) == {AssetKey(name) for name in NAMES}
+    observed = platform.instance.fetch_observations(AssetKey("answers"), limit=3).records
+    assert {record.partition_key for record in observed} == {
+        partition_key(platform.first + hour * HOUR) for hour in (5, 17, 29)
+    }
+    platform.carry_out(late)
+    assert wrong_rows(platform.database) == []
+    assert platform.sensor_tick() == []
+    assert sum(platform.attempts("test_summary_fact")) == 43
+
+
+def test_a_late_submission_concerns_the_funnel_alone(platform: Platform) -> None:
+    execute(
+        platform.database,
+        "UPDATE submissions SET completion_status = 'timeout' "
+        f"WHERE submit_time < timestamptz '{platform.first}' + interval '1 hour'",
+    )
+    [late] = platform.sensor_tick()
+    assert late.asset_selection == [AssetKey("test_funnel_fact")]
+    platform.carry_out([late])
+    assert wrong_rows(platform.database) == []
+    assert platform.sensor_tick() == []
+
+
+def test_corrections_are_found_however_old_the_answers_are(
+    platform: Platform, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "12")
+    monkeypatch.setenv("MCQ_AUDIT_HOURS", "20")
+    assert platform.sensor_tick() == []
+    platform.cursor = None
+    execute(
+        platform.database,
+        "UPDATE sessions SET expiry_time = expiry_time - interval '40 min' WHERE session_id = 3",
+        "UPDATE sessions SET expiry_time = expiry_time + interval '1 min' WHERE session_id = 4",
+        "DELETE FROM sessions WHERE session_id = 5",
+    )
+    assert platform.hours(platform.sensor_tick()) == [(3, 3)]
+    run_facts(
+        platform.database, spark, Window(platform.first + 3 * HOUR, platform.first + 4 * HOUR)
+    )
+    assert wrong_rows(platform.database) == []
+    monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "1")
+    monkeypatch.setenv("MCQ_AUDIT_HOURS", "0")
+    assert platform.sensor_tick() == []
+    execute(platform.database, "UPDATE questions SET correct_option = 'B' WHERE question_id = 2")
+    wanted = platform.sensor_tick()
+    assert wanted != []
+    assert platform.hours(platform.sensor_tick()) == platform.hours(wanted)
+    platform.carry_out(wanted)
+    assert wrong_rows(platform.database) == []
+    assert platform.sensor_tick() == []
+
+
+def test_a_failed_hour_is_left_to_the_schedule(platform: Platform) -> None:
+    execute(
+        platform.database,
+        "UPDATE answers SET submitted_option = 'C' WHERE answer_id = 17",
+        "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
+        f"started_at, finished_at) SELECT name, timestamptz '{platform.first}' + interval '17 h', "
+        f"timestamptz '{platform.first}' + interval '18 h', 'failed', now(), now() "
+        f"FROM unnest(ARRAY{NAMES}) name",
+    )
+    assert platform.sensor_tick() == []
+    assert (17, 17) in platform.hours(platform.schedule_tick())
+
+
+@pytest.mark.parametrize("table", ["answers", "submissions"])
+def test_an_observation_scans_the_index_of_its_hours(database: Database, table: str) -> None:
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n % 99, n % 9, 1, n, 'A', "
+        "timestamptz '2024-01-01Z' + n * interval '1 min' FROM generate_series(1, 50000) n",
+        "INSERT INTO submissions SELECT n % 99, 1, timestamptz '2024-01-01Z' + n * interval "
+        "'1 min', 'completed' FROM generate_series(1, 50000) n",
+        "ANALYZE answers, submissions",
+    )
+    with database.engine().connect() as connection:
+        base = inspect_base_tables(connection, "public")
+        statement = fingerprint_statement(base, FACTS_BY_NAME["test_funnel_fact"], table)
+        start = START + timedelta(days=10)
+        plan = "\n".join(
+            connection.execute(
+                text(f"EXPLAIN {statement}"),
+                {"window_start": start, "window_end": start + 72 * HOUR},
+            ).scalars()
+        )
+    assert f"Scan using {table}_" in plan or f"Bitmap Index Scan on {table}_" in plan
+    assert f"Seq Scan on {table}" not in plan
+    assert scalar(database, f"SELECT count(*) FROM {table}") == 50_000
