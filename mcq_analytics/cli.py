@@ -153,6 +153,45 @@ def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
 
 
 @main.command()
+@click.option("--question", default=None, help="Only this question_id [default: all of them].")
+@click.option("--dry-run", is_flag=True, help="Say what would move, and compute nothing.")
+@_verbose_option
+def rescore(question: str | None, dry_run: bool) -> None:
+    """Apply corrected answer keys and expiries here and now, and say what they move.
+
+    The late data sensor does so by itself within hours; this does it at once.
+    """
+    from mcq_analytics.rescore import find_rescore  # noqa: PLC0415
+
+    settings, database = _open()
+    with progress_bar("comparing hours") as advance:
+        found = find_rescore(database, settings, question, lambda hours: advance(hours, ""))
+    if not found.windows:
+        click.echo("nothing to do: the facts are what the base tables give")
+        return
+    moves = found.moves
+    if not dry_run:
+        from mcq_analytics.definitions import launch  # noqa: PLC0415
+
+        total = sum(window.hours for window in found.windows)
+        with progress_bar("computing hours", total=total) as advance:
+            for window in found.windows:
+                launch.run_window(
+                    settings,
+                    window,
+                    lambda hours, until: advance(hours, f"to {format_hour(until)}"),
+                )
+    verb = "would move" if dry_run else "moved"
+    click.echo(f"{found.stale_hours:,} hours differ from the base tables")
+    click.echo(f"{verb} {moves.rows:,} question results of {moves.students:,} students")
+    if moves.before is not None and moves.after is not None:
+        click.echo(
+            f"their mean accuracy: {moves.before:.2f} % before, {moves.after:.2f} % after, "
+            f"{moves.after - moves.before:+.2f} percentage points"
+        )
+
+
+@main.command()
 @_verbose_option
 def status() -> None:
     """Show per fact what is done, missing and failed. Exit 1 when something is failed."""

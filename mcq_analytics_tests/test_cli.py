@@ -110,6 +110,35 @@ def test_run_goes_on_after_what_has_succeeded_and_then_has_nothing_to_do(
     )
 
 
+def test_rescore_says_what_moves_and_moves_it(
+    answered: Database, spark: SparkSession, instance: DagsterInstance
+) -> None:
+    execute(
+        answered,
+        "INSERT INTO answers VALUES (2, 7, 4, 5, 1, 'B', '2024-01-01 11:10Z')",
+        "INSERT INTO questions VALUES (3, 'A')",
+    )
+    day = ("--start", "2024-01-01T09", "--end", "2024-01-01T12")
+    assert call("run", *day).exit_code == 0
+    nothing = "nothing to do: the facts are what the base tables give\n"
+    assert call("rescore").stdout == nothing
+    before = contents(answered)
+    execute(answered, "UPDATE questions SET correct_option = 'B' WHERE question_id = 3")
+    dry = call("rescore", "--dry-run")
+    assert dry.stdout == (
+        "1 hours differ from the base tables\n"
+        "would move 1 question results of 1 students\n"
+        "their mean accuracy: 50.00 % before, 0.00 % after, -50.00 percentage points\n"
+    )
+    assert contents(answered) == before
+    assert call("rescore", "--question", "4").stdout == nothing
+    done = call("rescore", "--question", "3")
+    assert done.stdout == dry.stdout.replace("would move", "moved")
+    assert wrong_rows(answered) == []
+    assert call("rescore").stdout == nothing
+    fails(call("rescore", "--question", "77"), 2, "no question '77'", "no answers")
+
+
 def test_status_exits_with_1_when_something_has_failed(answered: Database) -> None:
     execute(
         answered,
