@@ -67,6 +67,7 @@ class OwnServer:
         self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
         settings = {
             **FAST,
+            "synchronous_commit": "on",  # what it has confirmed outlives its processes
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.directory),

@@ -156,7 +156,10 @@ def _first_error(result: ExecuteInProcessResult) -> str:
         if error is not None:
             while error.cause is not None and error.cls_name != McqError.__name__:
                 error = error.cause
-            return first_line(RuntimeError(error.message.strip().partition(": ")[2]))
+            said = error.message.strip().partition(": ")[2]
+            if error.cls_name == McqError.__name__:
+                return first_line(RuntimeError(said))
+            return str(explain(RuntimeError(said), "the run"))
     return f"the run {result.run_id} failed; see it in the Dagster UI"
 
 

@@ -29,7 +29,7 @@ from mcq_analytics.facts import TEST_SUMMARY, Fact
 from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
-from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, first_line
+from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, in_short
 from mcq_analytics.storage.fingerprints import Fingerprints, fingerprints, store_fingerprints
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
 from mcq_analytics.storage.retries import retrying
@@ -245,7 +245,7 @@ class Attempt:
             connection = self._own("READ COMMITTED")
             with connection.begin():
                 if self._withdraw(connection) or not self._announced:
-                    self._record(connection, FAILED, first_line(error))
+                    self._record(connection, FAILED, in_short(error))
         except SQLAlchemyError:
             logger.warning(
                 "%s over %s failed, which could not be recorded: the next attempt will",

@@ -75,6 +75,16 @@ _FAULTS = (
         "raise MCQ_STATEMENT_TIMEOUT, or run a shorter window",
     ),
     Fault(
+        # Python numbers its own errors; libpq, which reaches the server, does not.
+        (
+            r"\[Errno \d+\] (Connection refused|Connection reset|Broken pipe)|"
+            r"Answer from Java side is empty|Error while (sending|receiving|obtaining)|"
+            r"does not exist in the JVM"
+        ),
+        "Java, in which Spark runs, has ended",
+        "run it again; where it was killed for its memory, set MCQ_SPARK_DRIVER_MEMORY lower",
+    ),
+    Fault(
         r"[Cc]onnection refused|No such file or directory|timeout expired|No route to host",
         "the server cannot be reached",
         "check host and port in the database URL, and that the server runs",
@@ -136,6 +146,13 @@ def first_line(error: BaseException) -> str:
     return mask(chosen or type(error).__name__)
 
 
+def in_short(error: BaseException) -> str:
+    """Return what is known of an error in one masked line: the kind of fault, and what it says."""
+    fault = None if isinstance(error, McqError) else _fault(error)
+    detail = first_line(error)
+    return detail if fault is None else f"{fault.what} ({detail})"
+
+
 def explain(error: BaseException, doing: str) -> McqError:
     """Return the error that a user sees for a failure of PostgreSQL or Spark while `doing`.
 
@@ -144,10 +161,8 @@ def explain(error: BaseException, doing: str) -> McqError:
     if isinstance(error, McqError):
         return error
     fault = _fault(error)
-    detail = first_line(error)
-    if fault is None:
-        return McqError(f"{doing}: {detail}")
-    return McqError(f"{doing}: {fault.what} ({detail}): {fault.remedy}")
+    remedy = f": {fault.remedy}" if fault is not None else ""
+    return McqError(f"{doing}: {in_short(error)}{remedy}")
 
 
 def is_transient(error: BaseException) -> bool:
