@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from dagster import (
     AssetKey,
     DagsterInstance,
     DagsterRunStatus,
+    DefaultScheduleStatus,
+    DefaultSensorStatus,
     Definitions,
-    RunRequest,
-    build_schedule_context,
 )
 from pyspark.sql import SparkSession
 
@@ -102,21 +101,17 @@ def test_partitions_are_the_hours_from_the_setting_on(monkeypatch: pytest.Monkey
     assert definition.get_first_partition_key() == "2025-06-01-03:00"
 
 
-def test_the_schedule_asks_for_the_hour_just_closed_at_five_past(definitions: Definitions) -> None:
-    schedule = definitions.resolve_schedule_def("hourly_facts_schedule")
+def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -> None:
+    repository = definitions.get_repository_def()
+    [schedule] = repository.schedule_defs
     assert schedule.cron_schedule == "5 * * * *"
-    tick = datetime(2024, 1, 2, 10, 5, tzinfo=timezone.utc)
-    with DagsterInstance.ephemeral() as instance:
-        data = schedule.evaluate_tick(
-            build_schedule_context(
-                instance=instance,
-                scheduled_execution_time=tick,
-                repository_def=definitions.get_repository_def(),
-            )
-        )
-    [request] = data.run_requests or []
-    assert isinstance(request, RunRequest)
-    assert request.partition_key == "2024-01-02-09:00"
+    assert schedule.execution_timezone == "UTC"
+    assert schedule.default_status is DefaultScheduleStatus.RUNNING
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "late_data_sensor",
+    }
+    for sensor in repository.sensor_defs:
+        assert sensor.default_status is DefaultSensorStatus.RUNNING
 
 
 def test_one_run_covers_a_range_and_marks_every_hour(
