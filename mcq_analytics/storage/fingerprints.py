@@ -112,6 +112,24 @@ def store_fingerprints(
     )
 
 
+def computed_hours(connection: Connection, schema: str, fact: Fact) -> set[datetime]:
+    """Return the hours that a fact was ever computed over."""
+    statement = f"SELECT hour FROM {quoted(schema, 'hour_fingerprint')} WHERE pipeline_name = :fact"
+    return set(connection.execute(text(statement), {"fact": fact.name}).scalars())
+
+
+def watermark(connection: Connection, schema: str, fact: Fact) -> datetime | None:
+    """Return up to when a fact is computed without a gap, from its first hour that is, if any."""
+    kept = quoted(schema, "hour_fingerprint")
+    statement = (
+        f"SELECT min(hour) + interval '1 hour' FROM {kept} f WHERE pipeline_name = :fact "
+        f"AND NOT EXISTS (SELECT 1 FROM {kept} n WHERE n.pipeline_name = f.pipeline_name "
+        "AND n.hour = f.hour + interval '1 hour')"
+    )
+    found: datetime | None = connection.execute(text(statement), {"fact": fact.name}).scalar()
+    return found
+
+
 def stale_hours(
     connection: Connection, base: BaseTables, schema: str, fact: Fact, window: Window
 ) -> Fingerprints:

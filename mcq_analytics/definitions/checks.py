@@ -1,0 +1,218 @@
+"""Asset checks: after a run of a fact, whether its rows are what they must be.
+
+What is asked of the database is in `storage.audits`. A check that fails as an error fails its run:
+what is downstream of the fact does not go on, and an alert is sent.
+
+Dagster reads the annotation of a check's context, which therefore must not be put off to a text.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    MetadataValue,
+    TimestampMetadataValue,
+    multi_asset_check,
+)
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.definitions.partitions import as_window
+from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
+from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.storage.audits import SAMPLE, Audits
+from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.fingerprints import computed_hours
+from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end
+
+UNIQUE_KEYS = "keys_are_unique"
+IN_RANGE = "values_are_in_range"
+TOTALS = "completed_and_incomplete_make_the_total"
+RECOMPUTED = "rows_equal_a_recompute"
+REFERENCES = "base_rows_have_their_counterparts"
+FRESH = "fact_is_fresh"
+FRESH_WITHIN = 2 * HOUR
+"""The hour that has just closed is computed at five past; one more may be late."""
+
+_KEYS_NAMED = 5
+
+
+def fact_checks() -> list[AssetChecksDefinition]:
+    """Return the checks of every fact; those of one fact are asked in one snapshot."""
+    return [_checks(fact) for fact in FACTS]
+
+
+def _specs(fact: Fact) -> list[AssetCheckSpec]:
+    def spec(name: str, description: str, *, blocking: bool) -> AssetCheckSpec:
+        return AssetCheckSpec(
+            name, asset=AssetKey(fact.name), description=description, blocking=blocking
+        )
+
+    key = ", ".join(fact.key)
+    specs = [
+        spec(UNIQUE_KEYS, f"There is one row for each {key}.", blocking=True),
+        spec(
+            IN_RANGE,
+            "Percentages are from 0 to 100, seconds and counts are not negative, and parts are "
+            "not larger than what they are parts of.",
+            blocking=True,
+        ),
+        spec(
+            RECOMPUTED,
+            f"Up to {SAMPLE} rows of the window equal what plain SQL gives for them from all of "
+            "their history. Rows whose base rows have changed since are counted, and are computed "
+            "again by the schedule or the late data sensor.",
+            blocking=True,
+        ),
+        spec(
+            FRESH,
+            f"The fact is computed up to {FRESH_WITHIN // HOUR} hours before now.",
+            blocking=False,
+        ),
+    ]
+    if fact == TEST_FUNNEL:
+        specs.append(
+            spec(
+                TOTALS,
+                "Completed and incomplete submissions together are the total.",
+                blocking=True,
+            )
+        )
+    if fact in (QUESTION_INTERACTION, TEST_FUNNEL):
+        specs.append(
+            spec(
+                REFERENCES,
+                "Answers have a question and a session, and submissions an answer. Those without "
+                "are understood as SPEC says; many of them tell of a platform that logs badly.",
+                blocking=False,
+            )
+        )
+    return specs
+
+
+def _checks(fact: Fact) -> AssetChecksDefinition:
+    @multi_asset_check(name=f"{fact.name}_checks", specs=_specs(fact), can_subset=True)
+    def checks(
+        context: AssetCheckExecutionContext, database: DatabaseResource
+    ) -> Iterator[AssetCheckResult]:
+        settings = load_settings(database.environment)
+        window = _window(context, settings)
+        if window is None:
+            return
+        chosen = {key.name for key in context.selected_asset_check_keys}
+        opened = database.open()
+        try:
+            with opened.engine().connect() as plain:
+                connection = plain.execution_options(isolation_level="REPEATABLE READ")
+                base = inspect_base_tables(connection, opened.source_schema)
+                audits = Audits(fact, base, opened.fact_schema, window)
+                for name in sorted(chosen):
+                    yield _result(name, audits, connection)
+        except SQLAlchemyError as error:
+            raise explain(error, f"checking {fact.name} over {window}") from error
+
+    return checks
+
+
+def _window(context: AssetCheckExecutionContext, settings: Settings) -> Window | None:
+    """Return the window of the run; of one that has none, the hours that the sensor compares."""
+    if context.has_partition_key or context.has_partition_key_range:
+        return as_window(context.partition_time_window)
+    closed = last_closed_hour_end()
+    start = max(settings.partition_start, closed - max(1, settings.lookback_hours) * HOUR)
+    return Window(start, closed) if start < closed else None
+
+
+def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResult:
+    if name == FRESH:
+        return _freshness(audits, connection)
+    if name == RECOMPUTED:
+        found = audits.recomputed(connection, seed=int(audits.window.start.timestamp()))
+        return _outcome(
+            name,
+            audits,
+            passed=not found.wrong,
+            counts={
+                "rows_compared": found.sampled,
+                "rows_wrong": len(found.wrong),
+                "rows_awaiting_a_run": len(found.awaiting),
+            },
+            text=f"wrong: {', '.join(found.wrong[:_KEYS_NAMED])}" if found.wrong else None,
+        )
+    if name == REFERENCES:
+        counts = audits.references(connection)
+        return _outcome(
+            name,
+            audits,
+            passed=not any(counts.values()),
+            counts=counts,
+            severity=AssetCheckSeverity.WARN,
+        )
+    count = {
+        UNIQUE_KEYS: audits.doubled_keys,
+        IN_RANGE: audits.rows_out_of_range,
+        TOTALS: audits.rows_with_wrong_totals,
+    }[name](connection)
+    return _outcome(name, audits, passed=count == 0, counts={"rows_wrong": count})
+
+
+def _freshness(audits: Audits, connection: Connection) -> AssetCheckResult:
+    done = computed_hours(connection, audits.schema, audits.fact)
+    until = max(done) + HOUR if done else None
+    closed = last_closed_hour_end()
+    lag: timedelta | None = closed - until if until is not None else None
+    return _outcome(
+        FRESH,
+        audits,
+        passed=lag is not None and lag < FRESH_WITHIN,
+        counts={"lag_hours": lag // HOUR} if lag is not None else {},
+        text=f"computed up to {format_hour(until)}" if until else "nothing is computed yet",
+        severity=AssetCheckSeverity.WARN,
+    )
+
+
+def _outcome(
+    name: str,
+    audits: Audits,
+    *,
+    passed: bool,
+    counts: Mapping[str, int],
+    text: str | None = None,
+    severity: AssetCheckSeverity = AssetCheckSeverity.ERROR,
+) -> AssetCheckResult:
+    said = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
+    return AssetCheckResult(
+        check_name=name,
+        asset_key=AssetKey(audits.fact.name),
+        passed=passed,
+        severity=severity,
+        description=", ".join([*said, text] if text else said),
+        metadata={
+            **counts,
+            "window_start": MetadataValue.timestamp(audits.window.start),
+            "window_end": MetadataValue.timestamp(audits.window.end),
+        },
+    )
+
+
+def blocking_checks() -> list[AssetCheckKey]:
+    """Return the keys of the checks whose failure means that a fact is wrong."""
+    return [spec.key for fact in FACTS for spec in _specs(fact) if spec.blocking]
+
+
+def window_of(metadata: Mapping[str, MetadataValue[Any]]) -> Window | None:
+    """Return the window that an evaluation was about, if its metadata tells it."""
+    start, end = metadata.get("window_start"), metadata.get("window_end")
+    if not isinstance(start, TimestampMetadataValue) or not isinstance(end, TimestampMetadataValue):
+        return None
+    return Window(*(datetime.fromtimestamp(bound.value, timezone.utc) for bound in (start, end)))

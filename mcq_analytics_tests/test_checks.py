@@ -1,0 +1,248 @@
+"""Asset checks: what they find in facts that were tampered with, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pytest
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
+    AssetSelection,
+    DagsterInstance,
+    Definitions,
+    ExecuteInProcessResult,
+    define_asset_job,
+)
+from pyspark.sql import SparkSession
+from sqlalchemy.engine import URL
+
+from mcq_analytics.definitions import checks
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
+from mcq_analytics.storage.audits import SAMPLE, Audits, Recomputed
+from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.sample_load import load_sample
+from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics_tests.conftest import (
+    MakeDatabase,
+    create_database,
+    drop_database,
+    made_databases,
+)
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+
+FIRST = parse_hour("2024-01-01T00:00")
+DAY = Window(FIRST, FIRST + 24 * HOUR)
+THREE = Window(FIRST, FIRST + 3 * HOUR)
+
+Found = dict[tuple[str, str], AssetCheckEvaluation]
+
+
+def recomputed(database: Database, fact: str, window: Window, seed: int = 0) -> Recomputed:
+    with database.engine().connect() as plain:
+        connection = plain.execution_options(isolation_level="REPEATABLE READ")
+        base = inspect_base_tables(connection, "public")
+        audits = Audits(FACTS_BY_NAME[fact], base, "analytics", window)
+        return audits.recomputed(connection, seed)
+
+
+@pytest.mark.parametrize("id_type", [IdType.TEXT, IdType.UUID])
+def test_what_is_exact_equals_its_recompute_for_every_type_of_ids(
+    make_database: MakeDatabase, spark: SparkSession, id_type: IdType
+) -> None:
+    database = make_database(id_type)
+    with database.engine().connect() as connection:
+        base = inspect_base_tables(connection, "public")
+    load_sample(database, base, students=30, start=FIRST, hours=24, seed=5)
+    run_facts(database, spark, DAY)
+    for fact in FACTS:
+        rows = int(str(scalar(database, f"SELECT count(*) FROM analytics.{fact.name}")))
+        for seed in range(5):
+            found = recomputed(database, fact.name, DAY, seed)
+            assert found == Recomputed(min(rows, SAMPLE), (), ())
+            assert found.sampled > 1
+
+
+CHANGES = {
+    "question_interaction_fact": ["answer_count = answer_count + 1", "is_correct = NOT is_correct"],
+    "test_summary_fact": ["total_questions = total_questions + 1", "time_spent = time_spent + 1"],
+    "test_funnel_fact": ["avg_submit_time = avg_submit_time + 1", "total_submissions = 99"],
+}
+
+
+@pytest.fixture(scope="module")
+def template(server: URL, templates: Callable[[IdType], str], spark: SparkSession) -> Iterator[str]:
+    """A database whose facts of three hours are exact: three students, two tests."""
+    with made_databases(server, templates) as make:
+        made = make()
+        execute(
+            made,
+            "INSERT INTO questions SELECT q, 'A' FROM generate_series(1, 3) q",
+            "INSERT INTO sessions VALUES (1, NULL)",
+            "INSERT INTO answers SELECT n, n % 3, 1 + n % 3, n % 2, 1, 'A', "
+            f"timestamptz '{FIRST}' + n * interval '10 min' FROM generate_series(0, 17) n",
+            "INSERT INTO submissions SELECT n % 3, n % 2, timestamptz "
+            f"'{FIRST}' + n * interval '25 min', 'completed' FROM generate_series(1, 6) n",
+        )
+        run_facts(made, spark, THREE)
+        assert wrong_rows(made) == []
+        yield str(made.url.database)
+
+
+@pytest.fixture
+def answered(server: URL, template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A copy of that database."""
+    url = create_database(server, "checked", template)
+    monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+    yield Database(url, "public", "analytics")
+    drop_database(server, "checked")
+
+
+@pytest.mark.parametrize(("fact", "change"), [(f, c) for f, some in CHANGES.items() for c in some])
+def test_a_row_that_was_tampered_with_is_wrong(answered: Database, fact: str, change: str) -> None:
+    execute(answered, f"UPDATE analytics.{fact} SET {change} WHERE test_id = 1")
+    found = recomputed(answered, fact, THREE)
+    assert found.wrong != ()
+    assert found.awaiting == ()
+
+
+def test_a_row_that_is_missing_or_too_many_is_wrong(answered: Database) -> None:
+    execute(
+        answered,
+        "DELETE FROM analytics.test_summary_fact WHERE student_id = 1",
+        "INSERT INTO analytics.test_funnel_fact SELECT 7, total_submissions, "
+        "completed_submissions, incomplete_submissions, completion_rate, avg_submit_time "
+        "FROM analytics.test_funnel_fact LIMIT 1",
+        f"INSERT INTO analytics.test_funnel_fact_hour (hour, test_id) VALUES ('{FIRST}', 7)",
+    )
+    assert recomputed(answered, "test_summary_fact", THREE).wrong == ("(1,0)", "(1,1)")
+    assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(7)",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO answers VALUES (99, 1, 2, 1, 1, 'B', timestamptz '{}' + interval '5 h')",
+        "INSERT INTO answers VALUES (99, 1, 2, 1, 1, 'B', timestamptz '{}' + interval '1 min')",
+        "UPDATE questions SET correct_option = 'B'",
+        "UPDATE sessions SET expiry_time = timestamptz '{}' + interval '1 h'",
+        "DELETE FROM answers WHERE test_id = 1",
+    ],
+)
+def test_a_row_whose_base_rows_have_changed_since_awaits_a_run_and_is_not_wrong(
+    answered: Database, spark: SparkSession, change: str
+) -> None:
+    execute(answered, change.format(FIRST))
+    found = recomputed(answered, "question_interaction_fact", THREE)
+    assert found.wrong == ()
+    assert found.awaiting != ()
+    run_facts(answered, spark, Window(FIRST, FIRST + 6 * HOUR))
+    assert recomputed(answered, "question_interaction_fact", THREE).awaiting == ()
+
+
+def run(instance: DagsterInstance, window: Window) -> ExecuteInProcessResult:
+    job = build_definitions().resolve_job_def(FACTS_JOB)
+    return job.execute_in_process(
+        instance=instance,
+        tags={**range_tags(window), "dagster/max_retries": "0"},
+        raise_on_error=False,
+    )
+
+
+def evaluations(result: ExecuteInProcessResult) -> Found:
+    found = result.get_asset_check_evaluations()
+    return {(one.asset_key.to_user_string(), one.check_name): one for one in found}
+
+
+def test_every_run_of_a_fact_is_checked_and_what_is_only_noted_is_a_warning(
+    answered: Database, instance: DagsterInstance
+) -> None:
+    execute(answered, "DELETE FROM questions WHERE question_id = 3", "DELETE FROM sessions")
+    result = run(instance, THREE)
+    assert result.success
+    found = evaluations(result)
+    assert {check for fact, check in found if fact == "test_funnel_fact"} == {
+        checks.UNIQUE_KEYS,
+        checks.IN_RANGE,
+        checks.RECOMPUTED,
+        checks.TOTALS,
+        checks.REFERENCES,
+        checks.FRESH,
+    }
+    assert {fact for fact, _ in found} == set(FACTS_BY_NAME)
+    assert {key for key, one in found.items() if not one.passed} == {
+        *((fact, checks.FRESH) for fact in FACTS_BY_NAME),
+        ("question_interaction_fact", checks.REFERENCES),
+    }
+    noted = found["question_interaction_fact", checks.REFERENCES]
+    assert noted.severity is AssetCheckSeverity.WARN
+    assert noted.description == "answers without question: 6, answers without session: 18"
+    assert checks.window_of(noted.metadata) == THREE
+
+
+@pytest.fixture
+def check(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Found]:
+    """What runs all checks, and nothing else, over all hours so far."""
+    monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "1000000")
+
+    def run_checks() -> Found:
+        job = define_asset_job("checks", AssetSelection.all_asset_checks())
+        definitions = Definitions.merge(build_definitions(), Definitions(jobs=[job]))
+        result = definitions.resolve_job_def("checks").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+        return evaluations(result)
+
+    return run_checks
+
+
+def test_a_fact_is_fresh_when_the_last_hour_or_the_one_before_is_computed(
+    database: Database, check: Callable[[], Found], closed: datetime
+) -> None:
+    for late, fresh in ((2, False), (1, True), (0, True)):
+        execute(
+            database,
+            "INSERT INTO analytics.hour_fingerprint (pipeline_name, hour) "
+            f"VALUES ('test_summary_fact', '{closed - (late + 1) * HOUR}')",
+        )
+        assert check()["test_summary_fact", checks.FRESH].passed is fresh
+
+
+@pytest.mark.parametrize(
+    ("name", "breaks"),
+    [
+        (checks.IN_RANGE, "completion_rate = 101"),
+        (checks.TOTALS, "incomplete_submissions = 5"),
+        (checks.RECOMPUTED, "avg_submit_time = 5"),
+    ],
+)
+def test_a_check_finds_what_is_wrong_when_it_is_run_alone(
+    answered: Database, check: Callable[[], Found], name: str, breaks: str
+) -> None:
+    assert check()["test_funnel_fact", name].passed
+    execute(answered, f"UPDATE analytics.test_funnel_fact SET {breaks}")
+    found = check()["test_funnel_fact", name]
+    assert not found.passed
+    assert found.severity is AssetCheckSeverity.ERROR
+    assert found.blocking
+
+
+def test_a_wrong_fact_fails_its_run(answered: Database, instance: DagsterInstance) -> None:
+    """As if it were computed wrongly: a trigger spoils each row that the run writes."""
+    execute(
+        answered,
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "NEW.avg_submit_time = 5; RETURN NEW; END $$",
+        "CREATE TRIGGER spoil BEFORE INSERT ON analytics.test_funnel_fact "
+        "FOR EACH ROW EXECUTE FUNCTION spoil()",
+        "DELETE FROM analytics.test_funnel_fact",
+    )
+    result = run(instance, THREE)
+    assert not result.success
+    found = evaluations(result)
+    assert not found["test_funnel_fact", checks.RECOMPUTED].passed
+    assert found["test_summary_fact", checks.RECOMPUTED].passed
