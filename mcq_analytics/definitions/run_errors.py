@@ -1,0 +1,37 @@
+"""What went wrong in a run, in one line, as its events tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.storage.faults import explain, first_line
+
+
+def first_error(events: Iterable[DagsterEvent]) -> str | None:
+    """Return what went wrong first, in our own words where the error has them."""
+    for event in events:
+        if event.event_type not in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
+            continue
+        error = getattr(event.event_specific_data, "error", None)
+        if error is None:
+            return first_line(RuntimeError(event.message or "the run failed"))
+        while error.cause is not None and error.cls_name != McqError.__name__:
+            error = error.cause
+        said = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
+        return (
+            first_line(said)
+            if error.cls_name == McqError.__name__
+            else str(explain(said, "the run"))
+        )
+    return None
+
+
+def error_of_run(instance: DagsterInstance, run_id: str) -> str:
+    """Return what went wrong first in a run of the past."""
+    kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+    entries = instance.all_logs(run_id, of_type=kinds)
+    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
+    return first_error(events) or "its records hold no error"

@@ -1,0 +1,279 @@
+"""When hours that fail become an incident, what is told of it, and when: pure decisions.
+
+What failed is read, and what is told is sent, by `definitions.alert_sensor`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from mcq_analytics.windows import HOUR, Window, parse_time, ranges
+
+LIVE, BACKFILL, CHECK = "live", "backfill", "check"
+KINDS = (LIVE, BACKFILL, CHECK)
+"""Runs that failed, in a backfill or not; and facts that a check found wrong."""
+GROWS_WITHIN = timedelta(hours=6)
+"""A failure joins the latest incident of its kind, unless that has not grown for so long."""
+TRIALS_BEFORE_EMAIL = 3
+
+_OPENED = {
+    LIVE: "failed in hourly runs, on the final attempt",
+    BACKFILL: "failed in a backfill, on the final attempt",
+    CHECK: "is wrong: a check of its rows failed",
+}
+_RECOVERED = {
+    LIVE: "all failed hours of the hourly runs are good",
+    BACKFILL: "all failed hours of the backfill are good",
+    CHECK: "its rows pass the checks again",
+}
+RANGES_NAMED = 5
+
+Hours = Mapping[str, AbstractSet[datetime]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the messages of an incident tell of its latest failure; `text` is one line."""
+
+    run_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tick sees, per fact: hours that failed for good, by kind; and unsettled hours.
+
+    Unsettled are those in progress, those that will be tried again by themselves, and those whose
+    run was cancelled. Any other hour is good.
+    """
+
+    failed: Mapping[str, Hours]
+    unsettled: Hours
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Hours of facts that failed together, and when the last of them joined."""
+
+    kind: str
+    hours: Mapping[str, frozenset[datetime]]
+    grew_at: datetime
+
+
+@dataclass(frozen=True)
+class Message:
+    """A text that is to be sent, and how many ticks could not send it."""
+
+    text: str
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What is remembered from tick to tick: open incidents, and messages not accepted yet.
+
+    Nothing is sent before `not_before`.
+    """
+
+    incidents: tuple[Incident, ...] = ()
+    outbox: tuple[Message, ...] = ()
+    not_before: datetime | None = None
+
+    def as_cursor(self) -> str:
+        """Return the text that `from_cursor` reads; hours are written as ranges."""
+        return json.dumps(
+            {
+                "incidents": [
+                    {
+                        "kind": incident.kind,
+                        "grew_at": incident.grew_at.isoformat(),
+                        "hours": {
+                            fact: [
+                                [window.start.isoformat(), window.hours] for window in ranges(hours)
+                            ]
+                            for fact, hours in incident.hours.items()
+                        },
+                    }
+                    for incident in self.incidents
+                ],
+                "outbox": [[message.text, message.trials] for message in self.outbox],
+                "not_before": self.not_before.isoformat() if self.not_before else None,
+            }
+        )
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> State:
+        """Return the state that a cursor holds; none holds the empty one."""
+        if not cursor:
+            return cls()
+        found = json.loads(cursor)
+        return cls(
+            tuple(
+                Incident(
+                    incident["kind"],
+                    {
+                        fact: frozenset(
+                            parse_time(start) + index * HOUR
+                            for start, hours in windows
+                            for index in range(hours)
+                        )
+                        for fact, windows in incident["hours"].items()
+                    },
+                    parse_time(incident["grew_at"]),
+                )
+                for incident in found["incidents"]
+            ),
+            tuple(Message(text, trials) for text, trials in found["outbox"]),
+            parse_time(found["not_before"]) if found["not_before"] else None,
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a tick changes: incidents that open, and incidents that are over."""
+
+    opened: tuple[Incident, ...] = field(default=())
+    recovered: tuple[Incident, ...] = field(default=())
+
+
+def decide(state: State, seen: Seen, now: datetime, after: int) -> tuple[State, Change]:
+    """Return the incidents as they are now, and what is to be told.
+
+    An incident opens when `after` consecutive hours of a fact have failed, and at once when a fact
+    is wrong. It takes in such hours of every fact as they come, and is over when all its hours are
+    good.
+    """
+    still: list[Incident] = []
+    recovered: list[Incident] = []
+    for incident in state.incidents:
+        over = all(hours.isdisjoint(_bad(seen, fact)) for fact, hours in incident.hours.items())
+        (recovered if over else still).append(incident)
+    opened = []
+    for kind in KINDS:
+        new = _new_hours(still, seen.failed.get(kind, {}), 1 if kind == CHECK else after)
+        if not any(new.values()):
+            continue
+        growing = [
+            incident
+            for incident in still
+            if incident.kind == kind and now - incident.grew_at < GROWS_WITHIN
+        ]
+        if growing:
+            latest = max(growing, key=lambda incident: incident.grew_at)
+            still[still.index(latest)] = replace(
+                latest, hours=_union(latest.hours, new), grew_at=now
+            )
+        else:
+            opened.append(Incident(kind, _union({}, new), now))
+    return (
+        replace(state, incidents=(*still, *opened)),
+        Change(tuple(opened), tuple(recovered)),
+    )
+
+
+def with_message(state: State, text: str) -> State:
+    """Return the state with a message that is to be sent after those that wait."""
+    return replace(state, outbox=(*state.outbox, Message(text)))
+
+
+def next_message(state: State, now: datetime) -> Message | None:
+    """Return the message to send now, if there is one."""
+    if not state.outbox or (state.not_before is not None and now < state.not_before):
+        return None
+    return state.outbox[0]
+
+
+def accepted(state: State) -> State:
+    """Return the state after the first message was accepted: it is never sent again."""
+    return replace(state, outbox=state.outbox[1:], not_before=None)
+
+
+def refused(state: State, now: datetime, retry_after: float | None) -> State:
+    """Return the state after the first message was not accepted: a later tick tries again.
+
+    `retry_after` is the number of seconds to wait, where the other side asked for it.
+    """
+    first = replace(state.outbox[0], trials=state.outbox[0].trials + 1)
+    wait = timedelta(seconds=min(retry_after, HOUR.total_seconds())) if retry_after else None
+    return replace(
+        state, outbox=(first, *state.outbox[1:]), not_before=now + wait if wait else None
+    )
+
+
+def opening_text(incident: Incident, failure: Failure, webserver: str) -> str:
+    """Return what is sent when an incident opens: facts, hours, the last error, and links."""
+    return "\n".join(
+        [
+            f"{_facts(incident)} {_OPENED[incident.kind]}",
+            *_lines(incident),
+            f"last error: {failure.text}",
+            f"run: {webserver}/runs/{failure.run_id}",
+            *(
+                f"hours of {fact}: {webserver}/assets/{fact}?view=partitions"
+                for fact in sorted(incident.hours)
+            ),
+        ]
+    )
+
+
+def recovery_text(incident: Incident) -> str:
+    """Return what is sent when all hours of an incident are good."""
+    return "\n".join(
+        [
+            f"{_facts(incident)} recovered: {_RECOVERED[incident.kind]}",
+            *_lines(incident),
+        ]
+    )
+
+
+def _bad(seen: Seen, fact: str) -> AbstractSet[datetime]:
+    bad = set(seen.unsettled.get(fact, ()))
+    for hours in seen.failed.values():
+        bad |= hours.get(fact, frozenset())
+    return bad
+
+
+def _new_hours(
+    incidents: list[Incident], failed: Hours, after: int
+) -> dict[str, frozenset[datetime]]:
+    """Return per fact the failed hours of long enough rows that belong to no incident yet."""
+    new = {}
+    for fact, hours in failed.items():
+        known = frozenset().union(*(incident.hours.get(fact, ()) for incident in incidents))
+        together = (window for window in ranges(hours) if window.hours >= after)
+        new[fact] = (
+            frozenset(hour.start for window in together for hour in window.chunks(1)) - known
+        )
+    return {fact: hours for fact, hours in new.items() if hours}
+
+
+def _union(one: Hours, other: Hours) -> dict[str, frozenset[datetime]]:
+    facts = sorted({*one, *other})
+    return {
+        fact: frozenset(one.get(fact, frozenset())) | other.get(fact, frozenset()) for fact in facts
+    }
+
+
+def _facts(incident: Incident) -> str:
+    return ", ".join(sorted(incident.hours))
+
+
+def _lines(incident: Incident) -> list[str]:
+    """Name the hours: once where they are the same for all facts."""
+    by_hours: dict[frozenset[datetime], list[str]] = {}
+    for fact, hours in sorted(incident.hours.items()):
+        by_hours.setdefault(hours, []).append(fact)
+    if len(by_hours) == 1:
+        return [f"hours: {_named(hours)}" for hours in by_hours]
+    return [f"hours of {', '.join(facts)}: {_named(hours)}" for hours, facts in by_hours.items()]
+
+
+def _named(hours: AbstractSet[datetime]) -> str:
+    windows: list[Window] = ranges(hours)
+    named = ", ".join(map(str, windows[:RANGES_NAMED]))
+    more = f" and {len(windows) - RANGES_NAMED} more ranges" if len(windows) > RANGES_NAMED else ""
+    return f"{named}{more} ({len(hours):,} in all)"

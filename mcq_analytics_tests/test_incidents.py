@@ -1,0 +1,216 @@
+"""When incidents open and are over, over generated sequences of statuses; and what they say."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcq_analytics.incidents import (
+    BACKFILL,
+    CHECK,
+    GROWS_WITHIN,
+    LIVE,
+    Change,
+    Failure,
+    Incident,
+    Message,
+    Seen,
+    State,
+    accepted,
+    decide,
+    next_message,
+    opening_text,
+    recovery_text,
+    refused,
+    with_message,
+)
+from mcq_analytics.windows import HOUR, Window, ranges
+
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+NOON = START + 12 * HOUR
+FACTS = ("summary", "funnel")
+
+Statuses = dict[tuple[str, int], str]
+
+
+def at(*numbers: int) -> frozenset[datetime]:
+    return frozenset(START + number * HOUR for number in numbers)
+
+
+def live(**hours: frozenset[datetime]) -> Seen:
+    return Seen({LIVE: hours, BACKFILL: {}}, {})
+
+
+def as_seen(statuses: Statuses) -> Seen:
+    def of(status: str) -> dict[str, set[datetime]]:
+        return {
+            fact: {
+                START + hour * HOUR
+                for (of, hour), now in statuses.items()
+                if (of, now) == (fact, status)
+            }
+            for fact in FACTS
+        }
+
+    return Seen({LIVE: of(LIVE), BACKFILL: of(BACKFILL)}, of("unsettled"))
+
+
+steps = st.lists(
+    st.tuples(
+        st.dictionaries(
+            st.tuples(st.sampled_from(FACTS), st.integers(0, 6)),
+            st.sampled_from(["good", "good", LIVE, LIVE, BACKFILL, "unsettled"]),
+            max_size=6,
+        ),
+        st.sampled_from([timedelta(seconds=30), HOUR, GROWS_WITHIN]),
+        st.booleans(),
+    ),
+    max_size=25,
+)
+
+
+def is_good(seen: Seen, incident: Incident) -> bool:
+    bad = [seen.unsettled, *seen.failed.values()]
+    return all(
+        hours.isdisjoint(some.get(fact, frozenset()))
+        for fact, hours in incident.hours.items()
+        for some in bad
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=steps, after=st.integers(1, 3))
+def test_every_incident_opens_for_a_row_of_failures_and_is_over_once_when_all_are_good(
+    steps: list[tuple[Statuses, timedelta, bool]], after: int
+) -> None:
+    state, now = State(), NOON
+    statuses: Statuses = {}
+    opened: list[Incident] = []
+    recovered: list[Incident] = []
+    for changed, passed, restarted in steps:
+        statuses |= changed
+        now += passed
+        seen = as_seen(statuses)
+        before = state
+        if restarted:
+            state = State.from_cursor(state.as_cursor())
+            assert state == before
+        state, change = decide(state, seen, now, after)
+        long_rows = {
+            (kind, fact, hour.start)
+            for kind in (LIVE, BACKFILL)
+            for fact in FACTS
+            for window in ranges(seen.failed[kind].get(fact, ()))
+            if window.hours >= after
+            for hour in window.chunks(1)
+        }
+        for incident in change.opened:
+            for fact, hours in incident.hours.items():
+                assert {(incident.kind, fact, hour) for hour in hours} <= long_rows
+        assert len({incident.kind for incident in change.opened}) == len(change.opened)
+        for incident in change.recovered:
+            assert incident in before.incidents
+            assert is_good(seen, incident)
+        assert not any(is_good(seen, incident) for incident in state.incidents)
+        known = {
+            (fact, hour)
+            for incident in state.incidents
+            for fact, hours in incident.hours.items()
+            for hour in hours
+        }
+        assert {(fact, hour) for _, fact, hour in long_rows} <= known
+        # What a tick has told, the next does not tell again.
+        assert decide(state, seen, now, after) == (state, Change())
+        opened += change.opened
+        recovered += change.recovered
+    assert len(opened) == len(recovered) + len(state.incidents)
+    state, change = decide(state, Seen({}, {}), now, after)
+    assert state.incidents == ()
+
+
+def test_an_incident_that_grows_hour_by_hour_over_all_facts_is_one() -> None:
+    state, told = State(), Change()
+    for last in range(5):
+        failed = at(*range(last + 1))
+        state, told = decide(
+            state, live(summary=failed, funnel=failed), NOON + last * HOUR, after=2
+        )
+        assert len(told.opened) == (1 if last == 1 else 0)
+    [incident] = state.incidents
+    assert incident.hours == {"summary": at(0, 1, 2, 3, 4), "funnel": at(0, 1, 2, 3, 4)}
+    state, told = decide(state, live(summary=at(4)), NOON + 6 * HOUR, after=2)
+    assert told == Change()
+    state, told = decide(state, live(), NOON + 7 * HOUR, after=2)
+    assert told.recovered == (incident,)
+    assert state == State()
+
+
+def test_hours_that_will_be_tried_again_neither_open_nor_end_an_incident() -> None:
+    tried = Seen({LIVE: {"summary": at(1)}, BACKFILL: {}}, {"summary": at(2)})
+    assert decide(State(), tried, NOON, after=2) == (State(), Change())
+    state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
+    assert decide(state, tried, NOON, after=2) == (state, Change())
+    assert decide(state, Seen({}, {"summary": at(1, 2)}), NOON, after=2) == (state, Change())
+
+
+def test_two_hours_that_fail_for_ever_do_not_hide_what_fails_a_day_later() -> None:
+    state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
+    later = live(summary=at(1, 2, 20, 21))
+    state, told = decide(state, later, NOON + 24 * HOUR, after=2)
+    [incident] = told.opened
+    assert incident.hours == {"summary": at(20, 21)}
+
+
+def test_a_backfill_and_live_hours_are_two_incidents() -> None:
+    seen = Seen({LIVE: {"summary": at(8, 9)}, BACKFILL: {"summary": at(1, 2)}}, {})
+    _, told = decide(State(), seen, NOON, after=2)
+    assert [(one.kind, one.hours["summary"]) for one in told.opened] == [
+        (LIVE, at(8, 9)),
+        (BACKFILL, at(1, 2)),
+    ]
+
+
+def test_a_fact_that_is_wrong_is_an_incident_at_once() -> None:
+    seen = Seen({LIVE: {"summary": at(8)}, CHECK: {"summary": at(1)}}, {})
+    state, told = decide(State(), seen, NOON, after=2)
+    assert [(one.kind, one.hours["summary"]) for one in told.opened] == [(CHECK, at(1))]
+    state, told = decide(state, live(summary=at(8)), NOON, after=2)
+    assert [one.kind for one in told.recovered] == [CHECK]
+
+
+def test_a_message_is_due_until_it_is_accepted_and_waits_as_long_as_asked() -> None:
+    state = with_message(with_message(State(), "first"), "second")
+    state = refused(state, NOON, retry_after=120)
+    state = State.from_cursor(state.as_cursor())
+    assert next_message(state, NOON + timedelta(seconds=119)) is None
+    assert next_message(state, NOON + timedelta(seconds=120)) == Message("first", trials=1)
+    state = refused(state, NOON, retry_after=None)
+    assert next_message(state, NOON) == Message("first", trials=2)
+    state = accepted(state)
+    assert next_message(state, NOON) == Message("second")
+    assert next_message(accepted(state), NOON) is None
+
+
+def test_nobody_waits_longer_than_an_hour_whatever_is_asked() -> None:
+    state = refused(with_message(State(), "first"), NOON, retry_after=1e12)
+    assert next_message(state, NOON + HOUR) is not None
+
+
+def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:
+    incident = Incident(LIVE, {"funnel": at(1, 2), "summary": at(1, 2)}, NOON)
+    text = opening_text(incident, Failure("abc", "no such table"), "http://dagster.example")
+    assert text.splitlines() == [
+        "funnel, summary failed in hourly runs, on the final attempt",
+        f"hours: {Window(START + HOUR, START + 3 * HOUR)} (2 in all)",
+        "last error: no such table",
+        "run: http://dagster.example/runs/abc",
+        "hours of funnel: http://dagster.example/assets/funnel?view=partitions",
+        "hours of summary: http://dagster.example/assets/summary?view=partitions",
+    ]
+    uneven = Incident(BACKFILL, {"funnel": at(*range(0, 40, 2)), "summary": at(1, 2)}, NOON)
+    lines = recovery_text(uneven).splitlines()
+    assert lines[0] == "funnel, summary recovered: all failed hours of the backfill are good"
+    assert lines[1].endswith("and 15 more ranges (20 in all)")
+    assert lines[2].startswith("hours of summary: ")
