@@ -31,8 +31,10 @@ from mcq_analytics.windows import (
 )
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
     from sqlalchemy import Connection
 
+    from mcq_analytics.definitions.backfills import Piece
     from mcq_analytics.settings import Settings
     from mcq_analytics.storage.base_tables import BaseTables
     from mcq_analytics.storage.database import Database
@@ -150,6 +152,79 @@ def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
         # The run's resources read the settings for themselves.
         os.environ["MCQ_LOCK_TIMEOUT"] = str(lock_timeout)
     _run(start, end)
+
+
+@main.command()
+@click.option("--start", required=True, help="First hour, ISO 8601.")
+@click.option("--end", required=True, help="End, exclusive.")
+@click.option("--only-missing", is_flag=True, help="Only hours that were never attempted.")
+@click.option("--only-failed", is_flag=True, help="Only hours whose latest attempt failed.")
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    default=168,
+    show_default=True,
+    metavar="HOURS",
+    help="Hours of a run at most; hourly runs get in between.",
+)
+@click.option("--dry-run", is_flag=True, help="List the runs, and submit none.")
+@_verbose_option
+def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
+    """Let the running Dagster daemon compute a window, and follow it.
+
+    With both --only-missing and --only-failed: the hours of either. Ctrl-C ends the following, not
+    the backfill.
+    """
+    settings, database = _open()
+    _base_tables(database)
+
+    from dagster import DagsterInstance  # noqa: PLC0415
+
+    from mcq_analytics.definitions import backfills, launch  # noqa: PLC0415
+
+    window = launch.window_to_run(database, settings, start, end)
+    launch.ensure_dagster_home(settings)
+    with DagsterInstance.get() as instance:
+        pieces = backfills.plan(instance, database, settings, window, **options) if window else []
+        if not pieces:
+            click.echo("nothing to do: there are no such hours")
+        elif dry_run:
+            runs = [run for piece in pieces for run in piece.runs]
+            _show(
+                f"{len(runs)} runs",
+                ("hours", "window", "facts"),
+                [(f"{run.window.hours:,}", str(run.window), ", ".join(run.facts)) for run in runs],
+            )
+        else:
+            _backfill(instance, settings, pieces)
+
+
+def _backfill(instance: DagsterInstance, settings: Settings, pieces: list[Piece]) -> None:
+    from mcq_analytics.definitions import backfills  # noqa: PLC0415
+
+    hours = sum(piece.partitions for piece in pieces)
+    ids = backfills.submit(instance, settings, pieces)
+    pages = [f"{settings.webserver_url}/runs/b/{backfill_id}" for backfill_id in ids]
+    try:
+        for page in pages:
+            click.echo(f"submitted {page}")
+        with progress_bar("computing hours of facts", total=hours) as advance:
+            backfills.follow(instance, ids, advance)
+    except KeyboardInterrupt:
+        click.echo(f"it goes on: follow or cancel it at {', '.join(pages)}", err=True)
+        sys.exit(130)
+    click.echo(f"done: {hours:,} hours of facts")
+
+
+@main.command("alert-test")
+@_verbose_option
+def alert_test() -> None:
+    """Send one test message as alerts are sent; done only when it was accepted."""
+    from mcq_analytics.alerts import send_alert  # noqa: PLC0415
+
+    alerts = load_settings().alerts
+    send_alert("a test of mcq_analytics: alerts reach you here", alerts)
+    click.echo(f"sent by {alerts.method}")
 
 
 @main.command()

@@ -41,11 +41,13 @@ def open_hours(
     }
 
 
-def requests(wanted: HoursByFact, busy: HoursByFact, limit: int) -> list[Request]:
+def requests(
+    wanted: HoursByFact, busy: HoursByFact, limit: int, per_run: int = HOURS_PER_RUN
+) -> list[Request]:
     """Return the runs that compute the wanted hours but not the busy ones, the oldest first.
 
-    At most `limit` hours are asked for; the newest is always among them, so that old hours that
-    fail for ever do not keep the facts from being fresh.
+    A run has at most `per_run` hours. At most `limit` hours are asked for; the newest is always
+    among them, so that old hours that fail for ever do not keep the facts from being fresh.
     """
     facts_by_hour: dict[datetime, list[str]] = {}
     for fact, hours in wanted.items():
@@ -60,7 +62,6 @@ def requests(wanted: HoursByFact, busy: HoursByFact, limit: int) -> list[Request
     for (_, facts), pairs in runs:
         run = [hour for _, hour in pairs]
         windows += [
-            Request(chunk, tuple(facts))
-            for chunk in Window(run[0], run[-1] + HOUR).chunks(HOURS_PER_RUN)
+            Request(chunk, tuple(facts)) for chunk in Window(run[0], run[-1] + HOUR).chunks(per_run)
         ]
     return windows

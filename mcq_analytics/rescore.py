@@ -20,8 +20,7 @@ from mcq_analytics.storage.corrections import Corrections, Moves
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.storage.metadata import ranges
-from mcq_analytics.windows import Window, last_closed_hour_end
+from mcq_analytics.windows import Window, last_closed_hour_end, ranges
 
 HOURS_AT_A_TIME = 1_000
 BRIDGED = timedelta(hours=24)

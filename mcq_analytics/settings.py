@@ -73,6 +73,9 @@ class Settings:
     catch_up_hours: int
     lookback_hours: int
     audit_hours: int
+    alert_after: int
+    webserver_url: str
+    docs_url: str | None
 
 
 def load_settings(env: str | None = None, directory: Path | None = None) -> Settings:
@@ -107,6 +110,9 @@ def load_settings(env: str | None = None, directory: Path | None = None) -> Sett
         catch_up_hours=_integer("MCQ_CATCH_UP_HOURS", values, 1_000),
         lookback_hours=_integer("MCQ_LOOKBACK_HOURS", values, 72, least=0),
         audit_hours=_integer("MCQ_AUDIT_HOURS", values, 168, least=0),
+        alert_after=_integer("MCQ_ALERT_AFTER", values, 2),
+        webserver_url=values.get("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000").rstrip("/"),
+        docs_url=values.get("MCQ_DOCS_URL"),
     )
 
 

@@ -13,13 +13,9 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
 from mcq_analytics.storage.faults import explain
-from mcq_analytics.storage.metadata import (
-    get_last_successful_runs,
-    hour_statuses,
-    ranges,
-)
+from mcq_analytics.storage.metadata import get_last_successful_runs, hour_statuses
 from mcq_analytics.storage.selections import quoted
-from mcq_analytics.windows import HOUR, last_closed_hour_end
+from mcq_analytics.windows import HOUR, last_closed_hour_end, ranges
 
 
 @dataclass(frozen=True)

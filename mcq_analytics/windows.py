@@ -5,7 +5,7 @@ Dagster's partitions and their keys are in `definitions.partitions`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -50,6 +50,17 @@ class Window:
 
     def __str__(self) -> str:
         return f"[{format_hour(self.start)}, {format_hour(self.end)})"
+
+
+def ranges(hours: Iterable[datetime]) -> list[Window]:
+    """Return hours as the fewest windows that hold just them, in order."""
+    windows: list[Window] = []
+    for hour in sorted(hours):
+        if windows and windows[-1].end == hour:
+            windows[-1] = Window(windows[-1].start, hour + HOUR)
+        else:
+            windows.append(Window(hour, hour + HOUR))
+    return windows
 
 
 def floor_hour(moment: datetime) -> datetime:

@@ -11,6 +11,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 from dagster import DagsterInstance
 from pyspark.sql import SparkSession
@@ -23,6 +24,7 @@ from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
 from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
 from mcq_analytics.windows import last_closed_hour_end
+from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY
 
@@ -30,6 +32,10 @@ SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
 
 MakeDatabase = Callable[..., Database]
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _MINUTE = timedelta(minutes=1)
 _numbers = count(1)
@@ -90,6 +96,16 @@ def drop_database(server: URL, name: str) -> None:
     engine = Database(server, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def end_sessions(server: URL, name: str) -> None:
+    """End who is connected to a database, which can be a template then."""
+    engine = Database(server, "public", "analytics").engine()
+    with engine.begin() as connection:
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
 
 
 def template_maker(server: URL) -> Callable[[IdType], str]:
@@ -174,20 +190,55 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
 
 
 @pytest.fixture(scope="session")
-def dagster_url(server: URL) -> str:
-    """A database for the records of Dagster, shared by the session's instances."""
-    return create_database(server, "dagster_records").render_as_string(hide_password=False)
+def dagster_template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with the tables of an instance that has no records yet."""
+    url = create_database(server, "template_records")
+    with pytest.MonkeyPatch.context() as patch:
+        text_of_url = url.render_as_string(hide_password=False)
+        with opened_instance(text_of_url, tmp_path_factory.mktemp("template"), patch) as instance:
+            assert instance.get_runs() == []
+    end_sessions(server, "template_records")
+    return "template_records"
+
+
+@contextmanager
+def opened_instance(
+    url: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """Yield an instance with the checkout's dagster.yaml, which keeps its records at a URL."""
+    home = directory / "dagster_home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((CHECKOUT / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("MCQ_DAGSTER_URL", url)
+    with DagsterInstance.get() as found:
+        yield found
 
 
 @pytest.fixture
 def instance(
-    dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: URL, dagster_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """A Dagster instance with the storage and pools that the checkout's dagster.yaml has."""
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    (home / "dagster.yaml").write_text((CHECKOUT / "dagster.yaml").read_text())
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    monkeypatch.setenv("MCQ_DAGSTER_URL", dagster_url)
-    with DagsterInstance.get() as found:
+    """A Dagster instance without any records."""
+    url = create_database(server, "records", dagster_template)
+    with opened_instance(url.render_as_string(hide_password=False), tmp_path, monkeypatch) as found:
         yield found
+    drop_database(server, "records")
+
+
+@pytest.fixture
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackServer]:
+    """A server that answers as Slack does."""
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server = SlackServer()
+    with running(server, server.released):
+        yield server
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    """A mail server."""
+    server = SmtpServer()
+    with running(server, server.released):
+        yield server

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pyspark
+import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
@@ -49,10 +50,31 @@ def server_programs() -> Path:
     return installed or next(Path(wheel.origin).parent.glob("pginstall*/bin/postgres")).parent
 
 
-class OwnServer:
-    """A PostgreSQL of our own, which asks for a password, and may be killed."""
+def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
+    """Make a certificate for some names (as ``DNS:localhost``) and return it with its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not on the PATH: a certificate cannot be made")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=nobody", "-addext", f"subjectAltName={','.join(names)}"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
 
-    def __init__(self) -> None:
+
+class OwnServer:
+    """A PostgreSQL of our own, which asks for a password, and may be killed.
+
+    With a certificate, and its key, it takes TCP connections over TLS alone.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
         self._programs = server_programs()
         self.directory = Path(tempfile.mkdtemp(prefix="mcq_pg_"))
         self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -72,7 +94,20 @@ class OwnServer:
             "port": str(self.port),
             "unix_socket_directories": str(self.directory),
         }
+        if certificate is not None:
+            settings |= self._with_tls(*certificate)
         self._flags = " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+    def _with_tls(self, certificate: Path, key: Path) -> dict[str, str]:
+        own = {"ssl_cert_file": self._data / "server.pem", "ssl_key_file": self._data / "key.pem"}
+        for source, copy in zip((certificate, key), own.values(), strict=True):
+            copy.write_bytes(source.read_bytes())
+            copy.chmod(0o600)
+            shutil.chown(copy, self.user)
+        (self._data / "pg_hba.conf").write_text(
+            "local all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        return {"ssl": "on", **{name: str(path) for name, path in own.items()}}
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -226,9 +226,6 @@ def platform(
     monkeypatch.setenv("MCQ_PARTITION_START", origin.isoformat())
     yield Platform(Database(url, "public", "analytics"), instance, origin)
     drop_database(server, "platform")
-    for run in instance.get_runs():
-        if not run.is_finished:
-            instance.report_run_canceled(run)
 
 
 def test_after_the_daemon_was_down_every_hour_is_done_once(platform: Platform) -> None:
@@ -263,11 +260,31 @@ def test_what_is_in_progress_is_not_requested_and_what_has_failed_is(platform: P
 
     assert requested() == [0, 31]
     platform.instance.report_run_failed(run)
-    assert requested() == [0]
-    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
     assert requested() == [0, 31]
-    platform.instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
+    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
     assert requested() == [0]
+
+
+def test_an_hour_that_is_stored_but_failed_in_dagster_is_requested_too(platform: Platform) -> None:
+    """As after a kill between the commit and Dagster's record of it."""
+    run = platform.instance.create_run_for_job(
+        platform.definitions.resolve_job_def(FACTS_JOB),
+        tags={"dagster/partition": partition_key(platform.first + 5 * HOUR)},
+        asset_selection=frozenset({AssetKey("test_funnel_fact")}),
+    )
+    platform.instance.report_run_failed(run)
+    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    request = platform.schedule_tick()[0]
+    assert platform.hours([request]) == [(5, 5)]
+    assert request.asset_selection == [AssetKey("test_funnel_fact")]
+
+
+def test_without_the_database_the_newest_hour_is_requested_and_its_failure_seen(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, closed: datetime
+) -> None:
+    monkeypatch.setenv("DB_DEV_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    [request] = platform.schedule_tick()
+    assert request.partition_key == partition_key(closed - HOUR)
 
 
 def test_late_rows_in_three_old_hours_run_just_these_again_and_once(platform: Platform) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from mcq_analytics.cli import main
 from mcq_analytics.storage.database import Database
 from mcq_analytics.windows import HOUR, format_hour
+from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
 from mcq_analytics_tests.servers import OwnServer
@@ -280,3 +281,15 @@ def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
     assert second.exit_code == 0
     assert scalar(empty_database, "SELECT count(*) FROM analytics.etl_metadata") == attempts
     assert second.stdout in first.stdout
+
+
+def test_alert_test_sends_a_message_and_fails_where_it_is_not_accepted(
+    slack: SlackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERT_METHOD", "slack")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", slack.webhook().slack_webhook_url or "")
+    sent = call("alert-test")
+    assert (sent.exit_code, sent.stdout) == (0, "sent by slack\n")
+    assert len(slack.requests) == 1
+    slack.status = 500
+    fails(call("alert-test"), 1, "Slack refused the alert with HTTP 500")

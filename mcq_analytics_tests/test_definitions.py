@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dagster import (
@@ -108,6 +103,7 @@ def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -
     assert schedule.execution_timezone == "UTC"
     assert schedule.default_status is DefaultScheduleStatus.RUNNING
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "alert_sensor",
         "late_data_sensor",
     }
     for sensor in repository.sensor_defs:
@@ -226,11 +222,16 @@ def test_after_a_kill_the_next_run_goes_on_and_tells_of_the_dead_one(
     assert found is not None
     assert found.status is DagsterRunStatus.FAILURE
     assert wrong_rows(answered) == []
-    assert scalar(
+    errors = scalar(
         answered,
         "SELECT array_agg(error) FROM analytics.etl_metadata "
         f"WHERE status = 'failed' AND run_id = '{dead.run_id}'",
-    ) == ["the process died, or lost the database"]
+    )
+    assert isinstance(errors, list)
+    assert set(errors) == {
+        "the process died, or lost the database",  # at the fact that it was at
+        "The process of the run died before the run ended.",  # and those that it never came to
+    }
 
 
 def test_planned_events_are_stored_as_dagster_stores_them(
@@ -246,164 +247,3 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     statuses = instance.get_status_by_partition(FACT_KEYS[0], keys, definition)  # type: ignore[arg-type]
     assert statuses is not None
     assert {str(statuses[key]) for key in keys} == {"AssetPartitionStatus.FAILED"}
-
-
-class Ui:
-    """A running `dagster dev`, spoken to as the browser does."""
-
-    def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}/graphql"
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(  # noqa: S310
-            self._url, body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            found = json.load(answer)
-        assert "errors" not in found, found
-        return found["data"]
-
-    def is_ready(self) -> bool:
-        try:
-            answer = self.ask(
-                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus "
-                "locationOrLoadError { __typename } } } } }"
-            )
-        except OSError:
-            return False
-        entries = answer["workspaceOrError"]["locationEntries"]
-        return [entry["loadStatus"] for entry in entries] == ["LOADED"]
-
-    def wait_for_run(self, run_id: str) -> str:
-        for _ in range(240):
-            answer = self.ask(
-                "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
-            )
-            status = str(answer["runOrError"]["status"])
-            if status in ("SUCCESS", "FAILURE", "CANCELED"):
-                return status
-            time.sleep(0.5)
-        return "TIMEOUT"
-
-
-@pytest.fixture
-def ui(instance: DagsterInstance, answered: Database, tmp_path: Path) -> Iterator[Ui]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path / "dagster_dev.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "dagster",
-                "dev",
-                "-w",
-                str(CHECKOUT / "workspace.yaml"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        )
-    found = Ui(port)
-    try:
-        for _ in range(240):
-            if found.is_ready():
-                break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.5)
-        else:
-            pytest.fail(log.read_text())
-        yield found
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    text = log.read_text()
-    ours = [
-        line
-        for line in text.splitlines()
-        if "warning" in line.lower() and "incubator" not in line and "mcq" in line.lower()
-    ]
-    assert ours == [], ours
-
-
-LAUNCH = """
-mutation($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-    ... on RunConfigValidationInvalid { errors { message } }
-  }
-}
-"""
-
-
-@pytest.mark.timeout(300)
-def test_the_ui_materialises_a_partition_and_a_range(ui: Ui, answered: Database) -> None:
-    def materialise(tags: dict[str, str]) -> None:
-        answer = ui.ask(
-            LAUNCH,
-            params={
-                "selector": {
-                    "repositoryLocationName": "mcq_analytics",
-                    "repositoryName": "__repository__",
-                    "pipelineName": FACTS_JOB,
-                    "assetSelection": [{"path": [fact.name]} for fact in FACTS],
-                },
-                "mode": "default",
-                "runConfigData": {},
-                "executionMetadata": {
-                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
-                },
-            },
-        )["launchPipelineExecution"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        assert ui.wait_for_run(answer["run"]["runId"]) == "SUCCESS"
-
-    materialise({"dagster/partition": "2024-01-01-09:00"})
-    assert scalar(answered, "SELECT count(*) FROM analytics.question_interaction_fact") == 1
-    materialise(
-        {
-            "dagster/asset_partition_range_start": "2024-01-01-09:00",
-            "dagster/asset_partition_range_end": "2024-01-01-11:00",
-        }
-    )
-    assert wrong_rows(answered) == []
-    assert (
-        scalar(answered, "SELECT max(window_end - window_start)::text FROM analytics.etl_metadata")
-        == "03:00:00"
-    )
-
-
-@pytest.mark.timeout(300)
-def test_dagster_asset_materialize_takes_a_partition_range(
-    answered: Database, instance: DagsterInstance
-) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dagster",
-            "asset",
-            "materialize",
-            "-m",
-            "mcq_analytics.definitions",
-            "--select",
-            ",".join(fact.name for fact in FACTS),
-            "--partition-range",
-            "2024-01-01-09:00...2024-01-01-11:00",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert wrong_rows(answered) == []

@@ -37,8 +37,8 @@ from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.storage.metadata import hour_statuses, ranges
-from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics.storage.metadata import hour_statuses
+from mcq_analytics.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows

@@ -10,8 +10,7 @@ import pytest
 import mcq_analytics
 from mcq_analytics.errors import UsageError
 from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.metadata import ranges
-from mcq_analytics.windows import HOUR, Window, parse_hour, parse_time
+from mcq_analytics.windows import HOUR, Window, parse_hour, parse_time, ranges
 from mcq_analytics_tests.facts_of import execute
 
 FACT = "test_summary_fact"

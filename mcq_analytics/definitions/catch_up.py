@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from dagster import (
+    DagsterInstance,
     DefaultScheduleStatus,
     RunRequest,
     ScheduleDefinition,
@@ -12,15 +15,16 @@ from dagster import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from mcq_analytics.definitions.hour_outcomes import record_failed_runs, wrong_hours
 from mcq_analytics.definitions.in_progress import end_dead_runs, hours_in_progress
 from mcq_analytics.definitions.partitions import run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import open_hours, requests
 from mcq_analytics.facts import FACTS
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.metadata import hour_statuses
-from mcq_analytics.windows import Window, last_closed_hour_end
+from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 
 MINUTE_OF_HOUR = 5
 
@@ -51,12 +55,13 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
         end_dead_runs(context.instance)
         # What is in progress is asked for first: what ends in between has its status by then.
         busy = hours_in_progress(context.instance)
-        engine = database.open().engine()
+        span = Window(settings.partition_start, closed)
         try:
-            statuses = {fact.name: hour_statuses(engine, fact.name, settings) for fact in FACTS}
+            wanted = _wanted(context.instance, database, settings, span)
         except SQLAlchemyError as error:
-            raise explain(error, "reading which hours are done") from error
-        wanted = open_hours(statuses, Window(settings.partition_start, closed))
+            # The run fails as well, and is then seen, told of and made good as other failures are.
+            context.log.warning("%s", explain(error, "reading which hours are done"))
+            wanted = {fact.name: {closed - HOUR} for fact in FACTS}
         found = requests(wanted, busy, settings.catch_up_hours)
         if not found:
             return SkipReason("All hours that are over are done or in progress.")
@@ -64,3 +69,18 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
         return [run_request(request, tick) for request in found]
 
     return hourly_facts_schedule
+
+
+def _wanted(
+    instance: DagsterInstance, database: DatabaseResource, settings: Settings, span: Window
+) -> dict[str, set[datetime]]:
+    """Return per fact the hours that are missing, failed by what either record says, or wrong."""
+    engine = database.open().engine()
+    failed = record_failed_runs(instance, settings, engine).failed()
+    for fact_name, wrong in wrong_hours(instance).items():
+        failed[fact_name] |= wrong.keys()
+    statuses = {fact.name: hour_statuses(engine, fact.name, settings) for fact in FACTS}
+    return {
+        fact: hours | {hour for hour in failed[fact] if span.start <= hour < span.end}
+        for fact, hours in open_hours(statuses, span).items()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from dagster import (
     AssetIn,
@@ -10,6 +11,7 @@ from dagster import (
     AssetsDefinition,
     BackfillPolicy,
     HourlyPartitionsDefinition,
+    MetadataValue,
     TableColumn,
     TableColumnDep,
     TableColumnLineage,
@@ -30,6 +32,7 @@ from mcq_analytics.facts import (
 from mcq_analytics.transforms import funnel, interactions, summary
 
 GROUP = "facts"
+_PAGES = ("exactness", "operations", "architecture")
 
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     QUESTION_INTERACTION.name: {
@@ -58,22 +61,27 @@ _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def fact_assets(hours: HourlyPartitionsDefinition) -> list[AssetsDefinition]:
-    """Return the facts, each an hourly-partitioned asset; a range of hours is a single run."""
+def fact_assets(
+    hours: HourlyPartitionsDefinition, docs_url: str | None = None
+) -> list[AssetsDefinition]:
+    """Return the facts, each an hourly-partitioned asset; a range of hours is a single run.
 
-    @_fact_asset(QUESTION_INTERACTION, hours)
+    `docs_url` is where the pages under docs/ can be read.
+    """
+
+    @_fact_asset(QUESTION_INTERACTION, hours, docs_url)
     def question_interaction_fact(
         answers: DataFrame, questions: DataFrame, sessions: DataFrame
     ) -> DataFrame:
         return interactions.question_interaction_fact(answers, questions, sessions)
 
-    @_fact_asset(TEST_SUMMARY, hours)
+    @_fact_asset(TEST_SUMMARY, hours, docs_url)
     def test_summary_fact(
         answers: DataFrame, questions: DataFrame, sessions: DataFrame
     ) -> DataFrame:
         return summary.test_summary_fact(answers, questions, sessions)
 
-    @_fact_asset(TEST_FUNNEL, hours)
+    @_fact_asset(TEST_FUNNEL, hours, docs_url)
     def test_funnel_fact(
         answers: DataFrame, sessions: DataFrame, submissions: DataFrame
     ) -> DataFrame:
@@ -83,7 +91,7 @@ def fact_assets(hours: HourlyPartitionsDefinition) -> list[AssetsDefinition]:
 
 
 def _fact_asset(
-    fact: Fact, hours: HourlyPartitionsDefinition
+    fact: Fact, hours: HourlyPartitionsDefinition, docs_url: str | None
 ) -> Callable[[Callable[..., DataFrame]], AssetsDefinition]:
     """Return the decorator that makes a function of the base tables the asset of a fact.
 
@@ -103,8 +111,15 @@ def _fact_asset(
         metadata={
             "dagster/column_schema": _column_schema(fact),
             "dagster/column_lineage": column_lineage(fact),
+            **{f"docs_{page}": _docs(page, docs_url) for page in _PAGES},
         },
     )
+
+
+def _docs(page: str, docs_url: str | None) -> MetadataValue[str]:
+    if docs_url is not None:
+        return MetadataValue.url(f"{docs_url.rstrip('/')}/{page}.md")
+    return MetadataValue.path(str(Path("docs") / f"{page}.md"))
 
 
 def _description(fact: Fact) -> str:

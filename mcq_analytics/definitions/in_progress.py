@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 import psutil
-from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 
 from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_of
 from mcq_analytics.facts import FACTS
@@ -24,10 +23,13 @@ _UNDER_WAY = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-_HOST_TAG, _PROCESS_TAG, _PROCESS_START_TAG = "mcq/host", "mcq/process", "mcq/process_start"
+_HOST_TAG, _PROCESS_TAG = "mcq/host", "mcq/process"
 _PARTITION_TAG = "dagster/partition"
 _WILL_RETRY_TAG = "dagster/will_retry"
+MAX_RETRIES_TAG = "dagster/max_retries"
+BACKFILL_TAG = "dagster/backfill"
 _RETRY_TAG = "dagster/auto_retry_run_id"
+_NOTED_WITHIN = timedelta(minutes=1)
 _RETRY_WITHIN = timedelta(minutes=10)
 _UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
 _LATEST_BACKFILLS = 100
@@ -39,7 +41,7 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
     A failed run that Dagster is about to retry counts too.
     """
     hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
-    for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_to_be_retried(instance)]:
+    for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_retried_runs(instance)]:
         for fact in FACTS:
             if run.asset_selection is None or AssetKey(fact.name) in run.asset_selection:
                 hours[fact.name].update(_hours_of(run))
@@ -55,23 +57,41 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
 
 
 def end_dead_runs(instance: DagsterInstance) -> None:
-    """Report runs as failed that a command of this machine began and whose process is gone.
+    """Report runs as failed that began on this machine and whose process is gone.
 
     What they left in the database, the next attempt of their fact records and sweeps.
     """
     begun = RunsFilter(statuses=[DagsterRunStatus.STARTED], tags={_HOST_TAG: platform.node()})
     for run in instance.get_runs(begun):
-        if not _is_alive(int(run.tags[_PROCESS_TAG]), float(run.tags[_PROCESS_START_TAG])):
+        run_id, process, started = run.tags[_PROCESS_TAG].split()
+        # A run that is executed again has the tags of its parent until it begins.
+        if run_id == run.run_id and not _is_alive(int(process), float(started)):
             instance.report_run_failed(run, "The process of the run died before the run ended.")
 
 
-def process_tags() -> dict[str, str]:
-    """Return the tags by which a later command finds out whether a run's process is alive."""
+def process_tags(run_id: str) -> dict[str, str]:
+    """Return the tags by which others find out whether this process, a run's, is alive."""
+    started = psutil.Process().create_time()
     return {
         _HOST_TAG: platform.node(),
-        _PROCESS_TAG: str(os.getpid()),
-        _PROCESS_START_TAG: f"{psutil.Process().create_time():.2f}",
+        _PROCESS_TAG: f"{run_id} {os.getpid()} {started:.2f}",
     }
+
+
+def is_retried(instance: DagsterInstance, record: RunRecord) -> bool:
+    """Return whether a failed run is about to be tried again by the daemon, or is being.
+
+    Whether it will be is noted right after its failure. Where the daemon seems to be down, and no
+    retry comes, it is not.
+    """
+    run = record.dagster_run
+    ended = datetime.now(timezone.utc) - record.update_timestamp.replace(tzinfo=timezone.utc)
+    if run.tags.get(_RETRY_TAG):
+        retry = instance.get_run_by_id(run.tags[_RETRY_TAG])
+        return retry is not None and not retry.is_finished
+    if _WILL_RETRY_TAG not in run.tags:
+        return instance.run_retries_enabled and ended < _NOTED_WITHIN
+    return run.tags[_WILL_RETRY_TAG] == "true" and ended < _RETRY_WITHIN
 
 
 def _is_alive(process: int, started: float) -> bool:
@@ -82,14 +102,16 @@ def _is_alive(process: int, started: float) -> bool:
         return False
 
 
-def _to_be_retried(instance: DagsterInstance) -> Iterable[DagsterRun]:
-    """Return failed runs whose retry has not been made yet, unless the daemon seems to be down."""
+def _retried_runs(instance: DagsterInstance) -> list[DagsterRun]:
     failed = RunsFilter(
         statuses=[DagsterRunStatus.FAILURE],
-        tags={_WILL_RETRY_TAG: "true"},
         updated_after=datetime.now(timezone.utc) - _RETRY_WITHIN,
     )
-    return [run for run in instance.get_runs(failed) if _RETRY_TAG not in run.tags]
+    return [
+        record.dagster_run
+        for record in instance.get_run_records(failed)
+        if is_retried(instance, record)
+    ]
 
 
 def _hours_of(run: DagsterRun) -> set[datetime]:

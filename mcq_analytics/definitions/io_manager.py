@@ -18,6 +18,7 @@ from pydantic import PrivateAttr
 from pyspark.sql import DataFrame
 
 from mcq_analytics.definitions.facts import column_lineage
+from mcq_analytics.definitions.in_progress import process_tags
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
 from mcq_analytics.errors import McqError
@@ -38,6 +39,11 @@ class PostgresIOManager(ConfigurableIOManager):
     spark: ScalingSparkResource
 
     _attempts: dict[str, Attempt] = PrivateAttr(default_factory=dict)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """Note on the run which process it is."""
+        if context.run is not None and context.instance is not None:
+            context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
 
     def load_input(self, context: InputContext) -> DataFrame:
         """Return the rows of a base table that belong to what the window touches.
@@ -105,8 +111,10 @@ class PostgresIOManager(ConfigurableIOManager):
 
 
 def _metadata(name: str, table: str, window: Window, report: AttemptReport) -> dict[str, Any]:
-    """Return what the UI shows of an attempt."""
+    """Return what the UI shows of an attempt. Hourly figures let ranges compare with hours."""
+    seconds = sum(report.seconds.values())
     return {
+        "overview": MetadataValue.md(report.overview),
         "dagster/row_count": report.fact_rows,
         "dagster/table_name": table,
         "dagster/column_lineage": column_lineage(FACTS_BY_NAME[name]),
@@ -114,6 +122,11 @@ def _metadata(name: str, table: str, window: Window, report: AttemptReport) -> d
         "window_end": MetadataValue.timestamp(window.end),
         "window": f"{format_hour(window.start)} to {format_hour(window.end)}",
         "hours": window.hours,
+        **({"watermark": MetadataValue.timestamp(report.watermark)} if report.watermark else {}),
+        "seconds": seconds,
+        "hourly_seconds": seconds / window.hours,
+        "hourly_rows_read": report.rows_read / window.hours,
+        "rows_written": report.counts.written,
         "rows_read": report.rows_read,
         "rows_touched": report.touched,
         "rows_inserted": report.counts.inserted,

@@ -10,6 +10,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dagster import (
     DagsterInstance,
@@ -22,15 +23,17 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.in_progress import end_dead_runs, process_tags
+from mcq_analytics.definitions.hour_outcomes import record_failed_runs
+from mcq_analytics.definitions.in_progress import MAX_RETRIES_TAG, end_dead_runs, process_tags
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.run_errors import first_error
 from mcq_analytics.due import HOURS_PER_RUN
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
-from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics.storage.embedded import ignore_git
-from mcq_analytics.storage.faults import explain, first_line
+from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.metadata import get_time_range
 from mcq_analytics.windows import Window, format_hour
 
@@ -122,45 +125,32 @@ def run_window(
     try:
         with DagsterInstance.get() as instance:
             end_dead_runs(instance)
+            record_failed_runs(instance, settings, open_database(settings).engine())
             for chunk in window.chunks(HOURS_PER_RUN):
                 _add(totals, _execute(job, instance, chunk))
                 if progress is not None:
                     progress(chunk.hours, chunk.end)
     except SQLAlchemyError as error:
-        raise explain(error, "the records of Dagster") from error
+        raise explain(error, "the records of past runs") from error
     return totals
 
 
 def _execute(
     job: JobDefinition, instance: DagsterInstance, window: Window
 ) -> ExecuteInProcessResult:
+    run_id = str(uuid4())
     result = job.execute_in_process(
         instance=instance,
-        tags={**range_tags(window), **process_tags()},
+        run_id=run_id,
+        # The command reports what failed itself: the daemon is not to run it again behind its back.
+        tags={**range_tags(window), **process_tags(run_id), MAX_RETRIES_TAG: "0"},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )
     if not result.success:
-        raise McqError(_first_error(result))
+        found = first_error(result.all_events)
+        raise McqError(found or f"the run {result.run_id} failed; see it in the Dagster UI")
     return result
-
-
-def _first_error(result: ExecuteInProcessResult) -> str:
-    """Return what went wrong first, in one line: our own words where the error has them."""
-    for event in result.all_events:
-        error = None
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-        elif event.is_run_failure:
-            error = event.job_failure_data.error
-        if error is not None:
-            while error.cause is not None and error.cls_name != McqError.__name__:
-                error = error.cause
-            said = error.message.strip().partition(": ")[2]
-            if error.cls_name == McqError.__name__:
-                return first_line(RuntimeError(said))
-            return str(explain(RuntimeError(said), "the run"))
-    return f"the run {result.run_id} failed; see it in the Dagster UI"
 
 
 def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:

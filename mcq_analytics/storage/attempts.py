@@ -30,8 +30,14 @@ from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, in_short
-from mcq_analytics.storage.fingerprints import Fingerprints, fingerprints, store_fingerprints
+from mcq_analytics.storage.fingerprints import (
+    Fingerprints,
+    fingerprints,
+    store_fingerprints,
+    watermark,
+)
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
+from mcq_analytics.storage.overviews import overview
 from mcq_analytics.storage.retries import retrying
 from mcq_analytics.storage.schema import key_types, require_fact_tables
 from mcq_analytics.storage.selections import TEST_QUESTIONS, Selections, quoted
@@ -52,7 +58,8 @@ class AttemptReport:
     """What an attempt did: row counts, and seconds by phase.
 
     `rows_read` are base rows, `fact_rows` the rows that the window's recompute yields, `touched`
-    the keys that were read; `left_out` counts base rows without ids or time.
+    the keys that were read; `left_out` counts base rows without ids or time. Up to `watermark` all
+    hours are computed, from the first one on; `overview` is Markdown on the rows, for people.
     """
 
     rows_read: int = 0
@@ -60,6 +67,8 @@ class AttemptReport:
     counts: MergeCounts = field(default_factory=lambda: MergeCounts(0, 0, 0))
     touched: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    watermark: datetime | None = None
+    overview: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -224,6 +233,13 @@ class Attempt:
             )
             store_fingerprints(
                 connection, self._database.fact_schema, self.fact, self._fingerprints
+            )
+            self.report.watermark = watermark(connection, self._database.fact_schema, self.fact)
+            self.report.overview = overview(
+                connection,
+                self.fact,
+                quoted(self._database.fact_schema, self.fact.name),
+                self._staging("touched"),
             )
             self._withdraw(connection)
             self._record(connection, SUCCESS, None)

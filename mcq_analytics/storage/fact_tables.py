@@ -63,7 +63,7 @@ def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTa
         facts,
         hours,
         attempts=etl_metadata_table(metadata),
-        running=_running(metadata),
+        running=running_attempt_table(metadata),
         fingerprints=_fingerprints(metadata),
     )
 
@@ -160,7 +160,8 @@ def etl_metadata_table(metadata: MetaData) -> Table:
     return table
 
 
-def _running(metadata: MetaData) -> Table:
+def running_attempt_table(metadata: MetaData) -> Table:
+    """Return the table of the attempts that are under way."""
     return Table(
         "running_attempt",
         metadata,

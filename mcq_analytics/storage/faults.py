@@ -30,6 +30,19 @@ _FAULTS = (
         "run mcq-analytics init-db",
     ),
     Fault(
+        (
+            r"certificate verify failed|server certificate for .* does not match|"
+            r"root certificate file .* does not exist|could not (get|read) root certificate"
+        ),
+        "the server's certificate is not trusted",
+        "check sslrootcert and the host in the database URL, or ask who runs the server",
+    ),
+    Fault(
+        r"does not support SSL|no pg_hba\.conf entry for [^\n]*no encryption",
+        "one side asks for TLS and the other does not offer it",
+        "check sslmode in the database URL",
+    ),
+    Fault(
         r"password authentication failed|28P01|no password supplied",
         "the password or user is wrong",
         "check the user and password in the database URL",

@@ -1,6 +1,6 @@
 """`etl_metadata` as it is read: past attempts, what they cover, and which window comes next.
 
-Attempts write their own rows, see `attempts`.
+Attempts write their own rows, see `attempts`; those that could not are recorded here.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, select
+from sqlalchemy import MetaData, Table, and_, exists, insert, literal, or_, select
 from sqlalchemy.engine import Engine
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.errors import UsageError
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, etl_metadata_table
+from mcq_analytics.storage.fact_tables import (
+    FAILED,
+    SUCCESS,
+    etl_metadata_table,
+    running_attempt_table,
+)
 from mcq_analytics.windows import (
     HOUR,
     Window,
     format_hour,
     last_closed_hour_end,
     parse_hour,
+    ranges,
     require_whole_hour,
 )
 
@@ -115,15 +121,44 @@ def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dic
     return _paint(_attempts(engine, statement))
 
 
-def ranges(hours: Iterable[datetime]) -> list[Window]:
-    """Return hours as the fewest windows that hold just them, in order."""
-    windows: list[Window] = []
-    for hour in sorted(hours):
-        if windows and windows[-1].end == hour:
-            windows[-1] = Window(windows[-1].start, hour + HOUR)
-        else:
-            windows.append(Window(hour, hour + HOUR))
-    return windows
+def record_failures(engine: Engine, settings: Settings, failures: Iterable[PastAttempt]) -> None:
+    """Record attempts that failed before they could record themselves, each once.
+
+    Left out are those that are known by their run, that the next attempt will record, or after
+    which the fact was attempted again.
+    """
+    metadata = MetaData(schema=settings.fact_schema)
+    table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
+    with engine.begin() as connection:
+        for failure in failures:
+            values = {
+                "pipeline_name": failure.pipeline_name,
+                "window_start": failure.window.start,
+                "window_end": failure.window.end,
+                "status": FAILED,
+                "started_at": failure.started_at,
+                "finished_at": failure.finished_at,
+                "run_id": failure.run_id,
+                "error": failure.error,
+            }
+            overlaps = and_(
+                table.c.window_start < failure.window.end, table.c.window_end > failure.window.start
+            )
+            known = exists().where(
+                table.c.pipeline_name == failure.pipeline_name,
+                or_(
+                    and_(table.c.run_id == failure.run_id, overlaps),
+                    and_(table.c.finished_at > failure.finished_at, overlaps),
+                ),
+            )
+            under_way = exists().where(
+                running.c.pipeline_name == failure.pipeline_name,
+                running.c.run_id == failure.run_id,
+            )
+            row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
+            connection.execute(
+                insert(table).from_select(list(values), row.where(~known, ~under_way))
+            )
 
 
 def _paint(attempts: Sequence[PastAttempt]) -> dict[datetime, str]:

@@ -11,6 +11,7 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.java_gateway import launch_gateway
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
@@ -132,5 +133,5 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
             f"{str(error).strip().splitlines()[0]}; see {log}"
         ) from error
     # pyspark would print every failed query with its whole Java trace; the error has what matters.
-    logging.getLogger("SQLQueryContextLogger").disabled = True
+    PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     return session

@@ -1,0 +1,142 @@
+"""A running `dagster dev`: webserver, daemon and code server, spoken to as the browser does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcq_analytics.definitions.build import FACTS_JOB
+from mcq_analytics.facts import FACTS
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.servers import free_port
+
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+
+
+class Ui:
+    """The API of the UI on a port."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.log = log
+        self.port = port
+        self._url = f"http://127.0.0.1:{port}/graphql"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(  # noqa: S310
+            self._url, body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                found = json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            pytest.fail(refusal.read().decode())
+        assert "errors" not in found, found
+        return found["data"]
+
+    def is_ready(self) -> bool:
+        try:
+            answer = self.ask(
+                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus "
+                "locationOrLoadError { __typename } } } } }"
+            )
+        except OSError:
+            return False
+        entries = answer["workspaceOrError"]["locationEntries"]
+        return [entry["loadStatus"] for entry in entries] == ["LOADED"]
+
+    def launch(self, tags: dict[str, str]) -> str:
+        """Start a run of the facts with these tags, and return its id."""
+        answer = self.launch_answer(tags)
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
+    def launch_answer(self, tags: dict[str, str]) -> dict[str, Any]:
+        """Ask for a run of the facts with these tags, and return what is answered."""
+        answer: dict[str, Any] = self.ask(
+            LAUNCH,
+            params={
+                "selector": {
+                    "repositoryLocationName": "mcq_analytics",
+                    "repositoryName": "__repository__",
+                    "pipelineName": FACTS_JOB,
+                    "assetSelection": [{"path": [fact.name]} for fact in FACTS],
+                },
+                "mode": "default",
+                "runConfigData": {},
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
+                },
+            },
+        )["launchPipelineExecution"]
+        return answer
+
+    def wait_for_run(self, run_id: str) -> str:
+        for _ in range(240):
+            answer = self.ask(
+                "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
+            )
+            status = str(answer["runOrError"]["status"])
+            if status in ("SUCCESS", "FAILURE", "CANCELED"):
+                return status
+            time.sleep(0.5)
+        return "TIMEOUT"
+
+
+@contextmanager
+def dagster_dev(directory: Path) -> Iterator[Ui]:
+    """Run `dagster dev` with this environment, and end it."""
+    port = free_port()
+    log = directory / "dagster_dev.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "dev",
+                "-w",
+                str(CHECKOUT / "workspace.yaml"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+    found = Ui(port, log)
+    try:
+        for _ in range(240):
+            if found.is_ready():
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.5)
+        else:
+            pytest.fail(log.read_text())
+        yield found
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)

@@ -1,0 +1,32 @@
+"""A program of the tests: computes a window and prints all that Spark's own pages show of it."""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions import launch
+from mcq_analytics.settings import load_settings
+from mcq_analytics.windows import Window, parse_hour
+
+PAGES = ("environment/", "jobs/", "stages/", "storage/", "executors/", "SQL/")
+RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&length=1000")
+
+
+def main(start: str, end: str) -> None:
+    """Print the pages and the records of the session's user interface."""
+    launch.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
+    spark = SparkSession.getActiveSession()
+    assert spark is not None
+    context = spark.sparkContext
+    records = f"api/v1/applications/{context.applicationId}"
+    queries = [f"SQL/execution/?id={number}" for number in range(20)]
+    for page in [*PAGES, *queries, *(f"{records}/{record}" for record in RECORDS)]:
+        with urllib.request.urlopen(f"{context.uiWebUrl}/{page}", timeout=60) as answer:  # noqa: S310
+            print(page, answer.read().decode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,138 @@
+"""`etl_metadata` and Dagster's partitions tell the same of every hour, whatever has happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions import launch
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.hour_outcomes import open_hours_of
+from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
+from mcq_analytics.storage.metadata import get_last_successful_runs, get_time_range, hour_statuses
+from mcq_analytics.windows import HOUR, Window, format_hour, parse_hour
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
+from mcq_analytics_tests.servers import wait_until
+
+FIRST = parse_hour("2024-01-01T00:00")
+SPAN = Window(FIRST, FIRST + 12 * HOUR)
+BREAK = (
+    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$",
+    "CREATE TRIGGER broken BEFORE INSERT ON analytics.test_funnel_fact EXECUTE FUNCTION broken()",
+)
+MEND = "DROP FUNCTION broken CASCADE"
+
+
+def told_by_etl_metadata(database: Database) -> dict[str, dict[datetime, str]]:
+    return {
+        fact.name: hour_statuses(database.engine(), fact.name, load_settings()) for fact in FACTS
+    }
+
+
+def told_by_dagster(instance: DagsterInstance) -> dict[str, dict[datetime, str]]:
+    failed = open_hours_of(instance).failed()
+    return {
+        fact.name: {
+            **{
+                hour_of(key): SUCCESS
+                for key in instance.get_materialized_partitions(AssetKey(fact.name))
+            },
+            **dict.fromkeys(failed[fact.name], FAILED),
+        }
+        for fact in FACTS
+    }
+
+
+def kill_a_run(database: Database, window: Window) -> None:
+    """Run a window in a process of its own, and kill that while it is at its first fact."""
+    bounds = ["--start", format_hour(window.start), "--end", format_hour(window.end)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcq_analytics", "run", *bounds],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: bool(scalar(database, "SELECT count(*) FROM analytics.running_attempt")))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.timeout(300)
+def test_both_tell_the_same_after_runs_that_passed_failed_died_and_never_began(
+    database: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n % 3, n, 5, 1, 'A', "
+        f"timestamptz '{FIRST}' + n * interval '30 min' FROM generate_series(0, 23) n",
+        "INSERT INTO submissions SELECT n, 5, "
+        f"timestamptz '{FIRST}' + n * interval '1 h', 'completed' FROM generate_series(0, 11) n",
+    )
+    chance = random.Random("agreement")
+
+    def some_hours() -> Window:
+        start = FIRST + chance.randrange(12) * HOUR
+        return Window(start, min(SPAN.end, start + chance.randint(1, 6) * HOUR))
+
+    def passing() -> None:
+        launch.run_window(load_settings(), some_hours())
+
+    def failing() -> None:
+        execute(database, *BREAK)
+        with pytest.raises(McqError, match="broken"):
+            launch.run_window(load_settings(), some_hours())
+        execute(database, MEND)
+
+    def dying() -> None:
+        kill_a_run(database, some_hours())
+
+    def without_a_database() -> None:
+        with monkeypatch.context() as away:
+            gone = database.url.set(database="gone").render_as_string(hide_password=False)
+            away.setenv("DB_DEV_URL", gone)
+            build_definitions().resolve_job_def(FACTS_JOB).execute_in_process(
+                instance=instance,
+                tags={**range_tags(some_hours()), "dagster/max_retries": "0"},
+                raise_on_error=False,
+            )
+
+    steps = [passing, failing, dying, without_a_database]
+    chance.shuffle(steps)
+    for step in [*steps, passing]:
+        step()
+    # The next run records what it finds, as the schedule's tick does.
+    launch.run_window(load_settings(), Window(SPAN.end, SPAN.end + HOUR))
+
+    told = told_by_etl_metadata(database)
+    assert told == told_by_dagster(instance)
+    assert {FAILED, SUCCESS} <= {status for hours in told.values() for status in hours.values()}
+    errors = str(scalar(database, "SELECT string_agg(error, '\n') FROM analytics.etl_metadata"))
+    for what in ("broken", "died", "gone"):
+        assert what in errors
+    for fact in FACTS:
+        latest = get_last_successful_runs(database.engine(), fact.name, limit=1)
+        assert [attempt.window.end for attempt in latest] == [SPAN.end + HOUR]
+        start, _ = get_time_range(database.engine(), fact.name)
+        assert told[fact.name].get(start) != SUCCESS
+
+    launch.run_window(load_settings(), SPAN)
+    assert wrong_rows(database) == []
+    assert told_by_etl_metadata(database) == told_by_dagster(instance)
+    assert partition_key(FIRST) in instance.get_materialized_partitions(AssetKey(FACTS[0].name))

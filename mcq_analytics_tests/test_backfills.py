@@ -1,0 +1,312 @@
+"""Backfills: their plans, and their runs by a running daemon, from each of the three entrances."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
+from pyspark.sql import SparkSession
+from sqlalchemy.engine import URL
+
+from mcq_analytics.cli import main
+from mcq_analytics.definitions.backfills import plan
+from mcq_analytics.definitions.partitions import partition_key
+from mcq_analytics.facts import FACTS, IdType
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_hour
+from mcq_analytics_tests.conftest import (
+    CHECKOUT,
+    create_database,
+    drop_database,
+    opened_instance,
+)
+from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.servers import wait_until
+
+FIRST = parse_hour("2024-01-01T00:00")
+NAMES = tuple(fact.name for fact in FACTS)
+HOURS = 30
+BACKFILL = """
+mutation($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def planned(
+    instance: DagsterInstance, database: Database, end: int, chunk: int = 168, **only: bool
+) -> list[list[tuple[int, int, tuple[str, ...]]]]:
+    """Return of each backfill its runs, as first hour, number of hours, and facts."""
+    window = Window(FIRST, FIRST + end * HOUR)
+    pieces = plan(instance, database, load_settings(), window, chunk=chunk, **only)
+    return [
+        [((run.window.start - FIRST) // HOUR, run.window.hours, run.facts) for run in piece.runs]
+        for piece in pieces
+    ]
+
+
+def test_a_range_of_720_hours_is_five_runs(database: Database, instance: DagsterInstance) -> None:
+    sizes = [[hours for _, hours, _ in piece] for piece in planned(instance, database, 720)]
+    assert sizes == [[168], [168], [168], [168], [48]]
+    assert planned(instance, database, 5, chunk=2) == [
+        [(0, 2, NAMES)],
+        [(2, 2, NAMES)],
+        [(4, 1, NAMES)],
+    ]
+
+
+def test_only_what_is_missing_or_has_failed_is_planned_for_each_fact(
+    database: Database, instance: DagsterInstance, spark: SparkSession
+) -> None:
+    run_facts(database, spark, Window(FIRST, FIRST + 6 * HOUR))
+    failed = (
+        "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
+        "started_at, finished_at) SELECT name, timestamptz '{start}', timestamptz '{end}', "
+        "'failed', now(), now() FROM unnest(ARRAY{names}) name"
+    )
+    execute(
+        database,
+        failed.format(start=FIRST + HOUR, end=FIRST + 3 * HOUR, names=["test_funnel_fact"]),
+        failed.format(start=FIRST + 4 * HOUR, end=FIRST + 5 * HOUR, names=list(NAMES)),
+    )
+    assert planned(instance, database, 8, only_failed=True) == [
+        [(1, 2, ("test_funnel_fact",)), (4, 1, NAMES)]
+    ]
+    assert planned(instance, database, 8, only_missing=True) == [[(6, 2, NAMES)]]
+    both = planned(instance, database, 8, only_missing=True, only_failed=True)
+    assert both == [[(1, 2, ("test_funnel_fact",)), (4, 1, NAMES), (6, 2, NAMES)]]
+    assert planned(instance, database, 1, only_failed=True) == []
+
+
+def test_without_a_daemon_nothing_is_submitted_and_the_remedy_is_said(
+    database: Database, instance: DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["backfill", "--start", "2024-01-01T00", "--end", "2024-01-02T00"]
+    with pytest.raises(SystemExit) as ended:
+        main([*call, "--dry-run", "--chunk", "10"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "3 runs",
+        "hours\twindow\tfacts",
+        f"10\t[2024-01-01T00:00Z, 2024-01-01T10:00Z)\t{', '.join(NAMES)}",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(call)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: no Dagster daemon is running on this instance: start one")
+    assert instance.get_backfills() == []
+
+
+@dataclass
+class Platform:
+    """A running platform over a database with thirty hours of activity."""
+
+    database: Database
+    instance: DagsterInstance
+    ui: Ui
+    window: Window
+    environment: dict[str, str]
+
+    @property
+    def bounds(self) -> list[str]:
+        return ["--start", format_hour(self.window.start), "--end", format_hour(self.window.end)]
+
+    def backfill(self, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mcq_analytics", "backfill", *self.bounds, *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for_backfill(self, backfill_id: str) -> None:
+        def has_ended() -> bool:
+            backfill = self.instance.get_backfill(backfill_id)
+            return backfill is not None and backfill.status.value.startswith("COMPLETED")
+
+        wait_until(has_ended, seconds=300)
+
+    def runs_of(self, backfill_id: str) -> list[DagsterRunStatus]:
+        filters = RunsFilter(tags={"dagster/backfill": backfill_id})
+        return [run.status for run in self.instance.get_runs(filters)]
+
+    def tag_of(self, run_id: str, tag: str) -> str:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.tags.get(tag, "")
+
+
+@pytest.fixture(scope="module")
+def platform(
+    server: URL,
+    dagster_template: str,
+    templates: Callable[[IdType], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Platform]:
+    """The platform, for all tests of this module: its processes take long to start."""
+    url = create_database(server, "backfilled", templates(IdType.BIGINT))
+    database = Database(url, "public", "analytics")
+    last = last_closed_hour_end()
+    window = Window(last - HOURS * HOUR, last)
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n % 5, n % 3, n % 2, 1, 'A', "
+        f"timestamptz '{window.start}' + n * interval '20 min' FROM generate_series(0, 89) n",
+        "INSERT INTO questions SELECT q, 'A' FROM generate_series(0, 2) q",
+        "INSERT INTO submissions SELECT n % 5, n % 2, "
+        f"timestamptz '{window.start}' + n * interval '1 h', 'completed' "
+        "FROM generate_series(0, 29) n",
+    )
+    records = create_database(server, "platform_records", dagster_template)
+    directory = tmp_path_factory.mktemp("platform")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+        patch.setenv("MCQ_PARTITION_START", window.start.isoformat())
+        patch.setenv("MCQ_HOME", str(directory / ".mcq"))
+        with (
+            opened_instance(
+                records.render_as_string(hide_password=False), directory, patch
+            ) as instance,
+            dagster_dev(directory) as ui,
+        ):
+            environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+            yield Platform(database, instance, ui, window, environment)
+    drop_database(server, "backfilled")
+    drop_database(server, "platform_records")
+
+
+@dataclass
+class Outcome:
+    """What came of all that was asked of the platform at the same time."""
+
+    killed_run: str
+    followed: tuple[int, str, str]
+    interrupted: tuple[int, str, str]
+    of_the_ui: str
+    of_dagster: object
+
+
+@pytest.fixture(scope="module")
+def outcome(platform: Platform, spark: SparkSession) -> Outcome:
+    """Kill a run, then compute the whole window from each of the entrances, all at a time."""
+    killed = platform.ui.launch({"dagster/partition": partition_key(platform.window.start)})
+    wait_until(lambda: platform.tag_of(killed, "mcq/process") != "")
+    process = psutil.Process(int(platform.tag_of(killed, "mcq/process").split()[1]))
+    for victim in [*process.children(recursive=True), process]:
+        victim.kill()
+
+    followed = platform.backfill()
+    interrupted = platform.backfill()
+    assert interrupted.stdout is not None
+    submitted = interrupted.stdout.readline()
+    interrupted.send_signal(signal.SIGINT)
+    answer = platform.ui.ask(
+        BACKFILL,
+        params={
+            "partitionNames": [partition_key(hour.start) for hour in platform.window.chunks(1)],
+            "assetSelection": [{"path": [name]} for name in NAMES],
+        },
+    )["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    first, last = platform.window.start, platform.window.end - HOUR
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as of_dagster:
+        patch.setattr(
+            sys,
+            "argv",
+            [
+                *("dagster", "asset", "materialize", "-m", "mcq_analytics.definitions"),
+                *("--select", ",".join(NAMES)),
+                *("--partition-range", f"{partition_key(first)}...{partition_key(last)}"),
+            ],
+        )
+        runpy.run_module("dagster", run_name="__main__")
+    _, said_when_interrupted = interrupted.communicate(timeout=60)
+    out, err = followed.communicate(timeout=400)
+    return Outcome(
+        killed,
+        (followed.returncode, out, err),
+        (interrupted.returncode, submitted, said_when_interrupted),
+        answer["backfillId"],
+        of_dagster.value.code,
+    )
+
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_command_submits_a_backfill_and_follows_it(
+    platform: Platform, outcome: Outcome
+) -> None:
+    code, out, err = outcome.followed
+    assert code == 0, err
+    [submitted] = re.findall(r"submitted http://127\.0\.0\.1:3000/runs/b/(\w+)", out)
+    assert platform.runs_of(submitted) == [DagsterRunStatus.SUCCESS]
+    assert f"done: {3 * HOURS} hours of facts" in out
+
+
+def test_ctrl_c_leaves_the_backfill_running_and_says_how_to_follow_it(
+    platform: Platform, outcome: Outcome
+) -> None:
+    code, submitted, err = outcome.interrupted
+    assert code == 130, err
+    page = submitted.split()[-1]
+    assert err.splitlines()[-1] == f"it goes on: follow or cancel it at {page}"
+    backfill_id = page.rsplit("/", 1)[1]
+    platform.wait_for_backfill(backfill_id)
+    assert platform.runs_of(backfill_id) == [DagsterRunStatus.SUCCESS]
+
+
+def test_a_backfill_of_the_ui_is_a_single_run(platform: Platform, outcome: Outcome) -> None:
+    platform.wait_for_backfill(outcome.of_the_ui)
+    assert platform.runs_of(outcome.of_the_ui) == [DagsterRunStatus.SUCCESS]
+
+
+def test_dagsters_own_command_takes_a_range_of_partitions(outcome: Outcome) -> None:
+    assert outcome.of_dagster == 0
+
+
+def test_a_run_whose_process_is_killed_is_noticed_and_run_again(
+    platform: Platform, outcome: Outcome
+) -> None:
+    assert platform.ui.wait_for_run(outcome.killed_run) == "FAILURE"
+    wait_until(lambda: platform.tag_of(outcome.killed_run, "dagster/auto_retry_run_id") != "")
+    retry = platform.tag_of(outcome.killed_run, "dagster/auto_retry_run_id")
+    assert platform.ui.wait_for_run(retry) == "SUCCESS"
+
+
+def test_all_of_them_end_in_the_same_exact_tables(platform: Platform, outcome: Outcome) -> None:
+    assert wrong_rows(platform.database) == []
+    computed = (
+        "SELECT count(DISTINCT run_id) FROM analytics.etl_metadata "
+        f"WHERE status = 'success' AND pipeline_name = '{NAMES[0]}' "
+        "AND window_end - window_start > interval '5 h'"
+    )
+    assert int(str(scalar(platform.database, computed))) >= 4
+    hours = {partition_key(hour.start) for hour in platform.window.chunks(1)}
+    for name in NAMES:
+        assert hours <= platform.instance.get_materialized_partitions(AssetKey(name))
+
+
+def test_dagster_dev_shows_no_warning_of_ours(platform: Platform, outcome: Outcome) -> None:
+    assert [
+        line
+        for line in platform.ui.log.read_text().splitlines()
+        if "warning" in line.lower() and "incubator" not in line and "mcq" in line.lower()
+    ] == []

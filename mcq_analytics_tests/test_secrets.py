@@ -1,0 +1,134 @@
+"""No secret is in what is recorded or shown: events, runs, logs, etl_metadata, Spark's pages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance
+from sqlalchemy import text
+
+from mcq_analytics.facts import FACTS, IdType
+from mcq_analytics.storage.database import Database
+from mcq_analytics_tests.conftest import (
+    CHECKOUT,
+    create_database,
+    drop_database,
+    opened_instance,
+)
+from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
+from mcq_analytics_tests.servers import OwnServer
+
+PASSWORD = "s3cret-p4ss"
+WRONG_PASSWORD = "wr0ng-p4ss"
+WEBHOOK = "http://127.0.0.1:1/services/s3cret-h00k"
+SECRETS = (PASSWORD, WRONG_PASSWORD, "s3cret-h00k")
+WITH_PAGES = "spark.ui.enabled=true;spark.ui.port=0"
+
+
+@pytest.fixture
+def protected(
+    own_server: OwnServer, own_templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
+    """A database that is reached with a password."""
+    create_database(own_server.url(), "protected", own_templates(IdType.BIGINT))
+    url = own_server.url(own_server.port).set(database="protected")
+    monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv("ALERT_METHOD", "slack")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", WEBHOOK)
+    database = Database(url, "public", "analytics")
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n, 1, 1, 1, 'A', '2024-01-01 09:00Z' "
+        "FROM generate_series(1, 9) n",
+        "INSERT INTO submissions VALUES (1, 1, '2024-01-01 09:30Z', 'completed')",
+    )
+    yield database
+    drop_database(own_server.url(), "protected")
+
+
+@pytest.fixture
+def recorded(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """An instance whose records are reached with a password."""
+    create_database(own_server.url(), "records")
+    url = own_server.url(own_server.port).set(database="records")
+    with opened_instance(
+        url.render_as_string(hide_password=False), tmp_path, monkeypatch
+    ) as instance:
+        yield instance
+    drop_database(own_server.url(), "records")
+
+
+def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def all_text(database: Database, schema: str) -> str:
+    """Return all that is in the tables of a schema, as text."""
+    with database.engine().connect() as connection:
+        tables = connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = :schema"), {"schema": schema}
+        ).scalars()
+        return "\n".join(
+            row
+            for table in tables.all()
+            for row in connection.execute(
+                text(f'SELECT t::text FROM {schema}."{table}" t')
+            ).scalars()
+        )
+
+
+def test_no_secret_is_in_any_record_log_or_page(
+    protected: Database, recorded: DagsterInstance, own_server: OwnServer, tmp_path: Path
+) -> None:
+    materialize = (
+        *("dagster", "asset", "materialize", "-m", "mcq_analytics.definitions"),
+        *("--select", ",".join(fact.name for fact in FACTS), "--partition", "2024-01-01-09:00"),
+    )
+    pages = call(
+        *("mcq_analytics_tests.spark_pages", "2024-01-01T09:00", "2024-01-01T10:00"),
+        SPARK_LOCAL_CONF=WITH_PAGES,
+    )
+    assert pages.returncode == 0, pages.stderr
+    assert wrong_rows(protected) == []
+    wrong = os.environ["DB_DEV_URL"].replace(PASSWORD, WRONG_PASSWORD)
+    failed = call(*materialize, DB_DEV_URL=wrong)
+    assert "password authentication failed" in failed.stdout + failed.stderr
+    refused = call("mcq_analytics", "run", "--verbose", DB_DEV_URL=wrong)
+    assert refused.returncode == 1
+    alert = call("mcq_analytics", "alert-test", "--verbose")
+    assert alert.returncode == 1
+
+    records = Database(own_server.url().set(database="records"), "public", "analytics")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    texts = {
+        "Spark's pages": pages.stdout,
+        "what is printed": "".join(
+            one.stdout + one.stderr for one in (pages, failed, refused, alert)
+        ),
+        "Dagster's records": all_text(records, "public"),
+        "the fact schema": all_text(protected, "analytics"),
+        "files": "\n".join(path.read_text(errors="replace") for path in files),
+    }
+    for where, content in texts.items():
+        for secret in SECRETS:
+            assert secret not in content, where
+    # What was looked through is what it should be.
+    assert "mcq_postgres" in texts["Spark's pages"]
+    assert "password authentication failed" in texts["Dagster's records"]
+    assert "test_funnel_fact" in texts["Dagster's records"]
+    logs = [path for path in files if "compute_logs" in path.parts]
+    assert any("STEP_FAILURE" in path.read_text() for path in logs)
+    assert scalar(protected, "SELECT count(*) FROM analytics.etl_metadata") == len(FACTS)
