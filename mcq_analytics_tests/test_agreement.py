@@ -115,7 +115,7 @@ def test_both_tell_the_same_after_runs_that_passed_failed_died_and_never_began(
 
     steps = [passing, failing, dying, without_a_database]
     chance.shuffle(steps)
-    for step in [*steps, passing]:
+    for step in steps:
         step()
     # The next run records what it finds, as the schedule's tick does.
     launch.run_window(load_settings(), Window(SPAN.end, SPAN.end + HOUR))

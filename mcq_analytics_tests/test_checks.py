@@ -134,14 +134,21 @@ def test_a_row_that_is_missing_or_too_many_is_wrong(answered: Database) -> None:
     ],
 )
 def test_a_row_whose_base_rows_have_changed_since_awaits_a_run_and_is_not_wrong(
-    answered: Database, spark: SparkSession, change: str
+    answered: Database, change: str
 ) -> None:
     execute(answered, change.format(FIRST))
     found = recomputed(answered, "question_interaction_fact", THREE)
     assert found.wrong == ()
     assert found.awaiting != ()
-    run_facts(answered, spark, Window(FIRST, FIRST + 6 * HOUR))
-    assert recomputed(answered, "question_interaction_fact", THREE).awaiting == ()
+
+
+def test_a_row_that_awaited_a_run_is_right_after_it(
+    answered: Database, spark: SparkSession
+) -> None:
+    execute(answered, "UPDATE questions SET correct_option = 'B'", "DELETE FROM sessions")
+    assert recomputed(answered, "test_summary_fact", THREE).awaiting != ()
+    run_facts(answered, spark, THREE, [FACTS_BY_NAME["test_summary_fact"]])
+    assert recomputed(answered, "test_summary_fact", THREE).awaiting == ()
 
 
 def run(instance: DagsterInstance, window: Window) -> ExecuteInProcessResult:

@@ -25,7 +25,7 @@ from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wro
 from mcq_analytics_tests.tally import TALLY
 
 PROCESSES = int(os.environ.get("PROCESSES", "2"))
-RUNS = int(os.environ.get("RUNS", "3"))
+RUNS = int(os.environ.get("RUNS", "2"))
 BEGIN, HOURS = "2024-01-01T00", 6
 WHOLE = window(BEGIN, "2024-01-01T06")
 SOME = "answer_id % {n} = {k}"

@@ -71,6 +71,16 @@ def test_the_settings_are_those_of_the_example() -> None:
     assert set(re.findall(r"--from-literal=(\w+)=", text)) - {"POSTGRES_PASSWORD"} <= known
 
 
+def test_the_host_of_runs_keeps_its_name_so_that_dead_ones_are_known() -> None:
+    assert COMPOSE["services"]["code"]["hostname"] == "code"
+    pods = [
+        resource["spec"]["template"]["spec"]
+        for resource in RESOURCES
+        if "template" in resource.get("spec", {})
+    ]
+    assert [pod["containers"][0]["name"] for pod in pods if "hostname" in pod] == ["code"]
+
+
 def test_nothing_is_published_but_on_loopback_and_no_secret_is_written_down() -> None:
     for service in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))

@@ -394,6 +394,7 @@ SPECULATION = (
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for a cluster")
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback has one address here")
 def test_a_speculative_copy_of_a_task_doubles_nothing(
     hit: Hit, spark: SparkSession, tmp_path: Path

@@ -110,15 +110,19 @@ _EXPECTED: Mapping[str, str] = {
         FROM ({_OUTCOMES}) o
     """,
     TEST_SUMMARY.name: f"""
-        SELECT o.student_id, o.test_id,
-            (SELECT count(DISTINCT a.question_id) FROM {{answers}} a
-                WHERE a.test_id = o.test_id AND {_VALID}) AS total_questions,
+        SELECT o.student_id, o.test_id, t.total_questions,
             count(*) AS questions_attempted,
             count(*) FILTER (WHERE {_IS_CORRECT}) AS correct_answers,
             100.0 * count(*) FILTER (WHERE {_IS_CORRECT}) / count(*) AS accuracy_percent,
             extract(epoch FROM max(o.last_answer_time) - min(o.first_answer_time)) AS time_spent
         FROM ({_OUTCOMES}) o
-        GROUP BY o.student_id, o.test_id
+        JOIN (
+            SELECT a.test_id, count(DISTINCT a.question_id) AS total_questions
+            FROM (SELECT DISTINCT test_id FROM sample) k
+            JOIN {{answers}} a ON a.test_id = k.test_id
+            WHERE {_VALID} GROUP BY a.test_id
+        ) t ON t.test_id = o.test_id
+        GROUP BY o.student_id, o.test_id, t.total_questions
     """,
     TEST_FUNNEL.name: f"""
         SELECT h.test_id, count(*) AS total_submissions,
