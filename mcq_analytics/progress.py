@@ -53,13 +53,15 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Advance]:
 def _plain(label: str, total: int | None) -> Advance:
     done = 0
     last = monotonic()
+    said = ""
 
     def advance(steps: int, where: str) -> None:
-        nonlocal done, last
+        nonlocal done, last, said
         done += steps
-        if monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = monotonic()
-            of = f" of {total:,}" if total is not None else ""
-            print(f"{label}: {done:,}{of} ({where})", file=sys.stderr, flush=True)
+        of = f" of {total:,}" if total is not None else ""
+        line = f"{label}: {done:,}{of} ({where})"
+        if monotonic() - last >= SECONDS_BETWEEN_LINES and line != said:
+            last, said = monotonic(), line
+            print(line, file=sys.stderr, flush=True)
 
     return advance

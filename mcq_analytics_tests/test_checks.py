@@ -119,7 +119,7 @@ def test_a_row_that_is_missing_or_too_many_is_wrong(answered: Database) -> None:
         "FROM analytics.test_funnel_fact LIMIT 1",
         f"INSERT INTO analytics.test_funnel_fact_hour (hour, test_id) VALUES ('{FIRST}', 7)",
     )
-    assert recomputed(answered, "test_summary_fact", THREE).wrong == ("(1,0)", "(1,1)")
+    assert set(recomputed(answered, "test_summary_fact", THREE).wrong) == {"(1,0)", "(1,1)"}
     assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(7)",)
 
 

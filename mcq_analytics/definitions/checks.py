@@ -93,7 +93,7 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
             spec(
                 REFERENCES,
                 "Answers have a question and a session, and submissions an answer. Those without "
-                "are understood as SPEC says; many of them tell of a platform that logs badly.",
+                "are computed all the same; many of them tell of a platform that logs badly.",
                 blocking=False,
             )
         )
