@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from dagster import (
@@ -35,7 +34,8 @@ THREE_HOURS = window("2024-01-01T09", "2024-01-01T12")
 
 
 @pytest.fixture
-def definitions(tmp_path: Path) -> Definitions:
+def definitions(instance: DagsterInstance) -> Definitions:
+    # Dagster resolves definitions with the storage of the instance that was opened last.
     return build_definitions()
 
 
