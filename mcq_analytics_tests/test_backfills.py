@@ -157,10 +157,11 @@ class Platform:
         filters = RunsFilter(tags={"dagster/backfill": backfill_id})
         return [run.status for run in self.instance.get_runs(filters)]
 
-    def tag_of(self, run_id: str, tag: str) -> str:
-        run = self.instance.get_run_by_id(run_id)
-        assert run is not None
-        return run.tags.get(tag, "")
+    def processes_of(self, backfill_id: str) -> list[int]:
+        """Return the processes that the runs of a backfill have noted."""
+        filters = RunsFilter(tags={"dagster/backfill": backfill_id})
+        noted = [run.tags.get("mcq/process", "").split() for run in self.instance.get_runs(filters)]
+        return [int(words[1]) for words in noted if words]
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,6 @@ def platform(
 class Outcome:
     """What came of all that was asked of the platform at the same time."""
 
-    killed_run: str
     followed: tuple[int, str, str]
     interrupted: tuple[int, str]
     pages: list[str]
@@ -218,12 +218,16 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(platform: Platform) -> Outcome:
-    """Kill a run, then compute the whole window from each of the entrances, all at a time."""
-    killed = platform.ui.launch({"dagster/partition": partition_key(platform.window.start)})
-    wait_until(lambda: platform.tag_of(killed, "mcq/process") != "")
-    process = psutil.Process(int(platform.tag_of(killed, "mcq/process").split()[1]))
-    for victim in [*process.children(recursive=True), process]:
-        victim.kill()
+    """Compute the whole window from each of the entrances, all at a time, and kill a run of it."""
+    answer = platform.ui.ask(
+        BACKFILL,
+        params={
+            "partitionNames": [partition_key(hour.start) for hour in platform.window.chunks(1)],
+            "assetSelection": [{"path": [name]} for name in NAMES],
+        },
+    )["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    of_the_ui = answer["backfillId"]
 
     interrupted = platform.backfill("--chunk", "20")
     assert interrupted.stdout is not None
@@ -234,15 +238,12 @@ def outcome(platform: Platform) -> Outcome:
     left_running = [platform.status_of(page) for page in pages]
     cancelled = [platform.ui.ask(CANCEL, id=page.rsplit("/", 1)[1]) for page in pages]
 
+    wait_until(lambda: platform.processes_of(of_the_ui) != [])
+    process = psutil.Process(platform.processes_of(of_the_ui)[0])
+    for victim in [*process.children(recursive=True), process]:
+        victim.kill()
+
     followed = platform.backfill()
-    answer = platform.ui.ask(
-        BACKFILL,
-        params={
-            "partitionNames": [partition_key(hour.start) for hour in platform.window.chunks(1)],
-            "assetSelection": [{"path": [name]} for name in NAMES],
-        },
-    )["launchPartitionBackfill"]
-    assert answer["__typename"] == "LaunchBackfillSuccess", answer
     first, last = platform.window.start, platform.window.end - HOUR
     of_dagster = subprocess.run(
         [
@@ -257,13 +258,12 @@ def outcome(platform: Platform) -> Outcome:
     )
     out, err = followed.communicate(timeout=400)
     return Outcome(
-        killed,
         (followed.returncode, out, err),
         (interrupted.returncode, said_when_interrupted.splitlines()[-1]),
         pages,
         left_running,
         cancelled,
-        answer["backfillId"],
+        of_the_ui,
         of_dagster,
     )
 
@@ -293,22 +293,18 @@ def test_ctrl_c_leaves_the_backfills_running_and_says_how_to_follow_or_cancel_th
         platform.wait_for_status(page, "CANCELED")
 
 
-def test_a_backfill_of_the_ui_is_a_single_run(platform: Platform, outcome: Outcome) -> None:
+def test_a_backfill_of_the_ui_is_a_single_run_that_is_run_again_when_its_process_was_killed(
+    platform: Platform, outcome: Outcome
+) -> None:
     platform.wait_for_backfill(outcome.of_the_ui)
-    assert platform.runs_of(outcome.of_the_ui) == [DagsterRunStatus.SUCCESS]
+    assert sorted(platform.runs_of(outcome.of_the_ui), key=str) == [
+        DagsterRunStatus.FAILURE,
+        DagsterRunStatus.SUCCESS,
+    ]
 
 
 def test_dagsters_own_command_takes_a_range_of_partitions(outcome: Outcome) -> None:
     assert outcome.of_dagster.returncode == 0, outcome.of_dagster.stderr
-
-
-def test_a_run_whose_process_is_killed_is_noticed_and_run_again(
-    platform: Platform, outcome: Outcome
-) -> None:
-    assert platform.ui.wait_for_run(outcome.killed_run) == "FAILURE"
-    wait_until(lambda: platform.tag_of(outcome.killed_run, "dagster/auto_retry_run_id") != "")
-    retry = platform.tag_of(outcome.killed_run, "dagster/auto_retry_run_id")
-    assert platform.ui.wait_for_run(retry) == "SUCCESS"
 
 
 def test_all_of_them_end_in_the_same_exact_tables(platform: Platform, outcome: Outcome) -> None:

@@ -21,19 +21,17 @@ from sqlalchemy.engine import URL
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
-from mcq_analytics.storage.audits import SAMPLE, Audits, Recomputed
+from mcq_analytics.facts import FACTS_BY_NAME, IdType
+from mcq_analytics.storage.audits import Audits, Recomputed
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.windows import HOUR, Window, parse_hour
 from mcq_analytics_tests.conftest import (
-    MakeDatabase,
     create_database,
     drop_database,
     made_databases,
 )
-from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.facts_of import execute, run_facts, wrong_rows
 
 FIRST = parse_hour("2024-01-01T00:00")
 DAY = Window(FIRST, FIRST + 24 * HOUR)
@@ -48,23 +46,6 @@ def recomputed(database: Database, fact: str, window: Window, seed: int = 0) -> 
         base = inspect_base_tables(connection, "public")
         audits = Audits(FACTS_BY_NAME[fact], base, "analytics", window)
         return audits.recomputed(connection, seed)
-
-
-@pytest.mark.parametrize("id_type", [IdType.TEXT, IdType.UUID])
-def test_what_is_exact_equals_its_recompute_for_every_type_of_ids(
-    make_database: MakeDatabase, spark: SparkSession, id_type: IdType
-) -> None:
-    database = make_database(id_type)
-    with database.engine().connect() as connection:
-        base = inspect_base_tables(connection, "public")
-    load_sample(database, base, students=30, start=FIRST, hours=24, seed=5)
-    run_facts(database, spark, DAY)
-    for fact in FACTS:
-        rows = int(str(scalar(database, f"SELECT count(*) FROM analytics.{fact.name}")))
-        for seed in range(5):
-            found = recomputed(database, fact.name, DAY, seed)
-            assert found == Recomputed(min(rows, SAMPLE), (), ())
-            assert found.sampled > 1
 
 
 CHANGES = {

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 from dagster import (
     AssetKey,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
     Definitions,
@@ -26,7 +19,6 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
 
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
@@ -188,50 +180,6 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
     )
     launch.run_window(load_settings(), THREE_HOURS)
     assert wrong_rows(answered) == []
-
-
-@pytest.mark.timeout(200)
-def test_after_a_kill_the_next_run_goes_on_and_tells_of_the_dead_one(
-    answered: Database, spark: SparkSession, instance: DagsterInstance
-) -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mcq_analytics",
-            "run",
-            "--start",
-            "2024-01-01T09",
-            "--end",
-            "2024-01-01T12",
-        ],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    for _ in range(600):
-        if scalar(answered, "SELECT count(*) FROM analytics.running_attempt"):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    [dead] = instance.get_runs(limit=1)
-    assert dead.status is DagsterRunStatus.STARTED
-    launch.run_window(load_settings(), THREE_HOURS)
-    found = instance.get_run_by_id(dead.run_id)
-    assert found is not None
-    assert found.status is DagsterRunStatus.FAILURE
-    assert wrong_rows(answered) == []
-    errors = scalar(
-        answered,
-        "SELECT array_agg(error) FROM analytics.etl_metadata "
-        f"WHERE status = 'failed' AND run_id = '{dead.run_id}'",
-    )
-    assert isinstance(errors, list)
-    assert set(errors) == {
-        "the process died, or lost the database",  # at the fact that it was at
-        "The process of the run died before the run ended.",  # and those that it never came to
-    }
 
 
 def test_planned_events_are_stored_as_dagster_stores_them(

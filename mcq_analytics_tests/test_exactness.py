@@ -7,12 +7,15 @@ from datetime import datetime, timezone
 
 import pytest
 from pyspark.sql import SparkSession
+from sqlalchemy import text
 
 from mcq_analytics.facts import FACTS, TEST_FUNNEL, IdType
+from mcq_analytics.storage.audits import SAMPLE, Audits, Recomputed
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics.windows import Window
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
     contents,
@@ -36,17 +39,34 @@ def fill(database: Database, students: int = 60) -> None:
     load_sample(database, base, students=students, start=START, hours=48, seed=7)
 
 
-@pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
-def test_a_sample_computed_in_two_halves_equals_a_full_recompute(
-    make_database: MakeDatabase, spark: SparkSession, id_type: IdType
+@pytest.mark.parametrize(
+    ("id_type", "windows"),
+    [
+        (IdType.INTEGER, [WHOLE]),
+        (IdType.BIGINT, [LATE, EARLY]),
+        (IdType.TEXT, [WHOLE]),
+        (IdType.UUID, [WHOLE]),
+    ],
+    ids=lambda given: given.value if isinstance(given, IdType) else f"{len(given)} windows",
+)
+def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
+    make_database: MakeDatabase, spark: SparkSession, id_type: IdType, windows: list[Window]
 ) -> None:
     database = make_database(id_type)
     fill(database)
-    run_facts(database, spark, LATE)
-    run_facts(database, spark, EARLY)
+    for over in windows:
+        run_facts(database, spark, over)
     assert wrong_rows(database) == []
     many = "SELECT count(*) > 1000 FROM analytics.question_interaction_fact"
     assert scalar(database, many) is True
+    with database.engine().connect() as connection:
+        base = inspect_base_tables(connection, "public")
+        for fact in FACTS:
+            rows = connection.execute(text(f"SELECT count(*) FROM analytics.{fact.name}"))
+            sampled = min(rows.scalar_one(), SAMPLE)
+            audits = Audits(fact, base, "analytics", WHOLE)
+            for seed in range(5):
+                assert audits.recomputed(connection, seed) == Recomputed(sampled, (), ())
 
 
 def test_a_window_written_twice_changes_once(database: Database, spark: SparkSession) -> None:

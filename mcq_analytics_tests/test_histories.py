@@ -45,7 +45,7 @@ from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows
 from mcq_analytics_tests.tally import TALLY
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
-STEPS = int(os.environ.get("STEPS", "20"))
+STEPS = int(os.environ.get("STEPS", "12"))
 BEGIN = parse_hour("2024-01-01T00")
 HOURS = 4
 
