@@ -151,7 +151,7 @@ class Platform:
         return str(backfill.status.value)
 
     def wait_for_status(self, page: str, status: str) -> None:
-        wait_until(lambda: self.status_of(page) == status)
+        wait_until(lambda: self.status_of(page) == status, seconds=300)
 
     def runs_of(self, backfill_id: str) -> list[DagsterRunStatus]:
         filters = RunsFilter(tags={"dagster/backfill": backfill_id})
@@ -238,7 +238,7 @@ def outcome(platform: Platform) -> Outcome:
     left_running = [platform.status_of(page) for page in pages]
     cancelled = [platform.ui.ask(CANCEL, id=page.rsplit("/", 1)[1]) for page in pages]
 
-    wait_until(lambda: platform.processes_of(of_the_ui) != [])
+    wait_until(lambda: platform.processes_of(of_the_ui) != [], seconds=300)
     process = psutil.Process(platform.processes_of(of_the_ui)[0])
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
