@@ -81,7 +81,9 @@ def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:
             assert source.asset_key.path[0] in fact.reads
 
 
-def test_partitions_are_the_hours_from_the_setting_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partitions_are_the_hours_from_the_setting_on(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MCQ_PARTITION_START", "2025-06-01T05:00+02:00")
     definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
     assert definition is not None
