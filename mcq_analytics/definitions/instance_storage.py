@@ -11,12 +11,14 @@ from typing import Any
 
 from dagster import DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from sqlalchemy import literal_column
+from sqlalchemy import create_engine, literal_column
 
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url
 
 EVENTS_PER_BATCH = "1000"
+CONNECTIONS_KEPT = 2
+"""Of a process, to the database of Dagster's records; more are opened while they are needed."""
 
 
 class BatchingEventLogStorage(PostgresEventLogStorage):
@@ -43,9 +45,17 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
             for event, event_id in latest.values():
                 self._store_asset_event(connection, event, event_id)
 
+    def dispose(self) -> None:
+        """Close what is open; a later use would open it anew."""
+        super().dispose()
+        self._engine.dispose()
+
 
 class InstanceStorage(DagsterPostgresStorage):
     """Dagster's own PostgreSQL storage at `MCQ_DAGSTER_URL`, else on the embedded server.
+
+    Its parts share connections, which stay open between uses: a step of a run writes dozens of
+    events, and Dagster would connect for each. One that was lost meanwhile is replaced.
 
     On the embedded server a commit does not wait for the disk: a crash of the machine may lose the
     last records of Dagster, and never anything of the facts, which have their own database.
@@ -62,6 +72,15 @@ class InstanceStorage(DagsterPostgresStorage):
         text = url.render_as_string(hide_password=False)
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
+        engine = create_engine(
+            text,
+            isolation_level="AUTOCOMMIT",
+            pool_size=CONNECTIONS_KEPT,
+            max_overflow=-1,
+            pool_pre_ping=True,
+        )
+        for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            part._engine = engine
 
     @classmethod
     def config_type(cls) -> Any:
