@@ -24,7 +24,7 @@ from sqlalchemy import (
     inspect,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeEngine
 
@@ -109,16 +109,17 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             has types in two tables that cannot be joined; each is named.
 
     """
-    inspector = inspect(connection)
+    columns_of = inspect(connection).get_multi_columns(
+        schema, filter_names=list(BASE_COLUMNS), kind=ObjectKind.ANY
+    )
     tables = {}
     for name, roles in BASE_COLUMNS.items():
-        try:
-            found = {column["name"]: column for column in inspector.get_columns(name, schema)}
-        except NoSuchTableError:
+        if (schema, name) not in columns_of:
             raise McqError(
                 f"the base table {schema}.{name} is missing: create it, point MCQ_SOURCE_SCHEMA "
                 "to its schema, or, for development, run mcq-analytics init-db --base-tables"
-            ) from None
+            )
+        found = {column["name"]: column for column in columns_of[schema, name]}
         for column, role in roles.items():
             if column not in found:
                 raise McqError(f"the base table {schema}.{name} has no column {column}: add it")
