@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from sqlalchemy import text
 
 from mcq_analytics.facts import FACTS, Fact
 from mcq_analytics.storage.attempts import Attempt, AttemptReport
 from mcq_analytics.storage.database import Database
-from mcq_analytics.transforms import funnel, interactions, summary
+from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics.windows import Window, parse_hour
 from mcq_analytics_tests.recompute import differences
-
-TRANSFORMS: Mapping[str, Callable[..., DataFrame]] = {
-    "question_interaction_fact": interactions.question_interaction_fact,
-    "test_summary_fact": summary.test_summary_fact,
-    "test_funnel_fact": funnel.test_funnel_fact,
-}
 
 
 def window(start: str, end: str) -> Window:

@@ -25,8 +25,8 @@ from mcq_analytics.storage.merge import merge, staging_columns
 from mcq_analytics.storage.retries import TRIALS
 from mcq_analytics.storage.schema import key_types
 from mcq_analytics.storage.spark_sink import copy_to_staging, copying
+from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics_tests.facts_of import (
-    TRANSFORMS,
     contents,
     execute,
     run_facts,

