@@ -140,7 +140,8 @@ class SnapshotReader(DataSourceReader):
         from adbc_driver_postgresql import dbapi  # noqa: PLC0415
 
         options = self._options
-        with dbapi.connect(options["url"], autocommit=True) as latest, latest.cursor() as cursor:
+        rows = 0
+        with dbapi.connect(options["url"]) as connection, connection.cursor() as cursor:
             cursor.execute(options["extent"])
             extent = cursor.fetchone()
             if extent is None:
@@ -156,8 +157,8 @@ class SnapshotReader(DataSourceReader):
                 (f"({first},0)", f"({end},0)"),
             )
             keys = cursor.fetch_arrow_table()
-        rows = 0
-        with dbapi.connect(options["url"]) as connection, connection.cursor() as cursor:
+            # The keys are younger than the snapshot, which needs a transaction of its own.
+            connection.rollback()
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
             cursor.adbc_ingest(SLICE, keys, mode="create", temporary=True)
