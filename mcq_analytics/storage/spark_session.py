@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from mcq_analytics.errors import McqError
 from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.storage.java import ensure_java
+from mcq_analytics.storage.launchers import python_launcher
 
 MILLION = 1_000_000
 QUICK_RECORDS = 100_000
@@ -87,6 +88,10 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
+            # Nobody looks at queries that are over; their plans would fill the memory of long runs.
+            "spark.sql.ui.retainedExecutions": "10",
+            "spark.ui.retainedJobs": "50",
+            "spark.ui.retainedStages": "50",
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
         }
         if CLASS_ARCHIVE.exists():
@@ -95,7 +100,9 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
                 f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}" -Xlog:disable -Xlog:all=warning:stderr'
             )
         if record_count <= QUICK_RECORDS:
-            config["spark.driver.extraJavaOptions"] += " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+            config["spark.driver.extraJavaOptions"] += (
+                " -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
+            )
             config["spark.sql.codegen.wholeStage"] = "false"
     elif settings.master is not None:
         config["spark.master"] = settings.master
@@ -123,9 +130,11 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     home = load_settings().home
     java_home = ensure_java(home)
     os.environ["JAVA_HOME"] = str(java_home)
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if settings.cluster == "local":
+        os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     conf = SparkConf().setAppName(f"mcq_analytics {cluster_name}").setAll(list(config.items()))
     home.mkdir(parents=True, exist_ok=True)
     log = home / "spark.log"

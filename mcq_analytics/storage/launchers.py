@@ -1,0 +1,44 @@
+"""Launchers: small shell scripts that start a program as Spark must find it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+_PYTHON = """#!/bin/sh
+given=$PYTHONPATH
+PYTHONPATH=
+IFS=:
+for entry in $given; do
+  case $entry in
+    */pyspark.zip | */py4j-*-src.zip) ;;
+    *) PYTHONPATH=${{PYTHONPATH:+$PYTHONPATH:}}$entry ;;
+  esac
+done
+export PYTHONPATH
+exec {python} "$@"
+"""
+
+
+def python_launcher(home: Path) -> Path:
+    """Return what starts this Python, with the installed pyspark, as a worker of a local Spark.
+
+    Spark puts the pyspark in its zip before the installed one. That has no bytecode: each of the
+    four Pythons that a first query starts would compile it for more than a second.
+    """
+    launcher = home / "python" / "bin" / "python"
+    write_launcher(launcher, _PYTHON.format(python=shlex.quote(sys.executable)))
+    return launcher
+
+
+def write_launcher(launcher: Path, script: str) -> None:
+    """Write an executable script where it is not there already, whole or not at all."""
+    if launcher.exists() and launcher.read_text() == script:
+        return
+    launcher.parent.mkdir(parents=True, exist_ok=True)
+    partial = launcher.with_suffix(f".{os.getpid()}")
+    partial.write_text(script)
+    partial.chmod(0o755)
+    partial.replace(launcher)
