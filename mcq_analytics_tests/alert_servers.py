@@ -75,7 +75,7 @@ class SlackHandler(BaseHTTPRequestHandler):
 
 
 class SmtpServer(socketserver.ThreadingTCPServer):
-    """Records the mails it accepts. `replies` overrides its answer to a command."""
+    """Records the mails it accepts. `replies` overrides its answer to a COMMAND."""
 
     daemon_threads = False
 
@@ -117,7 +117,7 @@ class SmtpHandler(socketserver.StreamRequestHandler):
             command = line.decode().strip()
             self.server.commands.append(command)
             verb = command.split()[0].upper()
-            reply = self.server.replies.get(command, self.server.replies.get(verb))
+            reply = self.server.replies.get(command.upper(), self.server.replies.get(verb))
             if reply == "close":
                 return
             if reply == "hang":

@@ -411,7 +411,7 @@ def test_a_sender_of_two_lines_adds_no_header(smtp: SmtpServer, refusal: Refusal
 def test_a_recipient_that_is_refused_beside_one_that_is_not_is_logged(
     smtp: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    smtp.replies = {"rcpt TO:<two@example.org>": "550 unknown"}
+    smtp.replies = {"RCPT TO:<TWO@EXAMPLE.ORG>": "550 unknown"}
     alerts.send_alert("late", smtp.settings())
     assert len(smtp.mails) == 1
     assert "refused two@example.org: check ALERT_EMAIL_TO" in caplog.text
