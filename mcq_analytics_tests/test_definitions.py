@@ -11,6 +11,7 @@ from dagster import (
     Definitions,
 )
 from pyspark.sql import SparkSession
+from sqlalchemy import Engine, event
 
 from mcq_analytics.definitions import launch
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
@@ -185,10 +186,21 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
 
 
 def test_planned_events_are_stored_as_dagster_stores_them(
-    answered: Database, spark: SparkSession, instance: DagsterInstance
+    answered: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Each hour's planned event is found again, and a failed range fails each of its hours."""
     assert isinstance(instance.event_log_storage, BatchingEventLogStorage)
+    inserts = []
+
+    def note(_: object, __: object, statement: str, values: object, *___: object) -> None:
+        if "INSERT INTO event_logs" in statement and "_MATERIALIZATION_PLANNED'" in str(values):
+            inserts.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    request.addfinalizer(lambda: event.remove(Engine, "before_cursor_execute", note))
     execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
     with pytest.raises(McqError):
         launch.run_window(load_settings(), window("2024-02-01T00", "2024-02-01T03"))
@@ -197,3 +209,4 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     statuses = instance.get_status_by_partition(FACT_KEYS[0], keys, definition)  # type: ignore[arg-type]
     assert statuses is not None
     assert {str(statuses[key]) for key in keys} == {"AssetPartitionStatus.FAILED"}
+    assert len(inserts) == 1  # though checks are planned among the hours

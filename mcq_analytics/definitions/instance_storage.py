@@ -29,11 +29,14 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
     """
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events of one type together; others as the base class does."""
-        planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-        if any(event.get_dagster_event().event_type is not planned for event in events):
-            super().store_event_batch(events)
-            return
+        """Store the planned hours among the events together; others as the base class does."""
+        hours = [event for event in events if _plans_an_hour(event)]
+        if hours:
+            self._store_planned_hours(hours)
+        if len(hours) < len(events):
+            super().store_event_batch([event for event in events if not _plans_an_hour(event)])
+
+    def _store_planned_hours(self, events: Sequence[EventLogEntry]) -> None:
         statement = self.prepare_insert_event_batch(events).returning(literal_column("id"))
         with self._connect() as connection:
             ids = [row[0] for row in connection.execute(statement)]
@@ -49,6 +52,11 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         """Close what is open; a later use would open it anew."""
         super().dispose()
         self._engine.dispose()
+
+
+def _plans_an_hour(event: EventLogEntry) -> bool:
+    planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    return event.get_dagster_event().event_type is planned
 
 
 class InstanceStorage(DagsterPostgresStorage):
