@@ -11,7 +11,7 @@ from dagster import (
     Definitions,
 )
 from pyspark.sql import SparkSession
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from mcq_analytics.definitions import launch
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
@@ -210,3 +210,8 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     assert statuses is not None
     assert {str(statuses[key]) for key in keys} == {"AssetPartitionStatus.FAILED"}
     assert len(inserts) == 1  # though checks are planned among the hours
+    with instance.event_log_storage.index_connection() as connection:
+        checks = connection.execute(
+            text("SELECT count(*), count(DISTINCT check_name) FROM asset_check_executions")
+        ).one()
+    assert checks == (15, 6)  # of the run, not of each hour

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import DagsterEventType, EventLogEntry
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationPlanned,
+)
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 
@@ -33,8 +36,9 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         hours = [event for event in events if _plans_an_hour(event)]
         if hours:
             self._store_planned_hours(hours)
-        if len(hours) < len(events):
-            super().store_event_batch([event for event in events if not _plans_an_hour(event)])
+        others = [_without_hours(event) for event in events if not _plans_an_hour(event)]
+        if others:
+            super().store_event_batch(others)
 
     def _store_planned_hours(self, events: Sequence[EventLogEntry]) -> None:
         statement = self.prepare_insert_event_batch(events).returning(literal_column("id"))
@@ -57,6 +61,21 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
 def _plans_an_hour(event: EventLogEntry) -> bool:
     planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     return event.get_dagster_event().event_type is planned
+
+
+def _without_hours(event: EventLogEntry) -> EventLogEntry:
+    """Return a planned check as one of its run, and other events as they are.
+
+    The checks have no partitions, yet Dagster would store one for each hour of the run.
+    """
+    dagster_event = event.get_dagster_event()
+    planned = dagster_event.event_specific_data
+    if not isinstance(planned, AssetCheckEvaluationPlanned):
+        return event
+    of_the_run = AssetCheckEvaluationPlanned(
+        asset_key=planned.asset_key, check_name=planned.check_name
+    )
+    return event._replace(dagster_event=dagster_event._replace(event_specific_data=of_the_run))
 
 
 class InstanceStorage(DagsterPostgresStorage):
