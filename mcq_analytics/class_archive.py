@@ -36,20 +36,19 @@ _ROW = {
 }
 
 
-def make_class_archive(archive: Path = CLASS_ARCHIVE) -> bool:
-    """Write the archive of a session that computes each fact of one row; return whether Java could.
+def make_class_archive() -> None:
+    """Write `CLASS_ARCHIVE` anew, from a session that computes each fact of one row.
 
-    Takes the process's only Spark session. The archive that was there is replaced at once.
+    Takes the process's only Spark session. Where Java makes no archive, there is none afterwards.
     """
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    archive.unlink(missing_ok=True)
-    with TemporaryDirectory(dir=archive.parent) as directory:
-        made = Path(directory) / archive.name
+    CLASS_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    CLASS_ARCHIVE.unlink(missing_ok=True)
+    with TemporaryDirectory(dir=CLASS_ARCHIVE.parent) as directory:
+        made = Path(directory) / CLASS_ARCHIVE.name
         with _session(Path(directory), f"-Xlog:disable -XX:ArchiveClassesAtExit={made}") as spark:
             compute_each_fact(spark)
         if made.exists():
-            made.replace(archive)
-    return archive.exists()
+            made.replace(CLASS_ARCHIVE)
 
 
 def compute_each_fact(spark: SparkSession) -> None:

@@ -36,7 +36,7 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         hours = [event for event in events if _plans_an_hour(event)]
         if hours:
             self._store_planned_hours(hours)
-        others = [_without_hours(event) for event in events if not _plans_an_hour(event)]
+        others = [event for event in events if not _plans_an_hour(event)]
         if others:
             super().store_event_batch(others)
 
@@ -52,6 +52,22 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
             for event, event_id in latest.values():
                 self._store_asset_event(connection, event, event_id)
 
+    def store_asset_check_event(self, event: EventLogEntry, event_id: int | None) -> None:
+        """Keep a planned check as one of its run.
+
+        The checks have no partitions, yet Dagster would keep one for each hour of the run.
+        """
+        dagster_event = event.get_dagster_event()
+        planned = dagster_event.event_specific_data
+        if isinstance(planned, AssetCheckEvaluationPlanned):
+            of_the_run = AssetCheckEvaluationPlanned(
+                asset_key=planned.asset_key, check_name=planned.check_name
+            )
+            event = event._replace(
+                dagster_event=dagster_event._replace(event_specific_data=of_the_run)
+            )
+        super().store_asset_check_event(event, event_id)
+
     def dispose(self) -> None:
         """Close what is open; a later use would open it anew."""
         super().dispose()
@@ -61,21 +77,6 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
 def _plans_an_hour(event: EventLogEntry) -> bool:
     planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     return event.get_dagster_event().event_type is planned
-
-
-def _without_hours(event: EventLogEntry) -> EventLogEntry:
-    """Return a planned check as one of its run, and other events as they are.
-
-    The checks have no partitions, yet Dagster would store one for each hour of the run.
-    """
-    dagster_event = event.get_dagster_event()
-    planned = dagster_event.event_specific_data
-    if not isinstance(planned, AssetCheckEvaluationPlanned):
-        return event
-    of_the_run = AssetCheckEvaluationPlanned(
-        asset_key=planned.asset_key, check_name=planned.check_name
-    )
-    return event._replace(dagster_event=dagster_event._replace(event_specific_data=of_the_run))
 
 
 class InstanceStorage(DagsterPostgresStorage):
