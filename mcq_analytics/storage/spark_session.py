@@ -78,6 +78,8 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.ui.explainMode": "simple",
+        # Three facts need more than the hundred compiled classes that Spark keeps, again and again.
+        "spark.sql.codegen.cache.maxEntries": "1000",
     }
     if settings.cluster == "local":
         config |= {

@@ -30,8 +30,9 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
 
     def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa  # noqa: PLC0415  (executed in Spark's Python workers)
-        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
         from pyspark import TaskContext  # noqa: PLC0415
+
+        from mcq_analytics.storage.task_connections import connect_task  # noqa: PLC0415
 
         context = TaskContext.get()
         assert context is not None
@@ -44,7 +45,7 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
                 yield first
                 yield from filled
 
-            with dbapi.connect(url) as connection, connection.cursor() as cursor:
+            with connect_task(url) as connection, connection.cursor() as cursor:
                 cursor.adbc_ingest(
                     table,
                     pa.RecordBatchReader.from_batches(first.schema, stream()),

@@ -137,11 +137,11 @@ class SnapshotReader(DataSourceReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
-        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+        from mcq_analytics.storage.task_connections import connect_task  # noqa: PLC0415
 
         options = self._options
         rows = 0
-        with dbapi.connect(options["url"]) as connection, connection.cursor() as cursor:
+        with connect_task(options["url"]) as connection, connection.cursor() as cursor:
             cursor.execute(options["extent"])
             extent = cursor.fetchone()
             if extent is None:
