@@ -11,11 +11,12 @@ from dagster import (
     Definitions,
 )
 from pyspark.sql import SparkSession
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event
 
 from mcq_analytics.definitions import launch
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.instance_storage import BatchingEventLogStorage
+from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import load_settings
@@ -210,8 +211,20 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     assert statuses is not None
     assert {str(statuses[key]) for key in keys} == {"AssetPartitionStatus.FAILED"}
     assert len(inserts) == 1  # though checks are planned among the hours
-    with instance.event_log_storage.index_connection() as connection:
-        checks = connection.execute(
-            text("SELECT count(*), count(DISTINCT check_name) FROM asset_check_executions")
-        ).one()
-    assert checks == (15, 6)  # of the run, not of each hour
+
+
+def test_a_check_is_told_as_it_was_evaluated_last_whatever_was_planned_since(
+    answered: Database, spark: SparkSession, instance: DagsterInstance
+) -> None:
+    job = build_definitions().resolve_job_def(FACTS_JOB)
+    launch.run_window(load_settings(), THREE_HOURS)
+    [run] = instance.get_runs(limit=1)
+    instance.create_run_for_job(job, tags=range_tags(window("2024-01-01T12", "2024-01-01T15")))
+    checks = job.asset_layer.asset_graph.asset_check_keys
+    storage = instance.event_log_storage
+    latest = storage.get_latest_asset_check_execution_by_key(list(checks))
+    assert {key.asset_key for key in latest} == set(FACT_KEYS)
+    assert {record.run_id for record in latest.values()} == {run.run_id}
+    assert {record.status.value for record in latest.values()} <= {"SUCCEEDED", "FAILED"}
+    for key in checks:
+        assert len(storage.get_asset_check_execution_history(key, limit=10)) == 1

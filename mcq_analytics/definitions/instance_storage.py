@@ -10,9 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import DagsterEventType, EventLogEntry
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationPlanned,
-)
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 
@@ -53,20 +50,15 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
                 self._store_asset_event(connection, event, event_id)
 
     def store_asset_check_event(self, event: EventLogEntry, event_id: int | None) -> None:
-        """Keep a planned check as one of its run.
+        """Keep a check when it is evaluated, not when it is planned.
 
-        The checks have no partitions, yet Dagster would keep one for each hour of the run.
+        Dagster takes for the latest what was kept last. Of runs that wait in the queue together
+        that would be a check of the one that was planned last, whichever ends last; and one would
+        be kept for each hour of a run, though the checks have no partitions.
         """
-        dagster_event = event.get_dagster_event()
-        planned = dagster_event.event_specific_data
-        if isinstance(planned, AssetCheckEvaluationPlanned):
-            of_the_run = AssetCheckEvaluationPlanned(
-                asset_key=planned.asset_key, check_name=planned.check_name
-            )
-            event = event._replace(
-                dagster_event=dagster_event._replace(event_specific_data=of_the_run)
-            )
-        super().store_asset_check_event(event, event_id)
+        planned = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+        if event.get_dagster_event().event_type is not planned:
+            super().store_asset_check_event(event, event_id)
 
     def dispose(self) -> None:
         """Close what is open; a later use would open it anew."""
