@@ -33,6 +33,9 @@ def serve(host: str, port: int) -> None:
                 f"port {port} is taken: end what listens there, or run dagster dev --port"
             ) from None
     click.echo(f"the Dagster UI is at http://{host}:{port} (Ctrl-C ends it)")
+    # A shell's job in the background ignores interrupts, by which the UI ends its own processes.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -50,7 +53,6 @@ def serve(host: str, port: int) -> None:
         # Dagster recommends another command, which does not know this layout.
         env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = process.wait()
     except KeyboardInterrupt:
