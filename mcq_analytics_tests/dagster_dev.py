@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mcq_analytics.definitions.build import FACTS_JOB
@@ -106,26 +107,21 @@ class Ui:
 
 @contextmanager
 def dagster_dev(directory: Path) -> Iterator[Ui]:
-    """Run `dagster dev` with this environment, and end it."""
+    """Open the UI as the demo does, as a job that ignores interrupts; end it with all it runs."""
     port = free_port()
     log = directory / "dagster_dev.log"
+    shutil.copy(CHECKOUT / "workspace.yaml", directory)
     with log.open("w") as output:
         process = subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "dagster",
-                "dev",
-                "-w",
-                str(CHECKOUT / "workspace.yaml"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
+                *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
+                *(sys.executable, "-c"),
+                f"from mcq_analytics import ui; ui.serve('127.0.0.1', {port})",
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            cwd=directory,
         )
     found = Ui(port, log)
     try:
@@ -138,5 +134,10 @@ def dagster_dev(directory: Path) -> Iterator[Ui]:
             pytest.fail(log.read_text())
         yield found
     finally:
-        process.send_signal(signal.SIGINT)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
         process.wait(60)
+        _, alive = psutil.wait_procs(started, timeout=30)
+        for left in alive:
+            left.kill()
+        assert alive == []
