@@ -56,7 +56,7 @@ test-deep: check
 # A resolver's output for all supported Pythons and systems, with hashes and no address in it.
 lock:
 	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --generate-hashes \
-		--no-header --no-annotate --no-strip-extras --no-emit-index-url --output-file requirements.lock
+		--no-header --no-annotate --no-strip-extras --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .mcq .pytest_cache .mypy_cache .ruff_cache .hypothesis

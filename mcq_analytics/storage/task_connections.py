@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import cast
 
 import adbc_driver_postgresql
@@ -35,7 +35,7 @@ def _database(url: str) -> AdbcDatabase:
     return database
 
 
-@lru_cache(maxsize=1)
+@cache
 def _leave_imports_to_themselves() -> None:
     """Spare what is imported: a worker looks for garbage after each task, among all it has."""
     gc.freeze()
