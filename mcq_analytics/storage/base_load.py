@@ -9,6 +9,7 @@ import csv
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from mcq_analytics.facts import IdType
 from mcq_analytics.storage.base_tables import BASE_COLUMNS, BaseTables, Role
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain, first_line
+from mcq_analytics.storage.postponed_indexes import postponed_indexes
 from mcq_analytics.storage.selections import quoted
 from mcq_analytics.windows import parse_time
 
@@ -55,17 +57,25 @@ def arrow_schema(base: BaseTables, table: str) -> pa.Schema:
 
 
 def copy_base_tables(
-    database: Database, base: BaseTables, tables: Mapping[str, pa.RecordBatchReader]
+    database: Database,
+    base: BaseTables,
+    tables: Mapping[str, pa.RecordBatchReader],
+    *,
+    indexes_last: bool = False,
 ) -> dict[str, int]:
     """Append rows to base tables by COPY, in one transaction, and return the rows of each.
 
     Readers have the schema of `arrow_schema`. A failure, in a reader too, leaves nothing behind.
+    With `indexes_last` the indexes of empty tables are made after the rows: sooner done, but others
+    wait to read them, and a duplicate is found at the end only.
     """
     counts = {}
+    schema = database.source_schema
     with dbapi.connect(database.libpq_uri()) as connection, connection.cursor() as cursor:
         for table in LOAD_ORDER:
             if table in tables:
-                counts[table] = _copy(cursor, database.source_schema, base, table, tables[table])
+                with postponed_indexes(cursor, schema, table) if indexes_last else nullcontext():
+                    counts[table] = _copy(cursor, schema, base, table, tables[table])
         connection.commit()
     return counts
 

@@ -200,6 +200,11 @@ def create_missing_base_tables(
     return created
 
 
+def index_name(table: str, columns: tuple[str, ...]) -> str:
+    """Return the name of an index that is made here."""
+    return f"{table}_{'_'.join(columns)}_idx"
+
+
 def _new_type(role: Role, id_type: TypeEngine[Any]) -> TypeEngine[Any]:
     if role is Role.ID:
         return id_type
@@ -208,7 +213,7 @@ def _new_type(role: Role, id_type: TypeEngine[Any]) -> TypeEngine[Any]:
 
 def _create_index(table: Table, columns: tuple[str, ...], *, concurrently: bool) -> str:
     index = Index(
-        f"{table.name}_{'_'.join(columns)}_idx",
+        index_name(table.name, columns),
         *(table.c[column] for column in columns),
         postgresql_concurrently=concurrently,
         _table=table,

@@ -67,7 +67,7 @@ def load_sample(
             name: _reader(getattr(sample, name), arrow_schema(base, name), name, progress)
             for name in ("questions", "sessions", "answers", "submissions")
         }
-        return copy_base_tables(database, base, tables)
+        return copy_base_tables(database, base, tables, indexes_last=True)
     except (AdbcError, SQLAlchemyError, pa.ArrowInvalid) as error:
         raise explain(error, "generating a sample") from error
 
