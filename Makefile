@@ -16,6 +16,8 @@ FAULTS ?= 10
 PROCESSES ?= 8
 RUNS ?= 10
 ARGS ?=
+# Two processes take a module of tests each, and another after it. They share a server.
+TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check format test test-deep lock clean
@@ -47,11 +49,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(TESTS)
 
 test-deep: check
-	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
-		$(BIN)/python -m pytest $(ARGS)
+	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) $(TESTS)
 
 # A resolver's output for all supported Pythons and systems, with hashes and no address in it.
 lock:

@@ -1,4 +1,4 @@
-"""Fixtures: one server, one Spark session, a database per test from a template, an instance."""
+"""Fixtures: one server, a Spark session, a database per test from a template, an instance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -37,8 +38,24 @@ MakeDatabase = Callable[..., Database]
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# Tests run in one process, or in several that take a module each.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+
 _MINUTE = timedelta(minutes=1)
 _numbers = count(1)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this process has tried, where it is one of several."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tally"] = dict(TALLY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what another process has tried."""
+    TALLY.update(getattr(node, "workeroutput", {}).get("tally", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -57,9 +74,16 @@ def closed() -> datetime:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the server, one for all processes of the session."""
+    own = tmp_path_factory.getbasetemp()
+    return (own if WORKER == "main" else own.parent) / "server"
+
+
+@pytest.fixture(scope="session")
+def server(server_home: Path) -> Iterator[URL]:
     """A PostgreSQL server for the whole session."""
-    with embedded_server(tmp_path_factory.mktemp("server")) as url:
+    with embedded_server(server_home) as url:
         yield url
 
 
@@ -83,28 +107,32 @@ def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def create_database(server: URL, name: str, template: str | None = None) -> URL:
-    """Create a database on a server, from a template if given, and return its URL."""
+    """Create a database on a server, from a template if given, and return its URL.
+
+    Other tests may run at the same time on the server: the name is made this process's own.
+    """
+    own = f"{name}_{WORKER}"
     engine = Database(server, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         source = f" TEMPLATE {template}" if template else ""
-        connection.execute(text(f"CREATE DATABASE {name}{source}"))
-    return server.set(database=name)
+        connection.execute(text(f"CREATE DATABASE {own}{source}"))
+    return server.set(database=own)
 
 
-def drop_database(server: URL, name: str) -> None:
+def drop_database(url: URL) -> None:
     """Drop a database, whoever is connected."""
-    engine = Database(server, "public", "analytics").engine()
+    engine = Database(url.set(database="postgres"), "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        connection.execute(text(f"DROP DATABASE {url.database} WITH (FORCE)"))
 
 
-def end_sessions(server: URL, name: str) -> None:
+def end_sessions(url: URL) -> None:
     """End who is connected to a database, which can be a template then."""
-    engine = Database(server, "public", "analytics").engine()
+    engine = Database(url.set(database="postgres"), "public", "analytics").engine()
     with engine.begin() as connection:
         connection.execute(
             text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
-            {"name": name},
+            {"name": url.database},
         )
 
 
@@ -113,13 +141,13 @@ def template_maker(server: URL) -> Callable[[IdType], str]:
 
     @cache
     def template(id_type: IdType) -> str:
-        name = f"template_{id_type.value}"
-        database = Database(create_database(server, name), "public", "analytics")
+        url = create_database(server, f"template_{id_type.value}")
+        database = Database(url, "public", "analytics")
         with database.engine().begin() as connection:
             create_missing_base_tables(connection, "public", id_type)
             base = inspect_base_tables(connection, "public")
             migrate(connection, "analytics", key_types(base))
-        return name
+        return str(url.database)
 
     return template
 
@@ -139,17 +167,16 @@ def own_templates(own_server: OwnServer) -> Callable[[IdType], str]:
 @contextmanager
 def made_databases(server: URL, templates: Callable[[IdType], str]) -> Iterator[MakeDatabase]:
     """Yield what makes a database, from a template or empty; all are dropped at the end."""
-    names = []
+    urls = []
 
     def make(id_type: IdType | None = IdType.BIGINT) -> Database:
-        name = f"test_{next(_numbers)}"
-        url = create_database(server, name, templates(id_type) if id_type else None)
-        names.append(name)
-        return Database(url, "public", "analytics")
+        template = templates(id_type) if id_type else None
+        urls.append(create_database(server, f"test_{next(_numbers)}", template))
+        return Database(urls[-1], "public", "analytics")
 
     yield make
-    for name in names:
-        drop_database(server, name)
+    for url in urls:
+        drop_database(url)
 
 
 @pytest.fixture
@@ -181,7 +208,7 @@ def empty_database(make_database: MakeDatabase) -> Database:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
-    """One Spark session, set for many small queries; a task that fails is tried again."""
+    """The Spark session of the process, for many small queries; a failed task is tried again."""
     os.environ["MCQ_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["SPARK_LOCAL_MASTER"] = "local[2,3]"
     session = initialize_spark_session_with_scaling("local", 0)
@@ -197,8 +224,8 @@ def dagster_template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> s
         text_of_url = url.render_as_string(hide_password=False)
         with opened_instance(text_of_url, tmp_path_factory.mktemp("template"), patch) as instance:
             assert instance.get_runs() == []
-    end_sessions(server, "template_records")
-    return "template_records"
+    end_sessions(url)
+    return str(url.database)
 
 
 @contextmanager
@@ -223,7 +250,7 @@ def instance(
     url = create_database(server, "records", dagster_template)
     with opened_instance(url.render_as_string(hide_password=False), tmp_path, monkeypatch) as found:
         yield found
-    drop_database(server, "records")
+    drop_database(url)
 
 
 @pytest.fixture

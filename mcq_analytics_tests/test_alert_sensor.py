@@ -38,11 +38,9 @@ class Sensor:
 
     def tick(self) -> None:
         # What the last tick knew comes from its cursor alone, as after a restart.
-        data = (
-            build_definitions()
-            .resolve_sensor_def("alert_sensor")
-            .evaluate_tick(build_sensor_context(instance=self.instance, cursor=self.cursor))
-        )
+        sensor = build_definitions().resolve_sensor_def("alert_sensor")
+        with build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
 
 

@@ -199,8 +199,8 @@ def platform(
         ):
             environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
             yield Platform(database, instance, ui, window, environment)
-    drop_database(server, "backfilled")
-    drop_database(server, "platform_records")
+    drop_database(url)
+    drop_database(records)
 
 
 @dataclass

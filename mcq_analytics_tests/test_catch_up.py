@@ -117,26 +117,24 @@ class Platform:
 
     def schedule_tick(self) -> list[RunRequest]:
         schedule = self.definitions.resolve_schedule_def("hourly_facts_schedule")
-        data = schedule.evaluate_tick(
-            build_schedule_context(
-                instance=self.instance,
-                scheduled_execution_time=datetime.now(timezone.utc),
-                repository_def=self.definitions.get_repository_def(),
-                resources={"database": DatabaseResource()},
-            )
-        )
+        with build_schedule_context(
+            instance=self.instance,
+            scheduled_execution_time=datetime.now(timezone.utc),
+            repository_def=self.definitions.get_repository_def(),
+            resources={"database": DatabaseResource()},
+        ) as context:
+            data = schedule.evaluate_tick(context)
         return list(data.run_requests or [])
 
     def sensor_tick(self) -> list[RunRequest]:
         sensor = self.definitions.resolve_sensor_def("late_data_sensor")
-        data = sensor.evaluate_tick(
-            build_sensor_context(
-                instance=self.instance,
-                cursor=self.cursor,
-                definitions=self.definitions,
-                resources={"database": DatabaseResource()},
-            )
-        )
+        with build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            definitions=self.definitions,
+            resources={"database": DatabaseResource()},
+        ) as context:
+            data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
         for event in data.asset_events:
             self.instance.report_runless_asset_event(event)
@@ -225,7 +223,7 @@ def platform(
     monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
     monkeypatch.setenv("MCQ_PARTITION_START", origin.isoformat())
     yield Platform(Database(url, "public", "analytics"), instance, origin)
-    drop_database(server, "platform")
+    drop_database(url)
 
 
 def test_after_the_daemon_was_down_every_hour_is_done_once(platform: Platform) -> None:

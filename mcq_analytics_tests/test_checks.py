@@ -80,7 +80,7 @@ def answered(server: URL, template: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     url = create_database(server, "checked", template)
     monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
     yield Database(url, "public", "analytics")
-    drop_database(server, "checked")
+    drop_database(url)
 
 
 @pytest.mark.parametrize(("fact", "change"), [(f, c) for f, some in CHANGES.items() for c in some])

@@ -94,7 +94,7 @@ def hit(own_server: OwnServer, template: str, monkeypatch: pytest.MonkeyPatch) -
     execute(Database(own_server.url(), "public", "analytics"), "CHECKPOINT")
     monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
     yield Hit(Database(url, "public", "analytics"))
-    drop_database(own_server.url(), "faulty")
+    drop_database(url)
 
 
 class Hit:
@@ -295,10 +295,13 @@ def small_disk(hit: Hit, own_server: OwnServer) -> Iterator[Path]:
 
     alter(
         f"CREATE TABLESPACE small LOCATION '{space}'",
-        "ALTER DATABASE faulty SET default_tablespace TO small",
+        f"ALTER DATABASE {hit.database.url.database} SET default_tablespace TO small",
     )
     yield directory
-    alter("ALTER DATABASE faulty RESET default_tablespace", "DROP TABLESPACE small")
+    alter(
+        f"ALTER DATABASE {hit.database.url.database} RESET default_tablespace",
+        "DROP TABLESPACE small",
+    )
     subprocess.run(["umount", str(directory)], check=True)
     directory.rmdir()
 

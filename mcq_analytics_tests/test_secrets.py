@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from mcq_analytics.facts import FACTS, IdType
 from mcq_analytics.storage.database import Database
@@ -35,8 +35,9 @@ def protected(
     own_server: OwnServer, own_templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     """A database that is reached with a password."""
-    create_database(own_server.url(), "protected", own_templates(IdType.BIGINT))
-    url = own_server.url(own_server.port).set(database="protected")
+    url = create_database(
+        own_server.url(own_server.port), "protected", own_templates(IdType.BIGINT)
+    )
     monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
     monkeypatch.setenv("ALERT_METHOD", "slack")
     monkeypatch.setenv("SLACK_WEBHOOK_URL", WEBHOOK)
@@ -48,7 +49,7 @@ def protected(
         "INSERT INTO submissions VALUES (1, 1, '2024-01-01 09:30Z', 'completed')",
     )
     yield database
-    drop_database(own_server.url(), "protected")
+    drop_database(url)
 
 
 @pytest.fixture
@@ -56,13 +57,12 @@ def recorded(
     own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
     """An instance whose records are reached with a password."""
-    create_database(own_server.url(), "records")
-    url = own_server.url(own_server.port).set(database="records")
+    url = create_database(own_server.url(own_server.port), "records")
     with opened_instance(
         url.render_as_string(hide_password=False), tmp_path, monkeypatch
     ) as instance:
         yield instance
-    drop_database(own_server.url(), "records")
+    drop_database(url)
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +91,7 @@ def all_text(database: Database, schema: str) -> str:
 
 
 def test_no_secret_is_in_any_record_log_or_page(
-    protected: Database, recorded: DagsterInstance, own_server: OwnServer, tmp_path: Path
+    protected: Database, recorded: DagsterInstance, tmp_path: Path
 ) -> None:
     materialize = (
         *("dagster", "asset", "materialize", "-m", "mcq_analytics.definitions"),
@@ -111,7 +111,7 @@ def test_no_secret_is_in_any_record_log_or_page(
     alert = call("mcq_analytics", "alert-test", "--verbose")
     assert alert.returncode == 1
 
-    records = Database(own_server.url().set(database="records"), "public", "analytics")
+    records = Database(make_url(os.environ["MCQ_DAGSTER_URL"]), "public", "analytics")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     texts = {
         "Spark's pages": pages.stdout,

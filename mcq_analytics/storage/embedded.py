@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from mcq_analytics.errors import McqError
@@ -81,7 +81,7 @@ def _create_database(server: URL, database: str) -> None:
             if known is None:
                 quoted = connection.dialect.identifier_preparer.quote(database)
                 connection.execute(text(f"CREATE DATABASE {quoted}"))
-    except ProgrammingError:
-        pass  # another process made it at the same moment
+    except (ProgrammingError, IntegrityError):
+        pass  # another process made it, or makes it at this very moment
     except OperationalError as error:
         raise McqError(f"the embedded PostgreSQL does not answer: {error.orig}") from error
