@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.datasource import DataSourceReader
+from pyspark.sql.types import StructType
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL
+from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
 from mcq_analytics.storage.attempts import Attempt, AttemptReport, lock_holder, lock_key
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
@@ -25,6 +30,7 @@ from mcq_analytics.storage.merge import merge, staging_columns
 from mcq_analytics.storage.retries import TRIALS
 from mcq_analytics.storage.schema import key_types
 from mcq_analytics.storage.spark_sink import copy_to_staging, copying
+from mcq_analytics.storage.spark_source import SnapshotSource
 from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics_tests.facts_of import (
     contents,
@@ -244,6 +250,38 @@ def test_a_fault_is_tried_again_only_if_it_may_pass(
 
 
 @pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("at", ["making a source", "planning its splits"])
+def test_a_worker_that_ends_before_any_task_is_healed(
+    answered: Database,
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    first = tmp_path / "the first worker has ended"
+
+    def end_the_first_worker(stage: str) -> None:
+        if stage == at and not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class EndingSource(SnapshotSource):
+        def __init__(self, options: dict[str, str]) -> None:
+            end_the_first_worker("making a source")
+            super().__init__(options)
+
+        def reader(self, schema: StructType) -> DataSourceReader:
+            end_the_first_worker("planning its splits")
+            return super().reader(schema)
+
+    monkeypatch.setattr("mcq_analytics.storage.spark_source.SnapshotSource", EndingSource)
+    run_facts(answered, spark, NINE, [TEST_FUNNEL])
+    assert first.exists()
+    assert statuses(answered) == ["failed", "success"]
+    assert [line for line in wrong_rows(answered) if "funnel" in line] == []
+
+
+@pytest.mark.usefixtures("quick_retries")
 def test_a_table_that_is_locked_for_a_while_is_waited_for_in_several_trials(
     answered: Database, spark: SparkSession
 ) -> None:
@@ -376,6 +414,29 @@ def test_many_touched_rows_are_read_in_even_splits(
     assert sum(sizes) == 20_000
     assert max(sizes) < 2 * min(sizes)
     assert report.rows_read == 20_000
+
+
+@pytest.mark.parametrize(
+    ("fact", "exchanges"), [(QUESTION_INTERACTION, 0), (TEST_SUMMARY, 0), (TEST_FUNNEL, 4)]
+)
+def test_few_rows_are_hardly_sent_about_between_stages(
+    answered: Database,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fact: Fact,
+    exchanges: int,
+) -> None:
+    def exchanges_in_plan() -> int:
+        with Attempt(answered, fact, NINE, "run") as attempt:
+            attempt.begin()
+            inputs = {name: attempt.read(spark, name) for name in fact.reads}
+            TRANSFORMS[fact.name](**inputs).explain()
+            return capsys.readouterr().out.count("Exchange")
+
+    assert exchanges_in_plan() == exchanges
+    monkeypatch.setattr("mcq_analytics.storage.attempts.QUICK_RECORDS", -1)
+    assert exchanges_in_plan() >= 5
 
 
 def test_the_facts_have_locks_of_their_own(database: Database) -> None:

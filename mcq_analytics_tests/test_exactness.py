@@ -15,6 +15,7 @@ from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics.storage.spark_session import MILLION, initialize_spark_session_with_scaling
 from mcq_analytics.windows import Window
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
@@ -67,6 +68,18 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
             audits = Audits(fact, base, "analytics", WHOLE)
             for seed in range(5):
                 assert audits.recomputed(connection, seed) == Recomputed(sampled, (), ())
+
+
+def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcq_analytics.storage.attempts.KEYS_PER_SPLIT", 500)
+    initialize_spark_session_with_scaling("local", MILLION)
+    fill(database)
+    run_facts(database, spark, WHOLE)
+    initialize_spark_session_with_scaling("local", 0)
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    assert wrong_rows(database) == []
 
 
 def test_a_window_written_twice_changes_once(database: Database, spark: SparkSession) -> None:

@@ -34,10 +34,12 @@ from sqlalchemy import text
 
 from mcq_analytics.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.settings import load_settings
+from mcq_analytics.storage import attempts
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fingerprints import stale_hours
 from mcq_analytics.storage.metadata import hour_statuses
+from mcq_analytics.storage.spark_session import QUICK_RECORDS
 from mcq_analytics.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
@@ -75,14 +77,14 @@ def literal(value: object) -> str:
 class History(RuleBasedStateMachine):
     """Base tables under change, and for each fact the hours that must run again."""
 
-    world: ClassVar[tuple[Database, SparkSession]]
+    world: ClassVar[tuple[Database, SparkSession, pytest.MonkeyPatch]]
 
     answers = Bundle("answers")
     submissions = Bundle("submissions")
 
     def __init__(self) -> None:
         super().__init__()
-        self.database, self.spark = self.world
+        self.database, self.spark, self.patch = self.world
         self.stale: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
         self.rows = 0
         self.execute(
@@ -104,6 +106,11 @@ class History(RuleBasedStateMachine):
             affected = hours_to_run(connection, kind, condition, statement)
         for name in self.stale:
             self.stale[name] |= affected
+
+    @initialize(quick=st.booleans())
+    def compute_as(self, quick: bool) -> None:
+        """Take what is run for few records, or for more, which Spark computes in another way."""
+        self.patch.setattr(attempts, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
     def begin_with(self, rows: list[tuple[object, ...]]) -> MultipleResults[int]:
@@ -286,7 +293,7 @@ def history(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> type[History]:
     """Return what makes a history in an empty database."""
-    monkeypatch.setattr(History, "world", (database, spark), raising=False)
+    monkeypatch.setattr(History, "world", (database, spark, monkeypatch), raising=False)
     return History
 
 

@@ -95,10 +95,13 @@ def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
         initialize_spark_session_with_scaling("other", 0)
 
 
-def test_a_process_has_one_session_whose_partitions_follow_the_load(spark: SparkSession) -> None:
+def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSession) -> None:
+    names = ("spark.sql.shuffle.partitions", "spark.sql.autoBroadcastJoinThreshold")
     again = initialize_spark_session_with_scaling("local", 3 * MILLION)
     assert again is spark
-    assert spark.conf.get("spark.sql.shuffle.partitions") == "32"
+    assert [spark.conf.get(name) for name in names] == ["32", str(10 * 2**20)]
+    initialize_spark_session_with_scaling("local", 0)
+    assert [spark.conf.get(name) for name in names] == ["8", "-1"]
     spark.conf.set("spark.sql.shuffle.partitions", "2")
 
 

@@ -41,6 +41,7 @@ from mcq_analytics.storage.overviews import overview
 from mcq_analytics.storage.retries import retrying
 from mcq_analytics.storage.schema import key_types, require_fact_tables
 from mcq_analytics.storage.selections import TEST_QUESTIONS, Selections, quoted
+from mcq_analytics.storage.spark_session import QUICK_RECORDS
 from mcq_analytics.storage.spark_sink import copy_to_staging
 from mcq_analytics.storage.spark_source import SLICE, SnapshotRead, spark_id, spark_schema
 from mcq_analytics.windows import Window
@@ -175,6 +176,9 @@ class Attempt:
             )
             questions = self._load(spark, TEST_QUESTIONS, TEST_QUESTIONS, schema)
             rows = rows.unionByName(questions, allowMissingColumns=True)
+        if self._splits("touched") == 1 and self._record_count <= QUICK_RECORDS:
+            # Known to be of one partition, it is joined and grouped as it is: nothing is shuffled.
+            rows = rows.coalesce(1)
         # A transform may use an input more than once; the database is to send it once.
         self._frames.append(rows.persist(StorageLevel.MEMORY_AND_DISK))
         return rows
@@ -188,9 +192,12 @@ class Attempt:
             keys_sql=f"SELECT {selections.key_columns(name)} FROM {self._staging(part)}",
             rows_sql=selections.read(name, SLICE),
             count_sql=f"INSERT INTO {self._staging('reads')} VALUES ($1, $2, $3, $4)",
-            splits=max(1, min(self._blocks[part], -(-self.report.touched // KEYS_PER_SPLIT))),
+            splits=self._splits(part),
             schema=schema,
         ).load(spark)
+
+    def _splits(self, part: str) -> int:
+        return max(1, min(self._blocks[part], -(-self.report.touched // KEYS_PER_SPLIT)))
 
     def commit(self, frame: DataFrame) -> AttemptReport:
         """Compute `frame`, make it the touched rows of the fact, and record the success.

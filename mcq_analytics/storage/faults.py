@@ -128,6 +128,13 @@ _FAULTS = (
         transient=True,
     ),
     Fault(
+        # The death of one that computes a task is Spark's to heal; others plan what a task reads.
+        r"Python worker exited unexpectedly",
+        "a Python worker of Spark has ended",
+        "run it again; where it was killed for its memory, run a shorter window",
+        transient=True,
+    ),
+    Fault(
         # A snapshot ends with the session that holds it, staging tables with what was lost.
         (
             r"terminating connection|[Cc]onnection[^\n]*(closed|lost|reset|aborted)|"

@@ -21,7 +21,7 @@ from mcq_analytics.storage.launchers import python_launcher
 
 MILLION = 1_000_000
 QUICK_RECORDS = 100_000
-"""Up to this many records a local session is over before optimised code would pay."""
+"""Up to this many records a job takes less time than it takes to plan and start it well."""
 
 CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
 """What `mcq_analytics.class_archive` makes for an environment."""
@@ -36,6 +36,19 @@ _STEPS = (
     (50 * MILLION, (4, 8, 16, 256)),
 )
 _BEYOND = (8, 16, 64, 1024)
+
+# How inputs are joined: by Spark's defaults, or, where few records are inputs of one partition
+# each, where they are, in one stage.
+_JOINS = {
+    "spark.sql.autoBroadcastJoinThreshold": str(10 * 2**20),
+    "spark.sql.maxSinglePartitionBytes": str(128 * 2**20),
+    "spark.sql.defaultSizeInBytes": str(2**63 - 1),
+}
+_QUICK_JOINS = {
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
+    "spark.sql.defaultSizeInBytes": "1",
+}
 
 
 def scaling_config(record_count: int) -> dict[str, str]:
@@ -65,6 +78,7 @@ def scaling_config(record_count: int) -> dict[str, str]:
             "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
         ),
         "spark.sql.shuffle.partitions": str(partitions),
+        **(_QUICK_JOINS if record_count <= QUICK_RECORDS else _JOINS),
     }
 
 
@@ -80,6 +94,8 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.ui.explainMode": "simple",
         # Three facts need more than the hundred compiled classes that Spark keeps, again and again.
         "spark.sql.codegen.cache.maxEntries": "1000",
+        # Where in a transform each column was made, which takes several calls of Java to note.
+        "spark.python.sql.dataFrameDebugging.enabled": "false",
     }
     if settings.cluster == "local":
         config |= {
@@ -116,8 +132,8 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
 
     `local` runs Spark in this machine; another name is a Spark standalone, Kubernetes or YARN
     cluster whose master and conf are in the settings. Dynamic allocation and adaptive execution
-    are as `scaling_config` says. A session that this process has already is used again, with its
-    shuffle partitions set anew: executors are fixed when a session starts.
+    are as `scaling_config` says. A session that this process has already is used again, with what
+    is of each query set anew: executors are fixed when a session starts.
 
     Raises:
         McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
@@ -127,7 +143,8 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     config = session_config(settings, record_count)
     active = SparkSession.getActiveSession()
     if active is not None:
-        active.conf.set("spark.sql.shuffle.partitions", config["spark.sql.shuffle.partitions"])
+        for name in ("spark.sql.shuffle.partitions", *_JOINS):
+            active.conf.set(name, config[name])
         return active
     home = load_settings().home
     java_home = ensure_java(home)

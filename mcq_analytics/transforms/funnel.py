@@ -30,9 +30,7 @@ def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataF
         hours_of(F.col("submit_time")).alias("submit_hours"),
     )
     answered = (
-        valid.join(
-            submissions.select("student_id", "test_id").distinct(), ["student_id", "test_id"]
-        )
+        valid.join(submissions, ["student_id", "test_id"], "left_semi")
         .groupBy("test_id")
         .agg(hours_of(F.col("timestamp")).alias("answer_hours"))
     )
