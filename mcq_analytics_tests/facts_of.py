@@ -9,7 +9,9 @@ from sqlalchemy import text
 
 from mcq_analytics.facts import FACTS, Fact
 from mcq_analytics.storage.attempts import Attempt, AttemptReport
+from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics.windows import Window, parse_hour
 from mcq_analytics_tests.recompute import differences
@@ -18,6 +20,14 @@ from mcq_analytics_tests.recompute import differences
 def window(start: str, end: str) -> Window:
     """Return the window between two ISO times."""
     return Window(parse_hour(start), parse_hour(end))
+
+
+def add_sample(database: Database, *, students: int, seed: int) -> dict[str, int]:
+    """Add a sample of two days from 2024 on to the base tables and return the rows of each."""
+    with database.engine().connect() as connection:
+        base = inspect_base_tables(connection, database.source_schema)
+    start = parse_hour("2024-01-01T00:00")
+    return load_sample(database, base, students=students, start=start, hours=48, seed=seed)
 
 
 def run_facts(

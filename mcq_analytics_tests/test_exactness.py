@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 import pytest
 from pyspark.sql import SparkSession
@@ -13,12 +12,12 @@ from mcq_analytics.facts import FACTS, TEST_FUNNEL, IdType
 from mcq_analytics.storage.audits import SAMPLE, Audits, Recomputed
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.schema import key_types, migrate
 from mcq_analytics.storage.spark_session import MILLION, initialize_spark_session_with_scaling
 from mcq_analytics.windows import Window
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
+    add_sample,
     contents,
     execute,
     run_facts,
@@ -28,16 +27,9 @@ from mcq_analytics_tests.facts_of import (
 )
 from mcq_analytics_tests.servers import OwnServer
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 WHOLE = window("2024-01-01T00", "2024-01-03T00")
 LATE = window("2024-01-02T00", "2024-01-03T00")
 EARLY = window("2024-01-01T00", "2024-01-02T00")
-
-
-def fill(database: Database, students: int = 60) -> None:
-    with database.engine().connect() as connection:
-        base = inspect_base_tables(connection, database.source_schema)
-    load_sample(database, base, students=students, start=START, hours=48, seed=7)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +46,7 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
     make_database: MakeDatabase, spark: SparkSession, id_type: IdType, windows: list[Window]
 ) -> None:
     database = make_database(id_type)
-    fill(database)
+    add_sample(database, students=60, seed=7)
     for over in windows:
         run_facts(database, spark, over)
     assert wrong_rows(database) == []
@@ -75,7 +67,7 @@ def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
 ) -> None:
     monkeypatch.setattr("mcq_analytics.storage.attempts.KEYS_PER_SPLIT", 500)
     initialize_spark_session_with_scaling("local", MILLION)
-    fill(database)
+    add_sample(database, students=60, seed=7)
     run_facts(database, spark, WHOLE)
     initialize_spark_session_with_scaling("local", 0)
     spark.conf.set("spark.sql.shuffle.partitions", "2")
@@ -83,7 +75,7 @@ def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
 
 
 def test_a_window_written_twice_changes_once(database: Database, spark: SparkSession) -> None:
-    fill(database)
+    add_sample(database, students=60, seed=7)
     first = run_facts(database, spark, WHOLE)
     written = contents(database)
     second = run_facts(database, spark, WHOLE)
@@ -223,7 +215,7 @@ def test_an_installed_server_of_another_version_gives_the_same_facts(
 ) -> None:
     with made_databases(own_server.url(), own_templates) as make:
         database = make()
-        fill(database)
+        add_sample(database, students=60, seed=7)
         run_facts(database, spark, EARLY)
         run_facts(database, spark, LATE)
         assert wrong_rows(database) == []

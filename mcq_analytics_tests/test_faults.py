@@ -29,14 +29,20 @@ from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
 
 from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, IdType
-from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.java import ensure_java
-from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics.storage.spark_sink import copying
 from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database, made_databases
-from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, window, wrong_rows
+from mcq_analytics_tests.facts_of import (
+    add_sample,
+    contents,
+    execute,
+    run_facts,
+    scalar,
+    window,
+    wrong_rows,
+)
 from mcq_analytics_tests.servers import (
     OwnServer,
     Proxy,
@@ -73,9 +79,7 @@ def template(
     """A database in which the facts of the first day are computed, and then both days change."""
     with made_databases(own_server.url(), own_templates) as make:
         database = make()
-        with database.engine().connect() as connection:
-            base = inspect_base_tables(connection, "public")
-        load_sample(database, base, students=25, start=FIRST_DAY.start, hours=48, seed=3)
+        add_sample(database, students=25, seed=3)
         run_facts(database, spark, FIRST_DAY)
         execute(
             database,

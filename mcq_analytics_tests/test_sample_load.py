@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 import pytest
 from sqlalchemy import text
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import IdType
-from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.sample_load import load_sample
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
-from mcq_analytics_tests.facts_of import execute, scalar
+from mcq_analytics_tests.facts_of import add_sample, execute, scalar
 from mcq_analytics_tests.servers import OwnServer
-
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
 INDEXES = """
     SELECT x.relname, x.oid, pg_get_indexdef(x.oid)
@@ -50,9 +45,7 @@ def rules(database: Database) -> list[str]:
 
 
 def load(database: Database) -> dict[str, int]:
-    with database.engine().connect() as connection:
-        base = inspect_base_tables(connection, database.source_schema)
-    return load_sample(database, base, students=20, start=START, hours=48, seed=7)
+    return add_sample(database, students=20, seed=7)
 
 
 def check_indexes_are_made_again_as_they_were(database: Database) -> None:

@@ -67,5 +67,6 @@ def postponed_indexes(cursor: dbapi.Cursor, schema: str, table: str) -> Iterator
 def _repeatable(cursor: dbapi.Cursor, schema: str, table: str) -> list[tuple[str, bool, str]]:
     """Return the name, whether it is the primary key's, and the definition of each index."""
     of_init_db = {index_name(table, columns) for columns in WANTED_INDEXES[table]}
+    of_init_db.add(f"{table}_pkey")
     cursor.execute(_REPEATABLE, (schema, table))
-    return [row for row in cursor.fetchall() if row[0] in {*of_init_db, f"{table}_pkey"}]
+    return [row for row in cursor.fetchall() if row[0] in of_init_db]
