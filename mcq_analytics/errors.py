@@ -12,3 +12,7 @@ class McqError(Exception):
 
 class UsageError(McqError):
     """The call itself is wrong: an option, a time or a name. Commands exit with 2."""
+
+
+class BaseTablesChangedError(Exception):
+    """What was read is of more than one state of the base tables: read all of it again."""

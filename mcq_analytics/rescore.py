@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mcq_analytics.errors import UsageError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
-from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.corrections import Corrections, Moves
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain
@@ -53,9 +53,7 @@ def find_rescore(
 
     """
     try:
-        with database.engine().connect() as plain:
-            connection = plain.execution_options(isolation_level="REPEATABLE READ")
-            base = inspect_base_tables(connection, database.source_schema)
+        with snapshot_connection(database.engine(), database.source_schema) as (connection, base):
             corrections = Corrections(base, database.fact_schema)
             asked = None
             if question is not None:
@@ -89,11 +87,9 @@ def bridged(hours: Iterable[datetime]) -> list[Window]:
 
 
 def _windows_to_compare(settings: Settings, asked: set[datetime] | None) -> list[Window]:
+    start, closed = settings.partition_start, last_closed_hour_end()
     if asked is not None:
-        found = bridged(asked)
+        found = bridged(hour for hour in asked if start <= hour < closed)
     else:
-        closed = last_closed_hour_end()
-        if closed <= settings.partition_start:
-            return []
-        found = [Window(settings.partition_start, closed)]
+        found = [Window(start, closed)] if start < closed else []
     return [chunk for window in found for chunk in window.chunks(HOURS_AT_A_TIME)]

@@ -9,17 +9,26 @@ from sqlalchemy import Connection, text
 
 from mcq_analytics_tests.tally import TALLY
 
+LONGEST = 2600
+"""Bytes of ids that a fact's row can hold."""
+
+# Ids of two tables are compared as texts: their collations may differ.
 VALID = """
+expiries AS (
+    SELECT CAST(s.session_id AS text) AS session, bool_or(s.expiry_time IS NULL) AS never,
+        max({expiry_time}) AS latest
+    FROM {source}.sessions s GROUP BY s.session_id
+),
 valid AS (
-    SELECT a.answer_id, a.student_id, a.test_id, a.question_id, a.submitted_option,
-        {answer_time} AS ts
+    SELECT a.answer_id, a.student_id, a.test_id, a.question_id,
+        CAST(a.submitted_option AS text) COLLATE "C" AS option, {answer_time} AS ts
     FROM {source}.answers a
+    LEFT JOIN expiries e ON e.session = CAST(a.session_id AS text) COLLATE "C"
     WHERE a."timestamp" IS NOT NULL AND isfinite(a."timestamp")
         AND a.student_id IS NOT NULL AND a.test_id IS NOT NULL AND a.question_id IS NOT NULL
-        AND NOT EXISTS (
-            SELECT 1 FROM {source}.sessions s
-            WHERE s.session_id = a.session_id AND {answer_time} > {expiry_time}
-        )
+        AND octet_length(CAST(a.student_id AS text)) + octet_length(CAST(a.test_id AS text))
+            + octet_length(CAST(a.question_id AS text)) <= {longest}
+        AND (e.session IS NULL OR e.never OR {answer_time} <= e.latest)
 )
 """
 
@@ -29,24 +38,30 @@ INTERACTIONS = (
     + """,
 final AS (
     SELECT DISTINCT ON (student_id, test_id, question_id)
-        student_id, test_id, question_id, submitted_option AS final_answer_option
+        student_id, test_id, question_id, option AS final_answer_option
     FROM valid
-    ORDER BY student_id, test_id, question_id, ts DESC, answer_id DESC
+    ORDER BY student_id, test_id, question_id, ts DESC, {answer_id} DESC NULLS FIRST,
+        option DESC NULLS LAST
+),
+keys AS (
+    SELECT CAST(question_id AS text) AS question,
+        max(CAST(correct_option AS text) COLLATE "C") AS option
+    FROM {source}.questions GROUP BY question_id
 )
 SELECT v.student_id, v.test_id, v.question_id,
     min(v.ts) AS first_answer_time,
     max(v.ts) AS last_answer_time,
     count(*) AS answer_count,
-    CAST(f.final_answer_option AS text) AS final_answer_option,
-    CASE WHEN q.correct_option IS NULL THEN NULL
+    f.final_answer_option,
+    CASE WHEN k.option IS NULL THEN NULL
          WHEN f.final_answer_option IS NULL THEN false
-         ELSE f.final_answer_option = q.correct_option END AS is_correct,
+         ELSE f.final_answer_option = k.option END AS is_correct,
     count(*) > 1 AS revisited,
     CAST(extract(epoch FROM max(v.ts) - min(v.ts)) AS double precision) AS time_spent
 FROM valid v
 JOIN final f USING (student_id, test_id, question_id)
-LEFT JOIN {source}.questions q ON q.question_id = v.question_id
-GROUP BY v.student_id, v.test_id, v.question_id, f.final_answer_option, q.correct_option
+LEFT JOIN keys k ON k.question = CAST(v.question_id AS text) COLLATE "C"
+GROUP BY v.student_id, v.test_id, v.question_id, f.final_answer_option, k.option
 """
 )
 
@@ -71,15 +86,20 @@ FUNNELS = (
     + VALID
     + """,
 handed_in AS (
-    SELECT b.student_id, b.test_id, {submit_time} AS submit_time, b.completion_status
+    SELECT b.student_id, b.test_id, {submit_time} AS submit_time,
+        CAST(b.completion_status AS text) AS completion_status
     FROM {source}.submissions b
     WHERE b.submit_time IS NOT NULL AND isfinite(b.submit_time)
         AND b.student_id IS NOT NULL AND b.test_id IS NOT NULL
+        AND octet_length(CAST(b.student_id AS text)) + octet_length(CAST(b.test_id AS text))
+            <= {longest}
 ),
 attempts AS (
     SELECT h.*, (
         SELECT min(v.ts) FROM valid v
-        WHERE v.student_id = h.student_id AND v.test_id = h.test_id AND v.ts <= h.submit_time
+        WHERE CAST(v.student_id AS text) COLLATE "C" = CAST(h.student_id AS text)
+            AND CAST(v.test_id AS text) COLLATE "C" = CAST(h.test_id AS text)
+            AND v.ts <= h.submit_time
             AND v.ts > coalesce((
                 SELECT max(p.submit_time) FROM handed_in p
                 WHERE p.student_id = h.student_id AND p.test_id = h.test_id
@@ -136,16 +156,32 @@ CLOSE = {"test_funnel_fact": ("avg_submit_time",)}
 
 def recompute(connection: Connection, source: str = "public", *, zoned: bool = True) -> None:
     """Make temporary tables `expected_<fact>` from the base tables. `zoned`: times have a zone."""
+    zone = "" if zoned else " AT TIME ZONE 'UTC'"
     times = {
-        "answer_time": 'a."timestamp"',
-        "expiry_time": "s.expiry_time",
-        "submit_time": "b.submit_time",
+        "answer_time": f"""least(greatest(a."timestamp"{zone}, '0001-01-01 00:00Z'),
+            '9999-12-31 23:59:59.999999Z')""",
+        "submit_time": f"""least(greatest(b.submit_time{zone}, '0001-01-01 00:00Z'),
+            '9999-12-31 23:59:59.999999Z')""",
+        # Between an answer of the year 10,000 and an expiry of it there is nothing to compare.
+        "expiry_time": f"""(CASE WHEN isfinite(s.expiry_time) THEN
+            least(greatest(s.expiry_time{zone}, '0001-01-01 00:00Z'), '9999-12-31 23:59:59.999999Z')
+            ELSE s.expiry_time{zone} END)""",
     }
-    if not zoned:
-        times = {name: f"({column} AT TIME ZONE 'UTC')" for name, column in times.items()}
+    kind = connection.execute(
+        text(
+            "SELECT CAST(atttypid AS regtype) IN ('text', 'varchar') FROM pg_attribute "
+            "WHERE attrelid = CAST(:answers AS regclass) AND attname = 'answer_id'"
+        ),
+        {"answers": f"{source}.answers"},
+    ).scalar_one()
     for name in ("interactions", *(f"expected_{fact}" for fact in KEYS)):
         connection.execute(text(f"DROP TABLE IF EXISTS pg_temp.{name}"))
-    fill = {"source": source, **times}
+    fill = {
+        "source": source,
+        "longest": LONGEST,
+        "answer_id": 'answer_id COLLATE "C"' if kind else "answer_id",
+        **times,
+    }
     connection.execute(
         text(f"CREATE TEMPORARY TABLE interactions AS {INTERACTIONS.format(**fill)}")
     )

@@ -143,8 +143,10 @@ def test_rows_without_ids_or_time_are_left_out_and_counted(
     left_out = run_facts(database, spark, NINE)[TEST_FUNNEL.name].left_out
     assert left_out == {
         "answers_without_keys": 3,
+        "answers_with_too_long_ids": 0,
         "answers_without_time": 2,
         "submissions_without_keys": 1,
+        "submissions_with_too_long_ids": 0,
         "submissions_without_time": 1,
     }
     assert wrong_rows(database) == []
@@ -191,7 +193,7 @@ def test_times_without_a_zone_are_utc_whatever_server_and_client_are_set_to(
     )
 
 
-def test_text_ids_tie_in_the_order_of_the_database(
+def test_text_ids_tie_in_the_order_of_their_bytes(
     make_database: MakeDatabase, spark: SparkSession
 ) -> None:
     database = make_database(IdType.TEXT)

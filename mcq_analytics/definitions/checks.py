@@ -30,7 +30,7 @@ from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.audits import SAMPLE, Audits
-from mcq_analytics.storage.base_tables import inspect_base_tables
+from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.fingerprints import computed_hours
 from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end
@@ -112,9 +112,8 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
         chosen = {key.name for key in context.selected_asset_check_keys}
         opened = database.open()
         try:
-            with opened.engine().connect() as plain:
-                connection = plain.execution_options(isolation_level="REPEATABLE READ")
-                base = inspect_base_tables(connection, opened.source_schema)
+            engine, schema = opened.engine(), opened.source_schema
+            with snapshot_connection(engine, schema) as (connection, base):
                 audits = Audits(fact, base, opened.fact_schema, window)
                 for name in sorted(chosen):
                     yield _result(name, audits, connection)

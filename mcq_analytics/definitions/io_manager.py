@@ -133,5 +133,6 @@ def _metadata(name: str, table: str, window: Window, report: AttemptReport) -> d
         "rows_updated": report.counts.updated,
         "rows_deleted": report.counts.deleted,
         **{f"left_out_{what}": count for what, count in report.left_out.items()},
+        **{f"{table}_with_several_rows": count for table, count in report.duplicates.items()},
         **{f"seconds_{phase}": seconds for phase, seconds in report.seconds.items()},
     }

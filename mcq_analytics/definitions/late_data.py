@@ -30,7 +30,8 @@ from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import requests
 from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
+from mcq_analytics.storage.base_snapshot import snapshot_connection
+from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.corrections import Corrections
 from mcq_analytics.storage.fact_tables import SUCCESS
 from mcq_analytics.storage.faults import explain
@@ -133,9 +134,7 @@ def _observe(
     engine = database.engine()
     windows, until = windows_to_compare(span, settings, progress.compared_until)
     findings = Findings({fact.name: set() for fact in FACTS}, {})
-    with engine.connect() as plain:
-        connection = plain.execution_options(isolation_level="REPEATABLE READ")
-        base = inspect_base_tables(connection, database.source_schema)
+    with snapshot_connection(engine, database.source_schema) as (connection, base):
         for fact in FACTS:
             for window in windows:
                 stale = stale_hours(connection, base, database.fact_schema, fact, window)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from time import monotonic
@@ -26,7 +27,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import TEST_SUMMARY, Fact
-from mcq_analytics.storage.base_tables import BaseTables, inspect_base_tables
+from mcq_analytics.storage.base_snapshot import (
+    READER_LOCK_TIMEOUT,
+    BaseSnapshot,
+    base_snapshot,
+    import_snapshot,
+)
+from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, in_short
@@ -59,8 +66,9 @@ class AttemptReport:
     """What an attempt did: row counts, and seconds by phase.
 
     `rows_read` are base rows, `fact_rows` the rows that the window's recompute yields, `touched`
-    the keys that were read; `left_out` counts base rows without ids or time. Up to `watermark` all
-    hours are computed, from the first one on; `overview` is Markdown on the rows, for people.
+    the keys that were read; `left_out` counts base rows that no fact can hold, and `duplicates`
+    the ids of the window that have several rows in `questions` or `sessions`. Up to `watermark`
+    all hours are computed, from the first one on; `overview` is Markdown on the rows, for people.
     """
 
     rows_read: int = 0
@@ -68,6 +76,7 @@ class AttemptReport:
     counts: MergeCounts = field(default_factory=lambda: MergeCounts(0, 0, 0))
     touched: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, int] = field(default_factory=dict)
     watermark: datetime | None = None
     overview: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -92,7 +101,8 @@ class Attempt:
         self._connection: Connection | None = None
         self._started_at = datetime.now(timezone.utc)
         self._token = uuid.uuid4().hex[:8]
-        self._base: BaseTables | None = None
+        self._held = ExitStack()
+        self._snapshot: BaseSnapshot | None = None
         self._tables: FactTables | None = None
         self._record_count = 0
         self._fingerprints: Fingerprints = {}
@@ -149,12 +159,14 @@ class Attempt:
         self._lock()
         self._phase("wait")
         self._record_dead_attempt()
-        self._base = inspect_base_tables(self._own("READ COMMITTED"), self._database.source_schema)
-        types = key_types(self._base)
+        self._snapshot = self._held.enter_context(
+            base_snapshot(self._engine, self._database.source_schema)
+        )
+        types = key_types(self._snapshot.base)
         require_fact_tables(self._own("READ COMMITTED"), self._database.fact_schema, types)
         self._tables = fact_tables(self._database.fact_schema, types)
         self._announce()
-        self._stage_touched(self._open_snapshot())
+        self._stage_touched(self._snapshot.identifier)
         for frame in self._frames:
             frame.persist(StorageLevel.MEMORY_AND_DISK)
         self._phase("select")
@@ -211,6 +223,8 @@ class Attempt:
         tasks = copy_to_staging(
             frame, self._url(), self._database.fact_schema, self._staging_name("rows")
         )
+        self._require_snapshot().require_unchanged()
+        self._held.close()
         self._phase("compute")
         connection = self._own("READ COMMITTED")
         tables = self._require_tables()
@@ -284,6 +298,7 @@ class Attempt:
     def _end_session(self) -> None:
         for frame in self._frames:
             frame.unpersist()
+        self._held.close()
         if self._connection is not None:
             # Not a return to a pool: the server frees the lock as the session ends.
             self._connection.invalidate()
@@ -395,10 +410,6 @@ class Attempt:
             )
         self._announced = True
 
-    def _open_snapshot(self) -> str:
-        connection = self._own("REPEATABLE READ")
-        return str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
-
     def _stage_touched(self, snapshot: str) -> None:
         """Store the touched keys, as the snapshot has them, where every split can see them."""
         selections = self._selections()
@@ -406,7 +417,7 @@ class Attempt:
         with self._engine.connect() as plain:
             connection = plain.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+                import_snapshot(connection, snapshot)
                 if self._has_test_questions:
                     self._create_as(connection, TEST_QUESTIONS, selections.test_questions(), bound)
                 self.report.touched = self._create_as(
@@ -429,9 +440,13 @@ class Attempt:
                         self._record_count += _planned_rows(
                             connection, selections.rows_in_window(table), bound
                         )
-                        counts = connection.execute(text(selections.left_out(table)), bound).one()
-                        self.report.left_out[f"{table}_without_keys"] = counts.without_keys
-                        self.report.left_out[f"{table}_without_time"] = counts.without_time
+                        counts = connection.execute(text(selections.left_out(table)), bound)
+                        for what, count in counts.mappings().one().items():
+                            self.report.left_out[f"{table}_{what}"] = count
+                    else:
+                        self.report.duplicates[table] = connection.execute(
+                            text(selections.duplicates(table)), bound
+                        ).scalar_one()
 
     def _create_as(
         self, connection: Connection, part: str, select: str, bound: Mapping[str, datetime]
@@ -515,11 +530,16 @@ class Attempt:
         return quoted(self._database.fact_schema, self._staging_name(part))
 
     def _url(self) -> str:
-        return self._database.libpq_uri(f"{APPLICATION_NAME} {self.run_id[:8]} task")
+        return self._database.libpq_uri(
+            f"{APPLICATION_NAME} {self.run_id[:8]} task", lock_timeout=READER_LOCK_TIMEOUT
+        )
+
+    def _require_snapshot(self) -> BaseSnapshot:
+        assert self._snapshot is not None
+        return self._snapshot
 
     def _require_base(self) -> BaseTables:
-        assert self._base is not None
-        return self._base
+        return self._require_snapshot().base
 
     def _require_tables(self) -> FactTables:
         assert self._tables is not None

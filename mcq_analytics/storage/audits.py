@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 from mcq_analytics.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, ColumnType, Fact
 from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.fingerprints import computed_hours, stale_hours
+from mcq_analytics.storage.judged_answers import is_correct, judged, outcomes
 from mcq_analytics.storage.selections import Selections, quoted
 from mcq_analytics.windows import Window, ranges
 
@@ -57,101 +58,111 @@ RANGE_RULES: Mapping[str, str] = {
 }
 """What is true of every row of a fact, wherever it comes from."""
 
-_VALID = """{answer_has_keys} AND NOT EXISTS (
-        SELECT 1 FROM {sessions} s WHERE s.session_id = a.session_id
-        AND {answer_time} > {expiry_time}
-    )"""
-
-_HANDED_IN = """
-    SELECT b.student_id, b.test_id, {submit_time} AS submit_time,
-        lower(CAST(b.completion_status AS text)) = 'completed' AS is_completed
-    FROM sample k JOIN {submissions} b ON b.test_id = k.test_id WHERE {submission_has_keys}
-"""
-
 _CANDIDATES: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
-        SELECT a.student_id, a.test_id, a.question_id FROM {answers} a
-        WHERE {answers_in_window} AND {answer_has_keys}
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
+        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
     """,
     TEST_SUMMARY.name: """
-        SELECT a.student_id, a.test_id FROM {answers} a
-        WHERE {answers_in_window} AND {answer_has_keys}
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
     """,
     TEST_FUNNEL.name: """
-        SELECT b.test_id FROM {submissions} b
+        SELECT {b.test_id} AS test_id FROM {submissions} b
         WHERE {submissions_in_window} AND {submission_has_keys}
     """,
 }
 
-_OUTCOMES = f"""
-    SELECT a.student_id, a.test_id, a.question_id,
-        min({{answer_time}}) AS first_answer_time, max({{answer_time}}) AS last_answer_time,
-        count(*) AS answer_count,
-        (array_agg(CAST(a.submitted_option AS text) ORDER BY {{answer_time}} DESC,
-            a.answer_id DESC, a.submitted_option DESC NULLS LAST))[1] AS final_answer_option,
-        (SELECT max(CAST(q.correct_option AS text)) FROM {{questions}} q
-            WHERE q.question_id = a.question_id) AS correct_option
-    FROM sample k JOIN {{answers}} a ON {{sampled_answers}}
-    WHERE {_VALID}
-    GROUP BY a.student_id, a.test_id, a.question_id
+_IS_CORRECT = is_correct("o.final_answer_option", "o.correct_option")
+
+_OF_SAMPLE = """
+    SELECT {answer_columns} FROM sample k JOIN {answers} a ON {sampled_answers}
+    WHERE {answer_has_keys}
 """
 
-_IS_CORRECT = (
-    "CASE WHEN o.correct_option IS NOT NULL "
-    "THEN coalesce(o.final_answer_option = o.correct_option, false) END"
-)
+_OF_STUDENTS = """
+    SELECT {answer_columns}
+    FROM (SELECT DISTINCT student_id, test_id FROM sittings) k
+    JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
+    WHERE {answer_has_keys}
+"""
 
+_SITTINGS = """
+    SELECT student_id, test_id, submit_time, count(*) AS submissions,
+        count(*) FILTER (WHERE lower(completion_status) = 'completed') AS completed
+    FROM (
+        SELECT {submission_columns}
+        FROM sample k JOIN {submissions} b ON b.test_id = k.test_id WHERE {submission_has_keys}
+    ) b
+    GROUP BY student_id, test_id, submit_time
+"""
+
+# Common table expressions that begin with the `sample` of keys and end in the rows that it should
+# have.
 _EXPECTED: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: f"""
+    QUESTION_INTERACTION.name: judged(_OF_SAMPLE)
+    + f""", expected AS (
         SELECT o.student_id, o.test_id, o.question_id, o.first_answer_time, o.last_answer_time,
             o.answer_count, o.final_answer_option, {_IS_CORRECT} AS is_correct,
             o.answer_count > 1 AS revisited,
             extract(epoch FROM o.last_answer_time - o.first_answer_time) AS time_spent
-        FROM ({_OUTCOMES}) o
-    """,
-    TEST_SUMMARY.name: f"""
+        FROM ({outcomes()}) o
+    )""",
+    # All answers of the tests give the totals; those of the sampled students give the rest.
+    TEST_SUMMARY.name: judged(
+        """
+        SELECT {answer_columns} FROM (SELECT DISTINCT test_id FROM sample) k
+        JOIN {answers} a ON a.test_id = k.test_id WHERE {answer_has_keys}
+    """
+    )
+    + f""", totals AS (
+        SELECT test_id, count(DISTINCT question_id) AS total_questions
+        FROM judged WHERE is_valid GROUP BY test_id
+    ), expected AS (
         SELECT o.student_id, o.test_id, t.total_questions,
             count(*) AS questions_attempted,
             count(*) FILTER (WHERE {_IS_CORRECT}) AS correct_answers,
             100.0 * count(*) FILTER (WHERE {_IS_CORRECT}) / count(*) AS accuracy_percent,
             extract(epoch FROM max(o.last_answer_time) - min(o.first_answer_time)) AS time_spent
-        FROM ({_OUTCOMES}) o
-        JOIN (
-            SELECT a.test_id, count(DISTINCT a.question_id) AS total_questions
-            FROM (SELECT DISTINCT test_id FROM sample) k
-            JOIN {{answers}} a ON a.test_id = k.test_id
-            WHERE {_VALID} GROUP BY a.test_id
-        ) t ON t.test_id = o.test_id
+        FROM ({outcomes("judged JOIN sample USING (student_id, test_id)")}) o
+        JOIN totals t ON t.test_id = o.test_id
         GROUP BY o.student_id, o.test_id, t.total_questions
-    """,
-    TEST_FUNNEL.name: f"""
-        SELECT h.test_id, count(*) AS total_submissions,
-            count(*) FILTER (WHERE h.is_completed) AS completed_submissions,
-            count(*) FILTER (WHERE h.is_completed IS NOT TRUE) AS incomplete_submissions,
-            100.0 * count(*) FILTER (WHERE h.is_completed) / count(*) AS completion_rate,
-            avg(extract(epoch FROM h.submit_time - (
-                SELECT min({{answer_time}}) FROM {{answers}} a
-                WHERE a.student_id = h.student_id AND a.test_id = h.test_id AND {_VALID}
-                    AND {{answer_time}} <= h.submit_time AND {{answer_time}} > coalesce(
-                        h.previous_submit_time, '-infinity')
-            ))) AS avg_submit_time
-        FROM (
-            SELECT *, max(submit_time) OVER (
-                PARTITION BY test_id, student_id ORDER BY submit_time
-                GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS previous_submit_time
-            FROM ({_HANDED_IN}) b
-        ) h
-        GROUP BY h.test_id
-    """,
+    )""",
+    # Answers belong to the next submission. Both are put in one order and numbered, without a join.
+    TEST_FUNNEL.name: f"sittings AS ({_SITTINGS}), "
+    + judged(_OF_STUDENTS)
+    + """, events AS (
+        SELECT student_id, test_id, submit_time AS moment, true AS is_submission,
+            submissions, completed
+        FROM sittings
+        UNION ALL SELECT student_id, test_id, "timestamp", false, 0, 0 FROM judged WHERE is_valid
+    ), numbered AS (
+        SELECT *, count(*) FILTER (WHERE is_submission) OVER (
+            PARTITION BY student_id, test_id ORDER BY moment, is_submission
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS number
+        FROM events
+    ), timed AS (
+        SELECT test_id, sum(submissions) AS submissions, sum(completed) AS completed,
+            extract(epoch FROM max(moment) - min(moment) FILTER (WHERE NOT is_submission))
+                AS seconds
+        FROM numbered GROUP BY student_id, test_id, number HAVING bool_or(is_submission)
+    ), expected AS (
+        SELECT test_id, sum(submissions) AS total_submissions,
+            sum(completed) AS completed_submissions,
+            sum(submissions - completed) AS incomplete_submissions,
+            100.0 * sum(completed) / sum(submissions) AS completion_rate,
+            sum(seconds * submissions) / sum(submissions) FILTER (WHERE seconds IS NOT NULL)
+                AS avg_submit_time
+        FROM timed GROUP BY test_id
+    )""",
 }
 
 _DIFFERENT_ROWS = """
     WITH sample AS MATERIALIZED (
         SELECT * FROM (
-            {candidates}
-            UNION SELECT {key} FROM {hours} h WHERE {hours_in_window}
+            {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
         ) c ORDER BY hash_record_extended(ROW({key}), :seed) LIMIT :sample
-    ), expected AS ({expected}), actual AS (
+    ), {expected}, actual AS (
         SELECT f.* FROM sample k JOIN {fact} f USING ({key})
     )
     SELECT CAST(ROW({key}) AS text) AS key, test_id FROM actual FULL JOIN expected USING ({key})
@@ -160,27 +171,28 @@ _DIFFERENT_ROWS = """
 
 _SAMPLE_SIZE = """
     SELECT least(:sample, count(*)) FROM (
-        {candidates} UNION SELECT {key} FROM {hours} h WHERE {hours_in_window}
+        {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
     ) c
 """
 
 _HOURS_OF_TESTS = """
-    SELECT DISTINCT date_trunc('hour', {answer_time}, 'UTC') AS hour, a.test_id
+    SELECT DISTINCT date_trunc('hour', {answer_time}, 'UTC') AS hour, {a.test_id}
     FROM {answers} a WHERE a.test_id = ANY({tests}) AND {answer_has_keys}
-    UNION SELECT DISTINCT date_trunc('hour', {submit_time}, 'UTC'), b.test_id
+    UNION SELECT DISTINCT date_trunc('hour', {submit_time}, 'UTC'), {b.test_id}
     FROM {submissions} b WHERE b.test_id = ANY({tests}) AND {submission_has_keys}
-    UNION SELECT h.hour, h.test_id FROM {hours} h WHERE h.test_id = ANY({tests})
+    UNION SELECT h.hour, {h.test_id} FROM {hours} h
+    WHERE h.test_id = ANY({tests}) AND h.hour BETWEEN {earliest} AND {latest}
 """
 
 _REFERENCES: Mapping[str, Mapping[str, str]] = {
     QUESTION_INTERACTION.name: {
         "answers_without_question": """
             SELECT count(*) FROM {answers} a WHERE {answers_in_window} AND a.question_id IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM {questions} q WHERE q.question_id = a.question_id)
+            AND NOT EXISTS (SELECT 1 FROM {questions} q WHERE q.question_id = {a.question_id})
         """,
         "answers_without_session": """
             SELECT count(*) FROM {answers} a WHERE {answers_in_window}
-            AND NOT EXISTS (SELECT 1 FROM {sessions} s WHERE s.session_id = a.session_id)
+            AND NOT EXISTS (SELECT 1 FROM {sessions} s WHERE s.session_id = {a.session_id})
         """,
     },
     TEST_FUNNEL.name: {
@@ -188,7 +200,7 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
             SELECT count(*) FROM {submissions} b
             WHERE {submissions_in_window} AND {submission_has_keys} AND NOT EXISTS (
                 SELECT 1 FROM {answers} a
-                WHERE a.student_id = b.student_id AND a.test_id = b.test_id)
+                WHERE a.student_id = {b.student_id} AND a.test_id = {b.test_id})
         """,
     },
 }

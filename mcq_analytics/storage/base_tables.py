@@ -5,6 +5,7 @@ The testing platform owns them (SPEC section 1). Nothing here ever alters one th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,9 +23,11 @@ from sqlalchemy import (
     Text,
     Uuid,
     inspect,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.reflection import ObjectKind
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeEngine
 
@@ -73,6 +76,49 @@ WANTED_INDEXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """Columns by which runs find rows; an index that starts with them makes an hour cost an hour."""
 
+# The base tables and, down to what stores rows, what views and partitioned tables are made of. The
+# rows of a materialized view are its own.
+_RELATIONS = """
+    WITH RECURSIVE stands_on (name, oid, relkind) AS (
+        SELECT c.relname, c.oid, c.relkind
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = :schema AND c.relname = ANY(:tables)
+        UNION
+        SELECT s.name, c.oid, c.relkind
+        FROM stands_on s
+        CROSS JOIN LATERAL (
+            SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid
+            WHERE s.relkind = 'v' AND r.ev_class = s.oid
+                AND d.classid = CAST('pg_rewrite' AS regclass)
+                AND d.refclassid = CAST('pg_class' AS regclass)
+            UNION ALL
+            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = s.oid
+        ) below (oid)
+        JOIN pg_class c ON c.oid = below.oid
+    )
+    SELECT name, CAST(oid AS bigint), CAST(relkind AS text), CAST(CAST(oid AS regclass) AS text)
+    FROM stands_on ORDER BY name
+"""
+
+# Columns with a collation that is not deterministic, or of a type that compares in its own way; a
+# domain is what it is made of.
+_LOOSE_COLLATIONS = """
+    WITH RECURSIVE columns (name, attname, type, attcollation) AS (
+        SELECT c.relname, a.attname, a.atttypid, a.attcollation
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE n.nspname = :schema AND c.relname = ANY(:tables)
+        UNION ALL
+        SELECT c.name, c.attname, t.typbasetype, c.attcollation
+        FROM columns c JOIN pg_type t ON t.oid = c.type AND t.typtype = 'd'
+    )
+    SELECT c.name, c.attname, coalesce('the collation ' || l.collname, 'the type ' || t.typname)
+    FROM columns c JOIN pg_type t ON t.oid = c.type
+    LEFT JOIN pg_collation l ON l.oid = c.attcollation AND NOT l.collisdeterministic
+    WHERE l.oid IS NOT NULL OR t.typname = 'citext'
+    ORDER BY c.name, c.attname
+"""
+
 _TYPES: Mapping[IdType, TypeEngine[Any]] = {
     IdType.INTEGER: Integer(),
     IdType.BIGINT: BigInteger(),
@@ -83,9 +129,13 @@ _TYPES: Mapping[IdType, TypeEngine[Any]] = {
 
 @dataclass(frozen=True)
 class BaseTables:
-    """The four base tables with the columns of SPEC, as reflected, by name."""
+    """The four base tables with the columns of SPEC, as reflected, by name.
+
+    `relations` are the oids of all tables and views that they are made of.
+    """
 
     tables: Mapping[str, Table]
+    relations: frozenset[int]
 
     def __getitem__(self, name: str) -> Table:
         return self.tables[name]
@@ -105,13 +155,17 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
     """Return the base tables in `schema` after checking all that runs rely on.
 
     Raises:
-        McqError: a table or column is missing, an id or time has an unsupported type, or an id
-            has types in two tables that cannot be joined; each is named.
+        McqError: a table or column is missing, an id or time has an unsupported type, an id has
+            types in two tables that cannot be joined, a collation calls different texts equal, or
+            a table is in another database; each is named.
 
     """
-    columns_of = inspect(connection).get_multi_columns(
-        schema, filter_names=list(BASE_COLUMNS), kind=ObjectKind.ANY
-    )
+    with warnings.catch_warnings():
+        # An option may be of a type that SQLAlchemy does not know; so may what we do not read.
+        warnings.simplefilter("ignore", SAWarning)
+        columns_of = inspect(connection).get_multi_columns(
+            schema, filter_names=list(BASE_COLUMNS), kind=ObjectKind.ANY
+        )
     tables = {}
     for name, roles in BASE_COLUMNS.items():
         if (schema, name) not in columns_of:
@@ -130,7 +184,8 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             *(Column(column, found[column]["type"]) for column in roles),
             schema=schema,
         )
-    base = BaseTables(tables)
+    _check_collations(connection, schema)
+    base = BaseTables(tables, base_relations(connection, schema))
     _check_joinable(base, schema)
     return base
 
@@ -243,6 +298,37 @@ def _check_type(column: str, sql_type: TypeEngine[Any], role: Role) -> None:
             f"{column} has the type {str(sql_type).lower()}: times are timestamptz or timestamp; "
             "offer it as one of them through a view"
         )
+
+
+def _check_collations(connection: Connection, schema: str) -> None:
+    """Refuse a column for whose equality other texts are the same: facts compare by bytes."""
+    for table, column, kind in connection.execute(
+        text(_LOOSE_COLLATIONS), {"schema": schema, "tables": list(BASE_COLUMNS)}
+    ):
+        if column in BASE_COLUMNS[table]:
+            raise McqError(
+                f"{schema}.{table}.{column} is of {kind}, which calls different texts equal: offer "
+                'it as CAST(… AS text) COLLATE "C" through a view'
+            )
+
+
+def base_relations(connection: Connection, schema: str) -> frozenset[int]:
+    """Return the oids of the tables and views that the base tables are made of.
+
+    Raises:
+        McqError: one of them is a foreign table, of which no snapshot can be held.
+
+    """
+    found = connection.execute(
+        text(_RELATIONS), {"schema": schema, "tables": list(BASE_COLUMNS)}
+    ).all()
+    for name, _, kind, relation in found:
+        if kind == "f":
+            raise McqError(
+                f"the base table {schema}.{name} stands on the foreign table {relation}, of which "
+                "no snapshot can be held: copy it into a table, or a materialized view"
+            )
+    return frozenset(oid for _, oid, _, _ in found)
 
 
 def _check_joinable(base: BaseTables, schema: str) -> None:

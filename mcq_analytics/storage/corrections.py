@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from mcq_analytics.facts import QUESTION_INTERACTION, TEST_SUMMARY
 from mcq_analytics.storage.base_tables import BaseTables
+from mcq_analytics.storage.judged_answers import is_correct, judged, outcomes
 from mcq_analytics.storage.selections import Selections, quoted
 
 _ANSWER_KEY = """
@@ -22,11 +23,15 @@ _ANSWER_KEY = """
     FROM {questions} q
 """
 
-_WRONG_HOURS = """
+_WRONG_HOURS = f"""
     SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
-    FROM {interactions} f LEFT JOIN {questions} q ON q.question_id = f.question_id
-    WHERE f.is_correct IS DISTINCT FROM CASE WHEN q.correct_option IS NOT NULL
-        THEN coalesce(f.final_answer_option = CAST(q.correct_option AS text), false) END
+    FROM {{interactions}} f
+    LEFT JOIN (
+        SELECT q.question_id, {{answer_key}} AS correct_option
+        FROM {{questions}} q GROUP BY q.question_id
+    ) k ON k.question_id = f.question_id
+    WHERE f.is_correct IS DISTINCT FROM {is_correct("f.final_answer_option", "k.correct_option")}
+        AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
 """
 
 _QUESTION_IS_KNOWN = """
@@ -36,53 +41,58 @@ _QUESTION_IS_KNOWN = """
 
 _QUESTION_HOURS = """
     SELECT DISTINCT h.hour FROM {interaction_hours} h
-    WHERE CAST(h.question_id AS text) = :question
+    WHERE CAST(h.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
 """
 
 # A pair is a student in a test with an answer in one of the hours, now or when last computed.
-_MOVES = """
+_MOVES = (
+    """
     WITH pairs AS (
-        SELECT a.student_id, a.test_id FROM unnest(CAST(:hours AS timestamptz[])) AS w (hour)
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+        FROM unnest(CAST(:hours AS timestamptz[])) AS w (hour)
         JOIN {answers} a ON a."timestamp" >= {hour_start} AND a."timestamp" < {hour_end}
         WHERE {answer_has_keys}
             AND (CAST(:question AS text) IS NULL OR CAST(a.question_id AS text) = :question)
         UNION
-        SELECT h.student_id, h.test_id FROM {interaction_hours} h
+        SELECT {h.student_id}, {h.test_id} FROM {interaction_hours} h
         WHERE h.hour = ANY(CAST(:hours AS timestamptz[]))
             AND (CAST(:question AS text) IS NULL OR CAST(h.question_id AS text) = :question)
-    ), latest AS (
-        SELECT DISTINCT ON (a.student_id, a.test_id, a.question_id)
-            a.student_id, a.test_id, a.question_id, CAST(a.submitted_option AS text) AS option
+    ), """
+    + judged(
+        """
+        SELECT {answer_columns}
         FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
-        LEFT JOIN {sessions} s ON s.session_id = a.session_id
-        WHERE {answer_has_keys} AND ({answer_time} <= {expiry_time}) IS NOT FALSE
-        ORDER BY a.student_id, a.test_id, a.question_id, {answer_time} DESC, a.answer_id DESC
-    ), rows_now AS (
-        SELECT l.*, CASE WHEN q.correct_option IS NOT NULL
-            THEN coalesce(l.option = CAST(q.correct_option AS text), false) END AS is_correct
-        FROM latest l LEFT JOIN {questions} q ON q.question_id = l.question_id
-    ), rows_before AS (
-        SELECT f.student_id, f.test_id, f.question_id, f.is_correct
-        FROM pairs p JOIN {interactions} f
-            ON f.student_id = p.student_id AND f.test_id = p.test_id
-    ), moved AS (
-        SELECT student_id, test_id
-        FROM rows_now n FULL JOIN rows_before b USING (student_id, test_id, question_id)
-        WHERE n.student_id IS NULL OR b.student_id IS NULL
-            OR n.is_correct IS DISTINCT FROM b.is_correct
-    ), accuracies AS (
-        SELECT m.student_id, m.test_id,
-            (SELECT 100.0 * count(*) FILTER (WHERE n.is_correct) / nullif(count(*), 0)
-             FROM rows_now n WHERE n.student_id = m.student_id AND n.test_id = m.test_id) AS after,
-            (SELECT f.accuracy_percent FROM {summaries} f
-             WHERE f.student_id = m.student_id AND f.test_id = m.test_id) AS before
-        FROM (SELECT DISTINCT student_id, test_id FROM moved) m
+        WHERE {answer_has_keys}
+    """
     )
-    SELECT (SELECT count(*) FROM moved) AS rows,
-        (SELECT count(DISTINCT student_id) FROM moved) AS students,
-        CAST(avg(before) AS float8) AS before, CAST(avg(after) AS float8) AS after
-    FROM accuracies
+    + f""", rows_now AS (
+        SELECT o.student_id, o.test_id, o.question_id,
+            {is_correct("o.final_answer_option", "o.correct_option")} AS is_correct
+        FROM ({outcomes()}) o
+    ), rows_before AS (
+        SELECT {{f.student_id}} AS student_id, {{f.test_id}} AS test_id,
+            {{f.question_id}} AS question_id, f.is_correct
+        FROM pairs p JOIN {{interactions}} f
+            ON f.student_id = p.student_id AND f.test_id = p.test_id
+    ), compared AS (
+        SELECT student_id, test_id, n.is_correct AS is_correct,
+            n.question_id IS NOT NULL AS is_now,
+            n.question_id IS NULL OR b.question_id IS NULL
+                OR n.is_correct IS DISTINCT FROM b.is_correct AS is_moved
+        FROM rows_now n FULL JOIN rows_before b USING (student_id, test_id, question_id)
+    ), moved AS (
+        SELECT student_id, test_id, count(*) FILTER (WHERE is_moved) AS rows,
+            100.0 * count(*) FILTER (WHERE is_correct) / nullif(count(*) FILTER (WHERE is_now), 0)
+                AS after
+        FROM compared GROUP BY student_id, test_id HAVING bool_or(is_moved)
+    )
+    SELECT CAST(coalesce(sum(m.rows), 0) AS bigint) AS rows,
+        count(DISTINCT m.student_id) AS students,
+        CAST(avg(f.accuracy_percent) AS float8) AS before, CAST(avg(m.after) AS float8) AS after
+    FROM moved m
+    LEFT JOIN {{summaries}} f ON f.student_id = m.student_id AND f.test_id = m.test_id
 """
+)
 
 
 @dataclass(frozen=True)

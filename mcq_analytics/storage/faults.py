@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mcq_analytics.errors import McqError
+from mcq_analytics.errors import BaseTablesChangedError, McqError
 
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -187,6 +187,8 @@ def explain(error: BaseException, doing: str) -> McqError:
 
 def is_transient(error: BaseException) -> bool:
     """Return whether a failure of PostgreSQL or Spark is of a kind that passes by itself."""
+    if isinstance(error, BaseTablesChangedError):
+        return True
     fault = None if isinstance(error, McqError) else _fault(error)
     return fault is not None and fault.transient
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from mcq_analytics.facts import Fact
 from mcq_analytics.storage.base_tables import BaseTables
+from mcq_analytics.storage.judged_answers import judged
 from mcq_analytics.storage.selections import Selections, quoted
 from mcq_analytics.windows import HOUR, Window
 
@@ -26,26 +27,20 @@ Fingerprints = dict[datetime, dict[str, str]]
 # Of an answer all counts that a definition uses, also whether it is valid and what is right: an
 # expiry or an answer key that changes changes the hours of the answers which it is about.
 _ROWS = {
-    "answers": """
-        SELECT date_trunc('hour', {answer_time}, 'UTC') AS hour, hash_record_extended(
-            ROW(a.answer_id, a.student_id, a.test_id, a.question_id,
-                CAST(a.submitted_option AS text), {answer_time},
-                ({answer_time} <= {expiry_time}) IS NOT FALSE, {answer_key}), 0) AS hash
-        FROM {answers} a
-        LEFT JOIN {sessions} s ON s.session_id = a.session_id
-        {questions_joined}
-        WHERE {answers_in_window}
+    "answers": "WITH "
+    + judged("SELECT {answer_columns} FROM {answers} a WHERE {answers_in_window}")
+    + """
+        SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, hash_record_extended(
+            ROW(answer_id, student_id, test_id, question_id, submitted_option, "timestamp",
+                is_valid, {key_used}), 0) AS hash
+        FROM judged
     """,
     "submissions": """
-        SELECT date_trunc('hour', {submit_time}, 'UTC') AS hour, hash_record_extended(
-            ROW(b.student_id, b.test_id, {submit_time}, CAST(b.completion_status AS text)), 0)
-            AS hash
-        FROM {submissions} b
-        WHERE {submissions_in_window}
+        SELECT date_trunc('hour', b.submit_time, 'UTC') AS hour, hash_record_extended(
+            ROW(b.student_id, b.test_id, b.submit_time, b.completion_status), 0) AS hash
+        FROM (SELECT {submission_columns} FROM {submissions} b WHERE {submissions_in_window}) b
     """,
 }
-
-_QUESTIONS_JOINED = "LEFT JOIN {questions} q ON q.question_id = a.question_id"
 
 
 def fingerprints(
@@ -74,12 +69,9 @@ def fingerprint_statement(base: BaseTables, fact: Fact, table: str) -> str:
 
     It takes `window_start` and `window_end`.
     """
-    selections = Selections(fact, base, {})
     keyed = "questions" in fact.reads
-    rows = selections.fill(
-        _ROWS[table],
-        answer_key="CAST(q.correct_option AS text)" if keyed else "CAST(NULL AS text)",
-        questions_joined=selections.fill(_QUESTIONS_JOINED) if keyed else "",
+    rows = Selections(fact, base, {}).fill(
+        _ROWS[table], key_used="correct_option" if keyed else "CAST(NULL AS text)"
     )
     return (
         "SELECT hour, count(*) || ':' || sum(CAST(hash AS numeric)) AS fingerprint "

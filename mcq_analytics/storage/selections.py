@@ -5,58 +5,91 @@ the rows is in `mcq_analytics.transforms`; how computed rows are stored, in `mer
 
 The statements are templates. Their fields are quoted names, and expressions that depend on the
 types which the base tables have; values are bound (`:window_start`, `:window_end`).
+
+A column whose table is searched is written bare (`a.test_id`), so that an index on it serves. One
+that is handed on is written as a field (`{a.test_id}`): whatever collation the column has, the
+value then has the database's own, and can be compared with that of any other table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from sqlalchemy.dialects import postgresql
 
-from mcq_analytics.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact, IdType
+from mcq_analytics.facts import (
+    KEY_MEANINGS,
+    QUESTION_INTERACTION,
+    TEST_FUNNEL,
+    TEST_SUMMARY,
+    Fact,
+    IdType,
+)
 from mcq_analytics.storage.base_tables import BASE_COLUMNS, BaseTables, Role
+from mcq_analytics.storage.judged_answers import ANSWER_KEY, SESSION_EXPIRY, judged
 
 TEST_QUESTIONS = "test_questions"
 """Staging table of `test_summary_fact`: the validly answered questions of the touched tests."""
 
+LONGEST_KEY = 2_600
+"""Bytes of the ids of a row, together, that an index entry of PostgreSQL holds for certain: its
+limit is 2,704 bytes, less the entry's header, an hour, and what each id is padded with."""
+
+EARLIEST = "CAST('0001-01-01 00:00:00+00' AS timestamptz)"
+LATEST = "CAST('9999-12-31 23:59:59.999999+00' AS timestamptz)"
+"""The times that PostgreSQL, Arrow, Spark and Python all hold. Those beyond are brought to them."""
+
+_EVER = "CAST('0001-12-31 00:00:00+00 BC' AS timestamptz)"
+"""Before every answer: the expiry of a session that had always expired."""
+
+# The planner has to see that nearly all rows have keys: it takes `isfinite`, or a comparison of
+# what it cannot know, for a third of them, and a few such thirds for a single row.
 _HAS_KEYS = {
-    "answers": """isfinite(a."timestamp") AND a.student_id IS NOT NULL
-        AND a.test_id IS NOT NULL AND a.question_id IS NOT NULL""",
-    "submissions": """isfinite(b.submit_time) AND b.student_id IS NOT NULL
-        AND b.test_id IS NOT NULL""",
+    "answers": """(a."timestamp" <> 'infinity' AND a."timestamp" <> '-infinity'
+        AND a.student_id IS NOT NULL AND a.test_id IS NOT NULL AND a.question_id IS NOT NULL
+        AND {answer_fits})""",
+    "submissions": """(b.submit_time <> 'infinity' AND b.submit_time <> '-infinity'
+        AND b.student_id IS NOT NULL AND b.test_id IS NOT NULL AND {submission_fits})""",
 }
 
 # One valid answer stands for each question: the hour of that answer is remembered, so that a run
 # of it looks again whether the question still counts.
-_TEST_QUESTIONS = """
+_TEST_QUESTIONS = (
+    """
     WITH tests AS (
-        SELECT a.test_id FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
+        SELECT {a.test_id} AS test_id FROM {answers} a
+        WHERE {answers_in_window} AND {answer_has_keys}
         UNION
-        SELECT h.test_id FROM {hours} h WHERE {hours_in_window}
+        SELECT {h.test_id} FROM {hours} h WHERE {hours_in_window}
+    ), """
+    + judged(
+        """
+        SELECT {answer_columns} FROM tests t JOIN {answers} a ON a.test_id = t.test_id
+        WHERE {answer_has_keys}
+    """
     )
-    SELECT DISTINCT ON (a.test_id, a.question_id)
-        a.test_id, a.question_id, a.student_id, {answer_time} AS "timestamp"
-    FROM tests t
-    JOIN {answers} a ON a.test_id = t.test_id
-    LEFT JOIN {sessions} s ON s.session_id = a.session_id
-    WHERE {answer_has_keys} AND (s.expiry_time IS NULL OR {answer_time} <= {expiry_time})
+    + """
+    SELECT DISTINCT ON (test_id, question_id) test_id, question_id, student_id, "timestamp"
+    FROM judged WHERE is_valid
 """
+)
 
 _TOUCHED = {
     QUESTION_INTERACTION.name: """
-        SELECT a.student_id, a.test_id, a.question_id
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
         FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
         UNION
-        SELECT h.student_id, h.test_id, h.question_id FROM {hours} h WHERE {hours_in_window}
+        SELECT {h.student_id}, {h.test_id}, {h.question_id} FROM {hours} h WHERE {hours_in_window}
     """,
     # A test whose number of questions has changed touches all its students.
     TEST_SUMMARY.name: """
         WITH active AS (
-            SELECT a.student_id, a.test_id
+            SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
             FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
             UNION
-            SELECT h.student_id, h.test_id FROM {hours} h WHERE {hours_in_window}
+            SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
         ), totals AS (
             SELECT t.test_id, count(q.question_id) AS total_questions
             FROM (SELECT DISTINCT test_id FROM active) t
@@ -65,65 +98,77 @@ _TOUCHED = {
         )
         SELECT student_id, test_id FROM active
         UNION
-        SELECT f.student_id, f.test_id
+        SELECT {f.student_id}, {f.test_id}
         FROM totals t
         JOIN {fact} f ON f.test_id = t.test_id AND f.total_questions <> t.total_questions
     """,
     # A test without submissions comes once, with a null student: its row must go.
     TEST_FUNNEL.name: """
         WITH tests AS (
-            SELECT a.test_id FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
+            SELECT {a.test_id} AS test_id FROM {answers} a
+            WHERE {answers_in_window} AND {answer_has_keys}
             UNION
-            SELECT b.test_id FROM {submissions} b
+            SELECT {b.test_id} FROM {submissions} b
             WHERE {submissions_in_window} AND {submission_has_keys}
             UNION
-            SELECT h.test_id FROM {hours} h WHERE {hours_in_window}
+            SELECT {h.test_id} FROM {hours} h WHERE {hours_in_window}
         )
-        SELECT DISTINCT t.test_id, b.student_id
+        SELECT DISTINCT t.test_id, {b.student_id} AS student_id
         FROM tests t
         LEFT JOIN {submissions} b ON b.test_id = t.test_id AND {submission_has_keys}
     """,
 }
 
-# Rows that belong to no fact: those of the window without an id, and those of no hour at all.
+# Rows that belong to no fact: those of the window without an id, or with ids that no row can hold;
+# and those of no hour at all.
 _LEFT_OUT = {
     "answers": """
-        SELECT
-            (SELECT count(*) FROM {answers} a WHERE {answers_in_window} AND
-                (a.student_id IS NULL OR a.test_id IS NULL OR a.question_id IS NULL))
-                AS without_keys,
+        SELECT count(*) FILTER (WHERE a.student_id IS NULL OR a.test_id IS NULL
+                OR a.question_id IS NULL) AS without_keys,
+            count(*) FILTER (WHERE NOT {answer_fits}) AS with_too_long_ids,
             (SELECT count(*) FROM {answers} a WHERE a."timestamp" IS NULL
                 OR a."timestamp" = 'infinity' OR a."timestamp" = '-infinity') AS without_time
+        FROM {answers} a WHERE {answers_in_window}
     """,
     "submissions": """
-        SELECT
-            (SELECT count(*) FROM {submissions} b WHERE {submissions_in_window} AND
-                (b.student_id IS NULL OR b.test_id IS NULL)) AS without_keys,
+        SELECT count(*) FILTER (WHERE b.student_id IS NULL OR b.test_id IS NULL) AS without_keys,
+            count(*) FILTER (WHERE NOT {submission_fits}) AS with_too_long_ids,
             (SELECT count(*) FROM {submissions} b WHERE b.submit_time IS NULL
                 OR b.submit_time = 'infinity' OR b.submit_time = '-infinity') AS without_time
+        FROM {submissions} b WHERE {submissions_in_window}
     """,
 }
 
-# `k` is a slice of the touched keys. A session that never expires may as well be missing.
+_DUPLICATES = """
+    SELECT count(*) FROM (
+        SELECT FROM (SELECT DISTINCT {a.ID} AS id FROM {answers} a WHERE {answers_in_window}) w
+        JOIN {TABLE} d ON d.ID = w.id
+        GROUP BY w.id HAVING count(*) > 1
+    ) doubled
+"""
+
+# `k` is a slice of the touched keys.
 _READS = {
     "answers": """
-        SELECT {answer_columns}
+        SELECT {answers_as_they_travel}
         FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
     """,
     "sessions": """
-        SELECT DISTINCT {session_columns}
-        FROM {slice} k JOIN {answers} a ON {answer_matches}
-        JOIN {sessions} s ON s.session_id = a.session_id
-        WHERE {answer_has_keys} AND s.expiry_time IS NOT NULL
+        SELECT DISTINCT {sessions_as_they_travel}
+        FROM (
+            SELECT DISTINCT {a.session_id} AS session_id
+            FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
+        ) c JOIN {sessions} s ON s.session_id = c.session_id
     """,
     "questions": """
-        SELECT DISTINCT {question_columns}
-        FROM {slice} k JOIN {answers} a ON {answer_matches}
-        JOIN {questions} q ON q.question_id = a.question_id
-        WHERE {answer_has_keys}
+        SELECT DISTINCT {questions_as_they_travel}
+        FROM (
+            SELECT DISTINCT {a.question_id} AS question_id
+            FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
+        ) c JOIN {questions} q ON q.question_id = c.question_id
     """,
     "submissions": """
-        SELECT {submission_columns}
+        SELECT {submissions_as_they_travel}
         FROM {slice} k JOIN {submissions} b ON {submission_matches} WHERE {submission_has_keys}
     """,
     TEST_QUESTIONS: "SELECT k.test_id, k.question_id FROM {slice} k",
@@ -159,8 +204,16 @@ class Selections:
         return self.fill(_TOUCHED[self.fact.name])
 
     def left_out(self, table: str) -> str:
-        """Select `without_keys` and `without_time`, counts of rows that belong to no fact."""
+        """Select counts of rows that belong to no fact.
+
+        They are `without_keys`, `with_too_long_ids` and `without_time`.
+        """
         return self.fill(_LEFT_OUT[table])
+
+    def duplicates(self, table: str) -> str:
+        """Count the ids of `questions` or `sessions` in the window that have several rows."""
+        column = {"questions": "question_id", "sessions": "session_id"}[table]
+        return self.fill(_DUPLICATES.replace("ID", column).replace("TABLE", table))
 
     def rows_in_window(self, table: str) -> str:
         """Select the rows of `answers` or `submissions` in the window, for its estimate."""
@@ -186,16 +239,30 @@ class Selections:
         """Return a template of these tables with its fields filled in, `more` fields too."""
         return template.format(**self._fields(), **more)
 
-    def _fields(self) -> dict[str, str]:
+    def _fields(self) -> dict[str, object]:
         answers, submissions = self.base["answers"], self.base["submissions"]
+        fits = {
+            "answer_fits": self._fits("a", "answers", QUESTION_INTERACTION.key),
+            "submission_fits": self._fits("b", "submissions", ("student_id", "test_id")),
+        }
+        expiry_time = self._expiry_time()
+        hours = self._handed_on("h", None)
         return {
             **{
                 name: quoted(table.schema or "public", name)
                 for name, table in self.base.tables.items()
             },
             **self.names,
-            "answer_has_keys": _HAS_KEYS["answers"],
-            "submission_has_keys": _HAS_KEYS["submissions"],
+            "earliest": EARLIEST,
+            "latest": LATEST,
+            **fits,
+            "a": self._handed_on("a", "answers"),
+            "b": self._handed_on("b", "submissions"),
+            "h": hours,
+            "hours_key": ", ".join(getattr(hours, name) for name in self.fact.key),
+            "f": self._handed_on("f", None),
+            "answer_has_keys": _HAS_KEYS["answers"].format(**fits),
+            "submission_has_keys": _HAS_KEYS["submissions"].format(**fits),
             "answers_in_window": _in_window('a."timestamp"', _zoned(answers.c.timestamp.type)),
             "submissions_in_window": _in_window(
                 "b.submit_time", _zoned(submissions.c.submit_time.type)
@@ -204,42 +271,83 @@ class Selections:
             "hour_end": _bare("w.hour + interval '1 hour'", _zoned(answers.c.timestamp.type)),
             "hours_in_window": _in_window("h.hour", zoned=True),
             "answer_time": self._time("answers", "timestamp"),
-            "expiry_time": self._time("sessions", "expiry_time"),
             "submit_time": self._time("submissions", "submit_time"),
+            "session_expiry": SESSION_EXPIRY.format(expiry_time=expiry_time),
+            "answer_key": ANSWER_KEY,
             "answer_columns": self._columns("answers"),
-            "session_columns": self._columns("sessions"),
-            "question_columns": self._columns("questions"),
             "submission_columns": self._columns("submissions"),
+            **{
+                f"{table}_as_they_travel": self._columns(table, travelling=True)
+                for table in BASE_COLUMNS
+            },
             "answer_matches": self._matches("a", "answers"),
             "submission_matches": self._matches("b", "submissions"),
         }
 
-    def _columns(self, table: str) -> str:
+    def _columns(self, table: str, *, travelling: bool = False) -> str:
+        """Return the select list of a base table: its rows as all that follows takes them.
+
+        Times are timestamptz within the range that all sides hold, options and statuses are text.
+        Texts that are put in order have the collation "C", the bytes; a uuid travels as text.
+        """
         return ", ".join(
-            f"{self._as_it_travels(table, column, role)} AS {quoted(column)}"
+            f"{self._value(table, column, role, travelling=travelling)} AS {quoted(column)}"
             for column, role in BASE_COLUMNS[table].items()
         )
 
-    def _as_it_travels(self, table: str, column: str, role: Role) -> str:
+    def _value(self, table: str, column: str, role: Role, *, travelling: bool) -> str:
         name = f"{_ALIASES[table]}.{quoted(column)}"
         if role is Role.TEXT:
-            return f"CAST({name} AS text)"
-        if role is Role.ID:
-            id_type = self.base.id_type(table, column)
-            if column == "answer_id" and id_type is IdType.TEXT:
-                # Only its order matters, and that is the collation's, which Spark does not know.
-                return f"dense_rank() OVER (ORDER BY {name})"
-            return _id_as_it_travels(name, id_type)
+            return f'CAST({name} AS text) COLLATE "C"'
         if column == "expiry_time":
-            # Spark has no infinite times: never is null, and ever is the first moment there is.
-            earliest = "CAST('4714-11-24 00:00:00+00 BC' AS timestamptz)"
-            time = self._time(table, column)
-            return f"CASE WHEN isfinite({time}) THEN {time} WHEN {time} < now() THEN {earliest} END"
-        return self._time(table, column)
+            return self._expiry_time()
+        if role is Role.TIME:
+            return self._time(table, column)
+        id_type = self.base.id_type(table, column)
+        if column == "answer_id" and id_type is IdType.TEXT:
+            return f'{name} COLLATE "C"'
+        return _id_as_it_travels(name, id_type) if travelling else _handed_on(name, id_type)
 
     def _time(self, table: str, column: str) -> str:
+        """Return a time as timestamptz, within the range that all sides hold; it is not null."""
+        return f"least(greatest({self._moment(table, column)}, {EARLIEST}), {LATEST})"
+
+    def _expiry_time(self) -> str:
+        """Return the expiry of a row of `sessions`, null for never: Spark has no infinite times."""
+        moment = self._moment("sessions", "expiry_time")
+        return (
+            f"CASE WHEN {moment} = '-infinity' THEN {_EVER} "
+            f"WHEN {moment} < 'infinity' THEN {self._time('sessions', 'expiry_time')} END"
+        )
+
+    def _moment(self, table: str, column: str) -> str:
         name = f"{_ALIASES[table]}.{quoted(column)}"
         return name if _zoned(self.base[table].c[column].type) else f"({name} AT TIME ZONE 'UTC')"
+
+    def _handed_on(self, alias: str, table: str | None) -> SimpleNamespace:
+        """Return the ids of a base table, or of a table of ours, as they are handed on."""
+        columns = BASE_COLUMNS[table] if table else dict.fromkeys(KEY_MEANINGS, Role.ID)
+        return SimpleNamespace(
+            **{
+                column: _handed_on(
+                    f"{alias}.{quoted(column)}",
+                    self.base.id_type(table, column) if table else self._key_type(column),
+                )
+                for column, role in columns.items()
+                if role is Role.ID
+            }
+        )
+
+    def _fits(self, alias: str, table: str, columns: tuple[str, ...]) -> str:
+        """Return whether a key of these ids fits into an index entry; null ids count as fitting."""
+        lengths = [
+            f"coalesce(octet_length({alias}.{quoted(column)}), 0)"
+            for column in columns
+            if self.base.id_type(table, column) is IdType.TEXT
+        ]
+        if not lengths:
+            return "true"
+        return f"(CASE WHEN {' + '.join(lengths)} <= {LONGEST_KEY} THEN 1 END IS NOT NULL)"
 
     def _matches(self, alias: str, table: str) -> str:
         """Join a base table to the keys, which came as they travel."""
@@ -263,6 +371,10 @@ class Selections:
 
 def _id_as_it_travels(name: str, id_type: IdType) -> str:
     return f"CAST({name} AS text)" if id_type is IdType.UUID else name
+
+
+def _handed_on(name: str, id_type: IdType) -> str:
+    return f'{name} COLLATE "default"' if id_type is IdType.TEXT else name
 
 
 def _zoned(sql_type: object) -> bool:

@@ -96,10 +96,7 @@ def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataTy
         return TimestampType()
     if role is Role.TEXT:
         return StringType()
-    id_type = base.id_type(table, column)
-    if column == "answer_id" and id_type is IdType.TEXT:
-        return LongType()  # its rank, see selections
-    return spark_id(id_type)
+    return spark_id(base.id_type(table, column))
 
 
 @dataclass(frozen=True)

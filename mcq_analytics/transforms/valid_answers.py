@@ -14,10 +14,12 @@ SECONDS_PER_HOUR = 3600
 def valid_answers(answers: DataFrame, sessions: DataFrame) -> DataFrame:
     """Return the answers whose session is missing, does not expire, or had not yet expired.
 
-    An answer at the very moment of expiry counts (SPEC section 2). Columns: those of `answers`.
+    An answer at the very moment of expiry counts (SPEC section 2). A session that has several rows
+    expires at the latest of their times, and never if one of them is null (SPEC section 1).
+    Columns: those of `answers`.
     """
-    # A session may come several times, once from each split that has answers of it.
-    expiry = sessions.groupBy("session_id").agg(F.max("expiry_time").alias("expiry_time"))
+    expiries = F.when(F.count(F.lit(1)) == F.count("expiry_time"), F.max("expiry_time"))
+    expiry = sessions.groupBy("session_id").agg(expiries.alias("expiry_time"))
     return (
         answers.join(expiry, "session_id", "left")
         .where(F.col("expiry_time").isNull() | (F.col("timestamp") <= F.col("expiry_time")))
@@ -42,6 +44,7 @@ def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
         F.max_by("submitted_option", latest).alias("final_answer_option"),
         hours_of(F.col("timestamp")).alias(ACTIVE_HOURS),
     )
+    # Of several keys of a question the greatest counts (SPEC section 1): Spark compares bytes.
     keys = questions.groupBy("question_id").agg(F.max("correct_option").alias("correct_option"))
     return outcomes.join(keys, "question_id", "left").withColumn(
         "is_correct", is_correct(F.col("final_answer_option"), F.col("correct_option"))
