@@ -5,6 +5,7 @@ Dagster's partitions and their keys are in `definitions.partitions`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -12,6 +13,16 @@ from datetime import datetime, timedelta, timezone
 from mcq_analytics.errors import UsageError
 
 HOUR = timedelta(hours=1)
+SHOWN_CHARACTERS = 80
+
+# Forms of our own, since what `datetime.fromisoformat` takes depends on the version of Python.
+_YEAR, _MONTH, _DAY = r"(?P<year>[0-9]{4})", r"(?P<month>[0-9]{2})", r"(?P<day>[0-9]{2})"
+_HOUR, _MINUTE = r"(?P<hour>[0-9]{2})", r"(?P<minute>[0-9]{2})"
+_SECOND = r"(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]+))?"
+_OFFSET = r"(?P<offset>[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+_EXTENDED = re.compile(rf"{_YEAR}-{_MONTH}-{_DAY}[Tt ]{_HOUR}:{_MINUTE}(?::{_SECOND})?{_OFFSET}")
+_BASIC = re.compile(rf"{_YEAR}{_MONTH}{_DAY}[Tt]{_HOUR}{_MINUTE}(?:{_SECOND})?{_OFFSET}")
+_TO_THE_HOUR = re.compile(rf"{_YEAR}-{_MONTH}-{_DAY}(?:[Tt ]{_HOUR}{_OFFSET})?")
 
 
 @dataclass(frozen=True, order=True)
@@ -81,24 +92,73 @@ def format_hour(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Return the moment that an ISO 8601 text names; UTC unless it carries an offset.
+    """Return the moment that a text of the command line or a setting names, in UTC.
+
+    As `parse_timestamp`; the time of day may also be left out, or be the hour alone.
 
     Raises:
-        UsageError: the text is not an ISO 8601 time.
+        UsageError: the text is not an ISO 8601 time, or there is no such moment.
 
     """
+    return _moment(text, (_EXTENDED, _BASIC, _TO_THE_HOUR))
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Return the moment that an ISO 8601 date and time name; UTC unless it carries an offset.
+
+    Digits beyond microseconds are rounded as PostgreSQL does. A date alone, a number of seconds, or
+    a week or day of the year is none: a guess could be off by years.
+
+    Raises:
+        UsageError: the text is not such a time, or there is no such moment.
+
+    """
+    return _moment(text, (_EXTENDED, _BASIC))
+
+
+def shown(text: str) -> str:
+    """Return a text as an error shows it: quoted, in one line, a long one cut."""
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
+
+
+def _moment(text: str, forms: tuple[re.Pattern[str], ...]) -> datetime:
+    matches = (form.fullmatch(text.strip(" \t\r\n")) for form in forms)
+    match = next((match for match in matches if match), None)
     try:
-        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
+        if match is None:
+            raise ValueError(text)
+        part = match.groupdict()
+        year, month, day, hour, minute, second = (
+            int(part.get(unit) or 0)
+            for unit in ("year", "month", "day", "hour", "minute", "second")
+        )
+        local = datetime(year, month, day, hour, minute, second, tzinfo=_zone(part["offset"]))
     except ValueError:
         raise UsageError(
-            f"{text!r} is not an ISO 8601 time: write it as 2024-01-31T09:00"
+            f"{shown(text)} is not an ISO 8601 time: write it as 2024-01-31T09:00"
         ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+    # As PostgreSQL rounds: the same double, to the nearest whole number, halves to the even one.
+    microseconds = round(float(f"0.{part.get('fraction') or 0}") * 1_000_000)
     try:
-        return moment.astimezone(timezone.utc)
+        return (local + timedelta(microseconds=microseconds)).astimezone(timezone.utc)
     except OverflowError:
-        raise UsageError(f"{text!r} is out of range: years 1 to 9999 in UTC") from None
+        raise UsageError(f"{shown(text)} is out of range: years 1 to 9999 in UTC") from None
+
+
+def _zone(offset: str | None) -> timezone:
+    """Return the time zone of an offset: none is UTC.
+
+    Raises:
+        ValueError: it is of a day or more, or has too many minutes.
+
+    """
+    if offset is None or offset in "Zz":
+        return timezone.utc
+    minutes = int(offset[-2:]) if len(offset) > 3 else 0
+    if minutes > 59:
+        raise ValueError(offset)
+    size = timedelta(hours=int(offset[1:3]), minutes=minutes)
+    return timezone(-size if offset[0] == "-" else size)
 
 
 def parse_hour(text: str) -> datetime:

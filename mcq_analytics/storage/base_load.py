@@ -25,7 +25,7 @@ from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain, first_line
 from mcq_analytics.storage.postponed_indexes import postponed_indexes
 from mcq_analytics.storage.selections import quoted
-from mcq_analytics.windows import parse_time
+from mcq_analytics.windows import parse_timestamp
 
 LOAD_ORDER = ("questions", "sessions", "answers", "submissions")
 ROWS_PER_BATCH = 50_000
@@ -274,7 +274,7 @@ def _text(text: str) -> str:
 
 def _time(text: str) -> datetime:
     try:
-        return parse_time(text)
+        return parse_timestamp(text)
     except UsageError as error:
         raise ValueError(str(error)) from None
 
