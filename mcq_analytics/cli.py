@@ -79,6 +79,11 @@ def _verbose_option(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def _force_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Take --force, without which the command writes no rows into production."""
+    return click.option("--force", is_flag=True, help="Write even where MCQ_ENV is prod.")(command)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mcq_analytics")
 @_verbose_option
@@ -106,15 +111,17 @@ def init_db(base_tables: bool) -> None:
 
 @main.command("load-csv")
 @click.argument("directory", type=click.Path(path_type=Path))
+@_force_option
 @_verbose_option
-def load_csv(directory: Path) -> None:
+def load_csv(directory: Path, force: bool) -> None:
     """Load answers.csv, questions.csv, sessions.csv and submissions.csv from DIRECTORY.
 
-    All or nothing: a bad row stops it with file, line and reason.
+    All or nothing: a bad row stops it with file, line and reason. Where MCQ_ENV is prod, only with
+    --force.
     """
     from mcq_analytics.storage import base_load  # noqa: PLC0415
 
-    _, database = _open()
+    _, database = _open_to_fill("load-csv", force)
     base = _base_tables(database)
     with progress_bar("loading rows") as advance:
         counts = base_load.load_csv(
@@ -128,10 +135,14 @@ def load_csv(directory: Path) -> None:
 @click.option("--start", default=None, help="First moment [default: MCQ_PARTITION_START].")
 @click.option("--hours", default=48, show_default=True, help="Hours that the sample spans.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same sample.")
+@_force_option
 @_verbose_option
-def generate(students: int, start: str | None, hours: int, seed: int) -> None:
-    """Put a realistic sample into the base tables, which must be there (init-db --base-tables)."""
-    settings, database = _open()
+def generate(students: int, start: str | None, hours: int, seed: int, force: bool) -> None:
+    """Put a realistic sample into the base tables, which must be there (init-db --base-tables).
+
+    Where MCQ_ENV is prod, only with --force.
+    """
+    settings, database = _open_to_fill("generate", force)
     begin = parse_time(start) if start else settings.partition_start
     _generate(database, students=students, start=begin, hours=hours, seed=seed)
 
@@ -298,10 +309,14 @@ def status() -> None:
 
 @main.command()
 @click.option("--no-ui", is_flag=True, help="Exit after the facts are shown.")
+@_force_option
 @_verbose_option
-def demo(no_ui: bool) -> None:
-    """Show all of it: a sample, its facts computed hour by hour, and the Dagster UI."""
-    settings, database = _open()
+def demo(no_ui: bool, force: bool) -> None:
+    """Show all of it: a sample, its facts computed hour by hour, and the Dagster UI.
+
+    Where MCQ_ENV is prod, only with --force.
+    """
+    settings, database = _open_to_fill("demo", force)
     _initialise(database, settings, with_base_tables=True)
     span = _span(database)
     if span is None:
@@ -322,6 +337,21 @@ def _open() -> tuple[Settings, Database]:
 
     settings = load_settings()
     return settings, open_database(settings)
+
+
+def _open_to_fill(command: str, force: bool) -> tuple[Settings, Database]:
+    """Open the database for a command that adds rows to the base tables: not production's.
+
+    Raises:
+        UsageError: the environment is `prod`, and the command is not forced.
+
+    """
+    if not force and load_settings().env == "prod":
+        raise UsageError(
+            f"{command} writes rows into the base tables, and MCQ_ENV is prod: set MCQ_ENV to dev "
+            "or test, or give --force if production is to have them"
+        )
+    return _open()
 
 
 def _within(database: Database, doing: str, work: Callable[[Connection], Result]) -> Result:

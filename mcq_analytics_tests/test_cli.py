@@ -180,6 +180,50 @@ def test_usage_errors_exit_with_2(database: Database) -> None:
     fails(call("generate", "--students", "0"), 2, "students is 0; it must be at least 1")
 
 
+FILLING = pytest.mark.parametrize(
+    "arguments", [("load-csv", "csv"), ("generate", "--students", "3"), ("demo", "--no-ui")]
+)
+
+
+@FILLING
+def test_nothing_is_written_into_production_unless_forced(
+    database: Database, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("MCQ_ENV", "prod")
+    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    fails(call(*arguments), 2, f"{arguments[0]} writes rows", "MCQ_ENV is prod", "--force")
+    assert scalar(database, "SELECT count(*) FROM answers") == 0
+    assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata") == 0
+    assert "--force" in call(arguments[0], "--help").output
+    assert "MCQ_ENV is prod" in call(arguments[0], "--help").output
+
+
+def test_whoever_forces_it_writes_into_production(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCQ_ENV", "prod")
+    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    done = call("generate", "--students", "3", "--force")
+    assert done.exit_code == 0, done.output
+    assert scalar(database, "SELECT count(*) > 0 FROM answers") is True
+    fails(call("load-csv", str(tmp_path / "nowhere"), "--force"), 2, "nowhere is not a folder")
+
+
+def test_the_demo_runs_in_production_when_forced(
+    database: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 5)
+    monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 2)
+    monkeypatch.setenv("MCQ_ENV", "prod")
+    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    done = call("demo", "--no-ui", "--force")
+    assert done.exit_code == 0, done.output
+    assert wrong_rows(database) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "code", "parts"),
     [
