@@ -33,7 +33,7 @@ def copy_seconds(database: Database, sample: SampleTables, *, indexes_last: bool
         for name in LOAD_ORDER
     }
     begin = perf_counter()
-    copy_base_tables(database, base, readers, indexes_last=indexes_last)
+    copy_base_tables(database, readers, indexes_last=indexes_last)
     return perf_counter() - begin
 
 

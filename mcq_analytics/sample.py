@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from mcq_analytics.facts import IdType
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
 
 MICROSECONDS = 1_000_000
 HOUR_SECONDS = 3600.0
@@ -40,8 +40,17 @@ ANSWERS_PER_SITTING = 22
 HOURS_PER_SITTING = 5.0  # a student finds time for no more sittings than that
 
 OPTIONS = np.array(["A", "B", "C", "D"])
-HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
-UUID_FORM = np.frombuffer(b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", np.uint8)
+LEAST_DIGITS = 6
+
+# A version 4 uuid: 60 bits of its first half and 62 of its second are free.
+FREE_HIGH, VERSION_4 = np.uint64(0xFFFFFFFFFFFF0FFF), np.uint64(0x4000)
+FREE_LOW, VARIANT = np.uint64(0x3FFFFFFFFFFFFFFF), np.uint64(0x8000000000000000)
+VERSION_SHIFT, VERSIONS = np.uint64(12), range(16)
+GOLDEN_WORD = np.uint64(0x9E3779B97F4A7C15)
+# The factors of SplitMix64's finaliser, and their inverses modulo 2^64.
+FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+INVERSES = tuple(pow(factor, -1, 2**64) for factor in FACTORS)
+
 STATUSES = np.array(["completed", "Completed", "COMPLETED", "timeout", "skipped", ""])
 STATUS_SHARES = (0.76, 0.025, 0.015, 0.12, 0.075, 0.005)
 
@@ -65,7 +74,7 @@ WITHOUT_KEY = 0.01
 class SampleTables:
     """The four base tables with the columns of SPEC section 1; times are microseconds in UTC.
 
-    Ids are int32, int64 or, for texts and uuids, strings. Answers come in order of time, their ids
+    Ids are int32, int64, strings or, for uuids, 16 bytes. Answers come in order of time, their ids
     rising.
 
     - answers: answer_id, student_id, question_id, test_id, session_id (nullable), submitted_option
@@ -94,8 +103,9 @@ def generate_sample(
 
     The same arguments give the same tables. `id_types` and `first_ids` are by entity: `answer`,
     `student`, `question`, `test`, `session`; an id is a number, or made from one, counted from the
-    first. All times lie within the span. A student sits every five hours at most on average, so in
-    a short span the most active answer less than they would.
+    first. A text is the entity and the number, as `student-000123`. All times lie within the span.
+    A student sits every five hours at most on average, so in a short span the most active answer
+    less than they would.
 
     Raises:
         UsageError: `students` or `hours` is less than 1, `seed` is negative, or `start` has no
@@ -339,30 +349,50 @@ def _moments(origin: int, seconds: Floats, missing: Flags | None = None) -> pa.A
 
 
 def _texts(entity: str, numbers: Integers) -> pa.Array:
-    digits = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 6, "0")
+    digits = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), LEAST_DIGITS, "0")
     return pc.binary_join_element_wise(entity, digits, "-")
 
 
 def _uuids(entity: str, numbers: Integers) -> pa.Array:
     """Return a version 4 uuid for each number, the same for the same entity and number."""
-    salt = int.from_bytes(entity.encode().ljust(8, b"-")[:8], "big")
-    high = _mixed(numbers.astype(np.uint64) ^ np.uint64(salt))
-    low = _mixed(high ^ np.uint64(0x9E3779B97F4A7C15))
-    high = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
-    low = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
-    octets = np.stack([high, low], axis=1).astype(">u8").view(np.uint8)
-    text = np.tile(UUID_FORM, (numbers.size, 1))
-    digits = np.flatnonzero(ord("-") != UUID_FORM)
-    text[:, digits[0::2]] = HEX_DIGITS[octets >> 4]
-    text[:, digits[1::2]] = HEX_DIGITS[octets & 15]
-    fixed = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(UUID_FORM.size), numbers.size, [None, pa.py_buffer(text)]
+    high = _mixed(numbers.astype(np.uint64) ^ _salt(entity))
+    low = (_mixed(high ^ GOLDEN_WORD) & FREE_LOW) | VARIANT
+    octets = np.stack([(high & FREE_HIGH) | VERSION_4, low], axis=1).astype(">u8")
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), numbers.size, [None, pa.py_buffer(octets)]
     )
-    return fixed.cast(pa.string())
 
 
-def _mixed(words: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def numbers_of_uuids(entity: str, octets: bytes) -> Words:
+    """Return the numbers of which a sample makes those of some uuids that are its own.
+
+    `octets` are the uuids' bytes, one uuid after the other.
+    """
+    high, low = np.frombuffer(octets, ">u8").astype(np.uint64).reshape(-1, 2).T
+    fourth = (high & ~FREE_HIGH) == VERSION_4
+    high, low = high[fourth] & FREE_HIGH, low[fourth]
+    found = []
+    # The version has taken the place of four bits; with the right ones the second half fits.
+    for bits in VERSIONS:
+        whole = high | (np.uint64(bits) << VERSION_SHIFT)
+        own = ((_mixed(whole ^ GOLDEN_WORD) & FREE_LOW) | VARIANT) == low
+        found.append(_unmixed(whole[own]))
+    return np.asarray(np.concatenate(found) ^ _salt(entity))
+
+
+def _salt(entity: str) -> np.uint64:
+    return np.uint64(int.from_bytes(entity.encode().ljust(8, b"-")[:8], "big"))
+
+
+def _mixed(words: Words) -> Words:
     """Mix the bits of 64-bit words (the finaliser of SplitMix64, a bijection)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(FACTORS[0])
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(FACTORS[1])
     return np.asarray(words ^ (words >> np.uint64(31)))
+
+
+def _unmixed(words: Words) -> Words:
+    """Return the words that `_mixed` has mixed."""
+    words = (words ^ (words >> np.uint64(31)) ^ (words >> np.uint64(62))) * np.uint64(INVERSES[1])
+    words = (words ^ (words >> np.uint64(27)) ^ (words >> np.uint64(54))) * np.uint64(INVERSES[0])
+    return np.asarray(words ^ (words >> np.uint64(30)) ^ (words >> np.uint64(60)))

@@ -22,12 +22,12 @@ def window(start: str, end: str) -> Window:
     return Window(parse_hour(start), parse_hour(end))
 
 
-def add_sample(database: Database, *, students: int, seed: int) -> dict[str, int]:
-    """Add a sample of two days from 2024 on to the base tables and return the rows of each."""
+def add_sample(database: Database, *, students: int, seed: int, hours: int = 48) -> dict[str, int]:
+    """Add a sample of hours from 2024 on to the base tables and return the rows of each."""
     with database.engine().connect() as connection:
         base = inspect_base_tables(connection, database.source_schema)
     start = parse_hour("2024-01-01T00:00")
-    return load_sample(database, base, students=students, start=start, hours=48, seed=seed)
+    return load_sample(database, base, students=students, start=start, hours=hours, seed=seed)
 
 
 def run_facts(

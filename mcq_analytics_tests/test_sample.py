@@ -373,7 +373,7 @@ def test_one_percent_of_submissions_are_of_students_without_an_answer(
         (IdType.TEXT, pa.string(), r"{entity}-\d{{6,}}"),
         (
             IdType.UUID,
-            pa.string(),
+            pa.binary(16),
             r"[0-9a-f]{{8}}-[0-9a-f]{{4}}-4[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}",
         ),
     ],
@@ -392,16 +392,20 @@ def test_ids_have_the_type_that_is_asked_for(
             assert ids.null_count == numbers.null_count
             assert len(pc.unique(ids)) == len(pc.unique(numbers))
             pattern = form.format(entity=column.removesuffix("_id"))
-            assert all(re.fullmatch(pattern, str(it)) for it in ids.drop_null().to_pylist())
+            written = [
+                str(UUID(bytes=it) if kind is IdType.UUID else it)
+                for it in ids.drop_null().to_pylist()
+            ]
+            assert all(re.fullmatch(pattern, it) for it in written)
 
 
 def test_each_entity_has_its_own_id_type() -> None:
     answers = small(id_types={"student": IdType.UUID, "test": IdType.TEXT}).answers
     types = [answers.schema.field(f"{name}_id").type for name in ENTITIES]
-    assert types == [pa.int64(), pa.string(), pa.int64(), pa.string(), pa.int64()]
+    assert types == [pa.int64(), pa.binary(16), pa.int64(), pa.string(), pa.int64()]
 
 
-def test_uuids_are_canonical_and_belong_to_the_entity_and_number() -> None:
+def test_uuids_belong_to_the_entity_and_number() -> None:
     kinds = dict.fromkeys(ENTITIES, IdType.UUID)
     answers, numbers = small(id_types=kinds).answers, small().answers
     by_number = dict(
@@ -409,11 +413,31 @@ def test_uuids_are_canonical_and_belong_to_the_entity_and_number() -> None:
     )
     other = small(id_types=kinds, seed=2).answers
     other_numbers = small(seed=2).answers["student_id"].to_pylist()
-    for number, text in zip(other_numbers, other["student_id"].to_pylist(), strict=True):
-        assert by_number[number] == text
-    assert all(str(UUID(text)) == text and UUID(text).version == 4 for text in by_number.values())
+    for number, octets in zip(other_numbers, other["student_id"].to_pylist(), strict=True):
+        assert by_number[number] == octets
+    assert all(UUID(bytes=octets).version == 4 for octets in by_number.values())
     students, tests = (set(answers[it].to_pylist()) for it in PAIR)
     assert not students & tests
+
+
+def test_the_number_of_a_uuid_can_be_found_again() -> None:
+    kinds = dict.fromkeys(ENTITIES, IdType.UUID)
+    for entity in ENTITIES:
+        for first in (1, 10**6, 10**18 - 10**6, 2**62):
+            tables = small(id_types=kinds, first_ids={entity: first})
+            octets = b"".join(tables.answers[f"{entity}_id"].drop_null().to_pylist())
+            numbers = small(first_ids={entity: first}).answers[f"{entity}_id"].drop_null()
+            found = sample.numbers_of_uuids(entity, octets)
+            assert sorted(found.tolist()) == sorted(numbers.to_pylist())
+
+
+def test_a_uuid_of_somebody_else_has_no_number() -> None:
+    octets = np.random.default_rng(1).bytes(16 * 100_000)
+    foreign = b"".join(
+        UUID(bytes=octets[at : at + 16], version=4).bytes for at in range(0, 160, 16)
+    )
+    assert sample.numbers_of_uuids("student", octets + foreign).size == 0
+    assert sample.numbers_of_uuids("student", b"").size == 0
 
 
 def test_text_ids_are_the_entity_and_the_padded_number() -> None:

@@ -14,6 +14,16 @@ from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import add_sample, execute, scalar
 from mcq_analytics_tests.servers import OwnServer
 
+SPEC_TABLES = ("answers", "questions", "sessions", "submissions")
+ID_TYPES = pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
+# The tables in which the ids of each entity stand.
+PLACES = {
+    "answer_id": ("answers",),
+    "student_id": ("answers", "submissions"),
+    "question_id": ("answers", "questions"),
+    "test_id": ("answers", "submissions"),
+    "session_id": ("answers", "sessions"),
+}
 INDEXES = """
     SELECT x.relname, x.oid, pg_get_indexdef(x.oid)
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
@@ -139,3 +149,156 @@ def test_a_sample_that_is_refused_leaves_tables_and_indexes_as_they_were(
     assert indexes(database) == before
     assert rules(database) == rules_before
     assert scalar(database, "SELECT count(*) FROM answers") == 0
+
+
+def ids(database: Database, column: str) -> set[str]:
+    """Return all ids of an entity, wherever they stand, as texts."""
+    selects = " UNION ".join(f"SELECT {column}::text FROM {table}" for table in PLACES[column])
+    with database.engine().connect() as connection:
+        return {row for row in connection.execute(text(selects)).scalars() if row is not None}
+
+
+def check_new_ids_only(database: Database, **sample: int) -> None:
+    """Add a sample and check that it has no id of what is there, even of what is related to it."""
+    execute(
+        database,
+        *("DROP SCHEMA IF EXISTS before CASCADE", "CREATE SCHEMA before"),
+        *(f"CREATE TABLE before.{table} AS TABLE {table}" for table in SPEC_TABLES),
+    )
+    before = {column: ids(database, column) for column in PLACES}
+    add_sample(database, **sample)
+    for column, tables in PLACES.items():
+        added = " UNION ".join(
+            f"(SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL "
+            f"EXCEPT ALL SELECT {column}::text FROM before.{table})"
+            for table in tables
+        )
+        with database.engine().connect() as connection:
+            new = set(connection.execute(text(added)).scalars())
+        assert new
+        assert new.isdisjoint(before[column]), column
+
+
+@ID_TYPES
+def test_samples_of_any_sizes_go_on_after_the_ids_that_are_there(
+    make_database: MakeDatabase, id_type: IdType
+) -> None:
+    database = make_database(id_type)
+    for students, hours, seed in ((60, 48, 1), (9, 5, 2), (90, 96, 1), (60, 48, 1)):
+        check_new_ids_only(database, students=students, hours=hours, seed=seed)
+
+
+@ID_TYPES
+@pytest.mark.parametrize("emptied", SPEC_TABLES)
+def test_ids_go_on_after_those_of_every_table_also_when_rows_were_deleted(
+    make_database: MakeDatabase, id_type: IdType, emptied: str
+) -> None:
+    database = make_database(id_type)
+    load(database)
+    check_new_ids_only(database, students=5, seed=3)
+    oldest = {
+        "answers": "answer_id",
+        "questions": "question_id",
+        "sessions": "session_id",
+        "submissions": "student_id",
+    }[emptied]
+    execute(
+        database,
+        f"DELETE FROM {emptied} WHERE {oldest} IN "
+        f"(SELECT {oldest} FROM {emptied} ORDER BY md5({oldest}::text) "
+        f"LIMIT (SELECT count(*) * 2 / 3 FROM {emptied}))",
+    )
+    check_new_ids_only(database, students=20, seed=7)
+    execute(database, f"TRUNCATE {emptied}")
+    check_new_ids_only(database, students=20, seed=7)
+
+
+def test_ids_go_on_in_a_varchar_too(make_database: MakeDatabase) -> None:
+    database = make_database(IdType.TEXT)
+    execute(
+        database,
+        *(
+            f"ALTER TABLE {table} ALTER {column} TYPE varchar(20)"
+            for column, tables in PLACES.items()
+            for table in tables
+        ),
+    )
+    for seed in (1, 2):
+        check_new_ids_only(database, students=20, seed=seed)
+
+
+def test_texts_of_other_forms_neither_collide_nor_count(make_database: MakeDatabase) -> None:
+    database = make_database(IdType.TEXT)
+    execute(
+        database,
+        "INSERT INTO questions SELECT unnest(ARRAY['question-7', 'question-000012x', 'Q9', '', "
+        "'question-9999999999999999999999999', 'question-0000040', 'question-000002' || chr(10), "
+        "'question-000020', 'question--00030', 'student-000900', ' question-000800']), 'A'",
+    )
+    load(database)
+    made = "SELECT min(question_id) FROM questions WHERE question_id ~ '^question-[0-9]{6,9}$' "
+    assert str(scalar(database, made + "AND question_id > 'question-000020'")) >= "question-000041"
+    assert str(scalar(database, made + "AND question_id > 'question-000020'")) < "question-000060"
+
+
+def test_uuids_and_numbers_of_others_are_left_in_peace(make_database: MakeDatabase) -> None:
+    uuids = make_database(IdType.UUID)
+    execute(
+        uuids,
+        "INSERT INTO sessions SELECT gen_random_uuid() FROM generate_series(1, 1000)",
+        "INSERT INTO sessions VALUES ('00000000-0000-0000-0000-000000000000'), "
+        "('ffffffff-ffff-ffff-ffff-ffffffffffff')",
+    )
+    check_new_ids_only(uuids, students=20, seed=7)
+    numbers = make_database(IdType.BIGINT)
+    execute(
+        numbers,
+        "INSERT INTO sessions VALUES (-5), (4611686018427387904)",
+        "INSERT INTO submissions VALUES (2000, 3000, now(), NULL)",
+    )
+    check_new_ids_only(numbers, students=20, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("id_type", "greatest"),
+    [
+        (IdType.INTEGER, 2**31 - 1),
+        (IdType.BIGINT, 2**63 - 1),
+        (IdType.TEXT, "session-999999999999999999"),
+    ],
+    ids=lambda it: getattr(it, "value", str(it)),
+)
+def test_ids_that_leave_no_room_are_named_with_their_column(
+    make_database: MakeDatabase, id_type: IdType, greatest: object
+) -> None:
+    database = make_database(id_type)
+    execute(database, f"INSERT INTO sessions VALUES ('{greatest}')")
+    with pytest.raises(McqError, match=r"session_id has no room for more ids of the type"):
+        load(database)
+    assert scalar(database, "SELECT count(*) FROM questions") == 0
+
+
+def test_a_number_that_is_too_great_for_one_of_two_columns_is_named(database: Database) -> None:
+    execute(
+        database,
+        "ALTER TABLE questions ALTER question_id TYPE integer",
+        "INSERT INTO answers VALUES (1, 1, 3000000000, 1, 1, 'A', now())",
+    )
+    with pytest.raises(McqError, match=r"questions\.question_id has no room for more ids"):
+        load(database)
+
+
+@pytest.mark.parametrize("comment", ["NULL", "'Ours, not made by mcq-analytics'"])
+def test_tables_that_somebody_else_made_keep_their_indexes(
+    database: Database, comment: str
+) -> None:
+    marked = "SELECT count(*) FROM pg_description WHERE description = :mark"
+    with database.engine().connect() as connection:
+        mark = {"mark": "Made by mcq-analytics init-db --base-tables"}
+        assert connection.execute(text(marked), mark).scalar_one() == 4
+    execute(database, *(f"COMMENT ON TABLE {table} IS {comment}" for table in SPEC_TABLES))
+    before, rules_before = indexes(database), rules(database)
+    counts = load(database)
+    assert indexes(database) == before
+    assert rules(database) == rules_before
+    assert scalar(database, "SELECT count(*) FROM answers") == counts["answers"] > 0

@@ -8,10 +8,12 @@ from __future__ import annotations
 import csv
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,25 +26,43 @@ from mcq_analytics.storage.base_tables import BASE_COLUMNS, BaseTables, Role
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain, first_line
 from mcq_analytics.storage.postponed_indexes import postponed_indexes
-from mcq_analytics.storage.selections import quoted
-from mcq_analytics.windows import parse_timestamp
+from mcq_analytics.storage.refusals import Refusal, refusal
+from mcq_analytics.windows import parse_timestamp, shown
 
 LOAD_ORDER = ("questions", "sessions", "answers", "submissions")
 ROWS_PER_BATCH = 50_000
+CHARACTERS_PER_BATCH = 2**25
+"""A batch of long texts is sent before it fills the memory, or the 2 GB of an Arrow column."""
+
+FIELD_CHARACTERS = 2**31 - 1
+"""What `csv` takes for a field; PostgreSQL takes 1 GB."""
+
+# Lone surrogates stand for what is no text. No decoder makes this one, nor one below DC80, while a
+# NUL would stop the `csv` of Python 3.10 in columns that nobody needs, too.
+_NUL = "\udc00"
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+_UUID = re.compile(r"(?:urn:uuid:)?\{?[0-9a-f]{4}(?:-?[0-9a-f]{4}){7}\}?", re.IGNORECASE)
 
 _INTEGER_BOUNDS = {IdType.INTEGER: 2**31, IdType.BIGINT: 2**63}
 _ARROW_IDS = {
     IdType.INTEGER: pa.int32(),
     IdType.BIGINT: pa.int64(),
     IdType.TEXT: pa.string(),
-    IdType.UUID: pa.string(),
+    IdType.UUID: pa.binary(16),
 }
 
 Progress = Callable[[str, int], None]
 
 
+@dataclass
+class UnderWay:
+    """The table whose COPY is under way, if one is: the server does not always name it."""
+
+    table: str | None = None
+
+
 def arrow_schema(base: BaseTables, table: str) -> pa.Schema:
-    """Return the Arrow schema of a base table as COPY takes it; a uuid is a string."""
+    """Return the Arrow schema of a base table as COPY takes it; a uuid is its 16 bytes."""
     fields = []
     for column, role in BASE_COLUMNS[table].items():
         if role is Role.ID:
@@ -58,51 +78,33 @@ def arrow_schema(base: BaseTables, table: str) -> pa.Schema:
 
 def copy_base_tables(
     database: Database,
-    base: BaseTables,
     tables: Mapping[str, pa.RecordBatchReader],
     *,
     indexes_last: bool = False,
+    under_way: UnderWay | None = None,
 ) -> dict[str, int]:
     """Append rows to base tables by COPY, in one transaction, and return the rows of each.
 
     Readers have the schema of `arrow_schema`. A failure, in a reader too, leaves nothing behind.
     With `indexes_last` the indexes of empty tables are made after the rows: sooner done, but others
-    wait to read them, and a duplicate is found at the end only.
+    wait to read them, and a duplicate is found at the end only. `under_way` follows the COPY.
     """
     counts = {}
+    at = under_way or UnderWay()
     schema = database.source_schema
     with dbapi.connect(database.libpq_uri()) as connection, connection.cursor() as cursor:
         for table in LOAD_ORDER:
             if table in tables:
+                at.table = table
                 with postponed_indexes(cursor, schema, table) if indexes_last else nullcontext():
-                    counts[table] = _copy(cursor, schema, base, table, tables[table])
+                    counts[table] = int(
+                        cursor.adbc_ingest(
+                            table, tables[table], mode="append", db_schema_name=schema
+                        )
+                    )
+        at.table = None
         connection.commit()
     return counts
-
-
-def _copy(
-    cursor: dbapi.Cursor, schema: str, base: BaseTables, table: str, rows: pa.RecordBatchReader
-) -> int:
-    uuids = [
-        column
-        for column, role in BASE_COLUMNS[table].items()
-        if role is Role.ID and base.id_type(table, column) is IdType.UUID
-    ]
-    if not uuids:
-        return int(cursor.adbc_ingest(table, rows, mode="append", db_schema_name=schema))
-    # COPY takes a uuid in a form that Arrow has not: rows go through a table of strings.
-    landing = f"landing_{table}"
-    count = cursor.adbc_ingest(landing, rows, mode="create", temporary=True)
-    columns = ", ".join(quoted(column) for column in BASE_COLUMNS[table])
-    values = ", ".join(
-        f"CAST({quoted(column)} AS uuid)" if column in uuids else quoted(column)
-        for column in BASE_COLUMNS[table]
-    )
-    cursor.execute(
-        f"INSERT INTO {quoted(schema, table)} ({columns}) SELECT {values} FROM {quoted(landing)}"
-    )
-    cursor.execute(f"DROP TABLE {quoted(landing)}")
-    return int(count)
 
 
 def load_csv(
@@ -111,7 +113,7 @@ def load_csv(
     """Load `answers.csv`, `questions.csv`, `sessions.csv` and `submissions.csv` (SPEC section 4).
 
     Each has a header row; times are ISO 8601, UTC unless they carry an offset; empty is null;
-    columns that the base tables do not need are passed over. Returns the rows of each table.
+    columns that the base tables do not need may hold anything. Returns the rows of each table.
 
     Raises:
         UsageError: the folder or a file is not there.
@@ -124,18 +126,20 @@ def load_csv(
     if missing:
         raise UsageError(f"{directory} has no {', '.join(missing)}")
     files = {table: CsvFile(directory / f"{table}.csv", table, base) for table in LOAD_ORDER}
+    at = UnderWay()
     try:
         return copy_base_tables(
-            database, base, {table: file.reader(progress) for table, file in files.items()}
+            database,
+            {table: file.reader(progress) for table, file in files.items()},
+            under_way=at,
         )
     except AdbcError as error:
         for file in files.values():
             if file.failure is not None:
                 raise file.failure from None
-        for file in files.values():
-            refused = file.explain_refusal(error)
-            if refused is not None:
-                raise refused from None
+        refused = refusal(error, at.table)
+        if refused is not None and refused.table in files:
+            raise files[refused.table].explain_refusal(error, refused) from error
         raise explain(error, f"loading {directory}") from error
 
 
@@ -161,135 +165,178 @@ class CsvFile:
             except McqError as error:
                 self.failure = error
                 raise
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
+            except OSError as error:
                 self.failure = McqError(f"{self.path}: {error}; nothing was loaded")
                 raise self.failure from error
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
-    def explain_refusal(self, error: BaseException) -> McqError | None:
-        """Return, for a row that the table refused, the file and line it came from."""
-        detail = re.search(r"Key \((\w+)\)=\((.*?)\)", str(error))
-        constraint = re.search(r'relation "(\w+)"|on table "(\w+)"|COPY (\w+),', str(error))
-        if constraint is None or self.table not in constraint.groups():
-            named = re.search(rf'"{self.table}_\w+"', str(error))
-            if named is None:
-                return None
-        if detail is not None and detail.group(1) in BASE_COLUMNS[self.table]:
-            column, value = detail.groups()
-            lines = [number for number, row in self._rows() if row.get(column) == value]
-            if lines:
-                return McqError(
-                    f"{self.path} line {lines[-1]}: {first_line(error)}; nothing was loaded"
-                )
-        copied = re.search(r"COPY \w+, line (\d+)", str(error))
-        if copied is not None:
-            return McqError(
-                f"{self.path} line {int(copied.group(1)) + 1}: {first_line(error)}; "
-                "nothing was loaded"
-            )
-        return McqError(f"{self.path}: {first_line(error)}; nothing was loaded")
+    def explain_refusal(self, error: AdbcError, refused: Refusal) -> McqError:
+        """Return the error of a row that the table refused, with the line that it came from."""
+        line = self._refused_line(refused)
+        where = f"{self.path}" if line is None else f"{self.path} line {line}"
+        return McqError(f"{where}: {first_line(error)}; nothing was loaded")
 
-    def _batches(self, schema: pa.Schema, progress: Progress | None) -> Iterator[pa.RecordBatch]:
-        parsers = {
-            column: _parser(role, self._id_type(column) if role is Role.ID else None)
+    def _refused_line(self, refused: Refusal) -> int | None:
+        """Return the line of a refused row; of several with the quoted key, the last."""
+        if refused.row is not None:
+            return next((line for line, _ in islice(self._rows(), refused.row - 1, None)), None)
+        columns = refused.key_columns
+        if not columns or not set(columns) <= set(BASE_COLUMNS[self.table]):
+            return None
+        parsers = self._parsers()
+        found = None
+        for line, row in self._rows():
+            values = (_parsed(parsers[column], row[column]) for column in columns)
+            if refused.quotes(tuple(map(_as_the_server_writes, values))):
+                found = line
+        return found
+
+    def _parsers(self) -> dict[str, Callable[[str], object]]:
+        return {
+            column: _parser(
+                role,
+                self.base.id_type(self.table, column) if role is Role.ID else None,
+                zoned=getattr(self.base.sql_type(self.table, column), "timezone", False),
+            )
             for column, role in BASE_COLUMNS[self.table].items()
         }
+
+    def _batches(self, schema: pa.Schema, progress: Progress | None) -> Iterator[pa.RecordBatch]:
+        parsers = self._parsers()
         columns: dict[str, list[object]] = {column: [] for column in parsers}
-        count = 0
+        count = characters = 0
         for line, row in self._rows():
             for column, parse in parsers.items():
                 text = row[column]
+                characters += len(text)
                 try:
-                    columns[column].append(parse(text) if text else None)
+                    columns[column].append(_parsed(parse, text))
                 except ValueError as error:
                     raise McqError(
                         f"{self.path} line {line}: {column} {error}; nothing was loaded"
                     ) from None
             count += 1
-            if count == ROWS_PER_BATCH:
+            if count == ROWS_PER_BATCH or characters >= CHARACTERS_PER_BATCH:
                 yield _batch(columns, schema)
                 if progress is not None:
                     progress(self.table, count)
-                columns, count = {column: [] for column in parsers}, 0
+                columns, count, characters = {column: [] for column in parsers}, 0, 0
         if count:
             yield _batch(columns, schema)
             if progress is not None:
                 progress(self.table, count)
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield line number and fields of each row; the line is the one on which the row ends."""
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            absent = [column for column in BASE_COLUMNS[self.table] if column not in header]
-            if absent:
-                raise McqError(
-                    f"{self.path} line 1: the header has no {', '.join(absent)}; nothing was loaded"
-                )
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise McqError(
-                        f"{self.path} line {reader.line_num}: {len(fields)} fields where the "
-                        f"header has {len(header)}; nothing was loaded"
-                    )
-                yield reader.line_num, dict(zip(header, fields, strict=True))
+        """Yield line number and fields of each row; the line is the one on which the row ends.
 
-    def _id_type(self, column: str) -> IdType:
-        return self.base.id_type(self.table, column)
+        What is no text in a field, a NUL or bytes that are not UTF-8, is there as lone surrogates.
+        """
+        # The limit is one for the process; there is no other way to read a longer field.
+        csv.field_size_limit(FIELD_CHARACTERS)
+        with self.path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.reader((line.replace("\0", _NUL) for line in file), strict=True)
+            begin = 1
+            try:
+                header = [name.strip() for name in next(reader, [])]
+                self._check_header(header)
+                begin = reader.line_num + 1
+                for fields in reader:
+                    if fields:
+                        self._check_width(reader.line_num, fields, header)
+                        yield reader.line_num, dict(zip(header, fields, strict=True))
+                    begin = reader.line_num + 1
+            except csv.Error as error:
+                raise McqError(
+                    f"{self.path} line {begin}: {error} in the row that begins there; "
+                    "nothing was loaded"
+                ) from None
+
+    def _check_header(self, header: list[str]) -> None:
+        absent = [column for column in BASE_COLUMNS[self.table] if column not in header]
+        repeated = [name for name, times in Counter(header).items() if name and times > 1]
+        if absent:
+            raise McqError(
+                f"{self.path} line 1: the header has no {', '.join(absent)}; nothing was loaded"
+            )
+        if repeated:
+            raise McqError(
+                f"{self.path} line 1: the header has {', '.join(map(shown, repeated))} more than "
+                "once; nothing was loaded"
+            )
+
+    def _check_width(self, line: int, fields: list[str], header: list[str]) -> None:
+        if len(fields) != len(header):
+            raise McqError(
+                f"{self.path} line {line}: {len(fields)} fields where the header has "
+                f"{len(header)}; nothing was loaded"
+            )
 
 
 def _batch(columns: Mapping[str, list[object]], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = []
-    for field in schema:
-        values = columns[field.name]
-        if pa.types.is_timestamp(field.type) and field.type.tz is None:
-            values = [
-                value.replace(tzinfo=None) if isinstance(value, datetime) else None
-                for value in values
-            ]
-        arrays.append(pa.array(values, field.type))
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _parser(role: Role, id_type: IdType | None) -> Callable[[str], object]:
+def _parsed(parse: Callable[[str], object], text: str) -> object:
+    """Return the value of a field; none is null.
+
+    Raises:
+        ValueError: with what is wrong with it.
+
+    """
+    if not text.isascii() and _NO_TEXT.search(text):
+        if _NUL in text:
+            raise ValueError("holds a NUL character, which PostgreSQL does not store")
+        raise ValueError("holds bytes that are not UTF-8")
+    return parse(text) if text else None
+
+
+def _parser(role: Role, id_type: IdType | None, *, zoned: bool) -> Callable[[str], object]:
     """Return a function that reads a field, or raises ValueError with what is wrong with it."""
     if role is Role.TIME:
-        return _time
+        return lambda text: _time(text, zoned)
     if id_type in _INTEGER_BOUNDS:
         bound = _INTEGER_BOUNDS[id_type]
         return lambda text: _number(text, bound)
     if id_type is IdType.UUID:
         return _uuid
-    return _text
+    return str
 
 
-def _text(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds a NUL character, which PostgreSQL does not store")
-    return text
-
-
-def _time(text: str) -> datetime:
+def _time(text: str, zoned: bool) -> datetime:
     try:
-        return parse_timestamp(text)
+        moment = parse_timestamp(text)
     except UsageError as error:
         raise ValueError(str(error)) from None
+    return moment if zoned else moment.replace(tzinfo=None)
 
 
 def _number(text: str, bound: int) -> int:
-    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
-        raise ValueError(f"{text!r} is not a whole number")
-    number = int(text)
+    match = re.fullmatch(r"\s*([+-]?)0*([0-9]+)\s*", text)
+    if match is None:
+        raise ValueError(f"{shown(text)} is not a whole number")
+    sign, digits = match.groups()
+    # Python refuses to read thousands of digits, in words of its own.
+    number = int(sign + digits) if len(digits) < len(str(bound)) + 1 else bound
     if not -bound <= number < bound:
-        raise ValueError(f"{text!r} is out of the column's range")
+        raise ValueError(f"{shown(text)} is out of the column's range")
     return number
 
 
-def _uuid(text: str) -> str:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise ValueError(f"{text!r} is not a uuid") from None
+def _uuid(text: str) -> bytes:
+    if not _UUID.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a uuid")
+    return uuid.UUID(text).bytes
+
+
+def _as_the_server_writes(value: object) -> str:
+    """Return a value as it stands in the server's messages, in a session that thinks in UTC."""
+    if value is None:
+        return "null"
+    if isinstance(value, bytes):
+        return str(uuid.UUID(bytes=value))
+    if isinstance(value, datetime):
+        text = value.replace(tzinfo=None).isoformat(" ")
+        return (text.rstrip("0") if value.microsecond else text) + ("+00" if value.tzinfo else "")
+    return str(value)

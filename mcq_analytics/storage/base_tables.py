@@ -28,11 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import SAWarning
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
 from sqlalchemy.types import TypeEngine
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import IdType
+
+MADE_HERE = "Made by mcq-analytics init-db --base-tables"
+"""The comment on the tables that are made here: no others may ever be altered."""
 
 
 class Role(Enum):
@@ -214,7 +217,8 @@ def create_missing_base_tables(
 ) -> list[str]:
     """Create the base tables that are missing, with their indexes, and return their names.
 
-    Where some exist already, the others take the id types that those have.
+    Their comment marks them as made here. Where some exist already, the others take the id types
+    that those have.
     """
     connection.exec_driver_sql(
         f"CREATE SCHEMA IF NOT EXISTS {connection.dialect.identifier_preparer.quote(schema)}"
@@ -246,8 +250,10 @@ def create_missing_base_tables(
                 for column, role in roles.items()
             ),
             schema=schema,
+            comment=MADE_HERE,
         )
         connection.execute(CreateTable(table))
+        connection.execute(SetTableComment(table))
         for columns in WANTED_INDEXES[name]:
             if columns != (primary.get(name),):
                 connection.exec_driver_sql(_create_index(table, columns, concurrently=False))

@@ -1,7 +1,8 @@
 """Indexes of an empty base table that are made after its rows: half the work of a large sample.
 
-Only those that `init-db --base-tables` makes are dropped and made again, as they were, within the
-caller's transaction. An owner's own are left alone, and any that something depends upon.
+Only those that `init-db --base-tables` makes, of tables that bear its mark, are dropped and made
+again, as they were, within the caller's transaction. An owner's own are left alone, on such tables
+too, and any that something depends upon.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 from adbc_driver_postgresql import dbapi
 
-from mcq_analytics.storage.base_tables import WANTED_INDEXES, index_name
+from mcq_analytics.storage.base_tables import MADE_HERE, WANTED_INDEXES, index_name
 from mcq_analytics.storage.selections import quoted
 
 # What a definition does not tell (a comment, a tablespace, storage parameters, the mark of CLUSTER
@@ -26,6 +27,7 @@ _REPEATABLE = """
     LEFT JOIN pg_constraint k ON k.conindid = x.oid AND k.conrelid = t.oid AND k.contype = 'p'
     WHERE n.nspname = CAST($1 AS text) AND t.relname = CAST($2 AS text)
         AND t.relkind = 'r' AND NOT t.relispartition
+        AND obj_description(t.oid, 'pg_class') = CAST($3 AS text)
         AND pg_has_role(t.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE')
         AND i.indisunique = (k.oid IS NOT NULL)
         AND i.indisvalid AND NOT i.indisclustered AND NOT i.indisreplident
@@ -68,5 +70,5 @@ def _repeatable(cursor: dbapi.Cursor, schema: str, table: str) -> list[tuple[str
     """Return the name, whether it is the primary key's, and the definition of each index."""
     of_init_db = {index_name(table, columns) for columns in WANTED_INDEXES[table]}
     of_init_db.add(f"{table}_pkey")
-    cursor.execute(_REPEATABLE, (schema, table))
+    cursor.execute(_REPEATABLE, (schema, table, MADE_HERE))
     return [row for row in cursor.fetchall() if row[0] in of_init_db]
