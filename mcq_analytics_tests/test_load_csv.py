@@ -231,6 +231,11 @@ def test_a_column_that_is_not_needed_may_hold_anything(database: Database, folde
         ),
         (
             "sessions",
+            SESSIONS + f"{'0' * 500_000}1,\n2,\n{'0' * 500_000}x,\n",
+            "sessions.csv line 4: session_id '0000",
+        ),
+        (
+            "sessions",
             SESSIONS + f"{'1' * 10_000},\n",
             "is out of the column's range; nothing was loaded",
         ),
@@ -365,17 +370,32 @@ def test_a_row_that_is_refused_after_its_copy_is_found_by_the_key(
     assert counts(database) == 0
 
 
+@pytest.mark.parametrize("moment", ["BEFORE", "AFTER"])
 def test_the_row_of_the_copy_is_named_where_its_trigger_fails_in_another_table(
-    database: Database, folder: Write
+    database: Database, folder: Write, moment: str
 ) -> None:
     execute(
         database,
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "INSERT INTO questions VALUES (NEW.question_id, 'B'); RETURN NEW; END $$",
-        "CREATE TRIGGER noted BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION note()",
+        "INSERT INTO\nquestions VALUES (NEW.question_id, 'B'); RETURN NEW; END $$",
+        f"CREATE TRIGGER noted {moment} INSERT ON answers FOR EACH ROW EXECUTE FUNCTION note()",
     )
     content = ANSWERS + f"1,7,9,5,1,A,{MOMENT}\n\n2,7,3,5,1,A,{MOMENT}\n"
     fails(call("load-csv", str(folder(answers=content))), 1, "answers.csv line 4: ", "duplicate")
+
+
+def test_a_refused_row_of_a_partition_is_named(database: Database, folder: Write) -> None:
+    execute(
+        database,
+        "DROP TABLE sessions",
+        "CREATE TABLE sessions (session_id bigint, expiry_time timestamptz) "
+        "PARTITION BY LIST (session_id)",
+        "CREATE TABLE sessions_rest PARTITION OF sessions (session_id REFERENCES questions) "
+        "DEFAULT",
+    )
+    content = f"{SESSIONS}3,\n\n8,\n3,\n"
+    result = call("load-csv", str(folder(sessions=content)))
+    fails(result, 1, "sessions.csv line 4: ", "foreign key")
 
 
 @pytest.mark.parametrize("later", ["", "DEFERRABLE INITIALLY DEFERRED"])

@@ -313,12 +313,12 @@ def _time(text: str, zoned: bool) -> datetime:
 
 
 def _number(text: str, bound: int) -> int:
-    match = re.fullmatch(r"\s*([+-]?)0*([0-9]+)\s*", text)
+    match = re.fullmatch(r"\s*([+-]?)([0-9]+)\s*", text)
     if match is None:
         raise ValueError(f"{shown(text)} is not a whole number")
-    sign, digits = match.groups()
+    digits = match.group(2).lstrip("0") or "0"
     # Python refuses to read thousands of digits, in words of its own.
-    number = int(sign + digits) if len(digits) < len(str(bound)) + 1 else bound
+    number = int(match.group(1) + digits) if len(digits) <= len(str(bound)) else bound
     if not -bound <= number < bound:
         raise ValueError(f"{shown(text)} is out of the column's range")
     return number

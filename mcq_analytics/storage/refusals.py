@@ -50,8 +50,9 @@ def refusal(error: AdbcError, copying: str | None) -> Refusal | None:
     row = _row_of_copy(fields.get("PG_DIAG_CONTEXT", ""), copying) if copying else None
     if row is None and kind in _OF_A_NAMED_ROW:
         return None
-    # A trigger may fail in another table, and yet the row that was being copied is the cause.
-    table = copying if row is not None else fields.get("PG_DIAG_TABLE_NAME", copying)
+    # The error may name another table, a partition or one that a trigger fills, and yet the row
+    # that is copied is the cause. After the last COPY, of deferred constraints, it names the table.
+    table = copying or fields.get("PG_DIAG_TABLE_NAME")
     return Refusal(table, row, fields.get("PG_DIAG_MESSAGE_DETAIL", "")) if table else None
 
 
