@@ -393,7 +393,7 @@ def test_a_refused_row_of_a_partition_is_named(database: Database, folder: Write
         "CREATE TABLE sessions_rest PARTITION OF sessions (session_id REFERENCES questions) "
         "DEFAULT",
     )
-    content = f"{SESSIONS}3,\n\n8,\n3,\n"
+    content = f"{SESSIONS}3,\n\n+08,\n3,\n"
     result = call("load-csv", str(folder(sessions=content)))
     fails(result, 1, "sessions.csv line 4: ", "foreign key")
 
