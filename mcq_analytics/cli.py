@@ -284,7 +284,15 @@ def status() -> None:
     from mcq_analytics.status import fact_statuses  # noqa: PLC0415
 
     settings, database = _open()
-    statuses = fact_statuses(database, settings)
+
+    from dagster import DagsterInstance  # noqa: PLC0415
+
+    from mcq_analytics.definitions import hour_outcomes, launch  # noqa: PLC0415
+
+    launch.ensure_dagster_home(settings)
+    with DagsterInstance.get() as instance:
+        wrong = hour_outcomes.wrong_hours(instance)
+    statuses = fact_statuses(database, settings, wrong)
     _show(
         "",
         ("fact", "last hour done", "missing hours", "failed hours", "lag", "rows"),
@@ -302,7 +310,10 @@ def status() -> None:
     )
     failed = [fact for fact in statuses if fact.failed_hours]
     for fact in failed:
-        click.echo(f"{fact.name} failed over {fact.failed_ranges}: {fact.last_error}", err=True)
+        if fact.failed_ranges:
+            click.echo(f"{fact.name} failed over {fact.failed_ranges}: {fact.last_error}", err=True)
+        if fact.wrong_ranges:
+            click.echo(f"{fact.name} is wrong over {fact.wrong_ranges}: {fact.wrong}", err=True)
     if failed:
         sys.exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.facts import FACTS
+from mcq_analytics.incidents import Failure
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
@@ -17,13 +19,16 @@ from mcq_analytics.storage.metadata import get_last_successful_runs, hour_status
 from mcq_analytics.storage.selections import quoted
 from mcq_analytics.windows import HOUR, last_closed_hour_end, ranges
 
+RANGES_NAMED = 3
+
 
 @dataclass(frozen=True)
 class FactStatus:
     """How far a fact is. `done_until` is the end of its latest hour that succeeded.
 
     Missing and failed hours are counted from the partition start to the last hour that is over;
-    the lag is the hours from `done_until` to there.
+    the lag is the hours from `done_until` to there. Hours over which a check found the fact wrong
+    count as failed; `wrong_ranges` names them, and `wrong` says what was found.
     """
 
     name: str
@@ -32,12 +37,16 @@ class FactStatus:
     failed_hours: int
     failed_ranges: str
     last_error: str | None
+    wrong_ranges: str
+    wrong: str | None
     lag_hours: int
     rows: int
 
 
-def fact_statuses(database: Database, settings: Settings) -> list[FactStatus]:
-    """Return the status of every fact.
+def fact_statuses(
+    database: Database, settings: Settings, wrong: Mapping[str, Mapping[datetime, Failure]]
+) -> list[FactStatus]:
+    """Return the status of every fact. `wrong` has the hours, by fact, that a check found wrong.
 
     Raises:
         McqError: the database cannot be read, or `init-db` has not been run.
@@ -68,9 +77,11 @@ def fact_statuses(database: Database, settings: Settings) -> list[FactStatus]:
                     name=fact.name,
                     done_until=done_until,
                     missing_hours=max(0, (closed - start) // HOUR - known),
-                    failed_hours=len(failed),
-                    failed_ranges=", ".join(map(str, ranges(failed)[:3])),
+                    failed_hours=len({*failed, *wrong[fact.name]}),
+                    failed_ranges=_named(failed),
                     last_error=errors[0] if failed and errors else None,
+                    wrong_ranges=_named(wrong[fact.name]),
+                    wrong=_latest(wrong[fact.name]),
                     lag_hours=max(0, (closed - (done_until or start)) // HOUR),
                     rows=rows,
                 )
@@ -78,3 +89,11 @@ def fact_statuses(database: Database, settings: Settings) -> list[FactStatus]:
     except SQLAlchemyError as error:
         raise explain(error, "reading the status") from error
     return found
+
+
+def _named(hours: Iterable[datetime]) -> str:
+    return ", ".join(map(str, ranges(hours)[:RANGES_NAMED]))
+
+
+def _latest(wrong: Mapping[datetime, Failure]) -> str | None:
+    return wrong[max(wrong)].text if wrong else None

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from mcq_analytics import alerts
 from mcq_analytics.definitions.alert_sensor import send_next
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.checks import REMEDY
 from mcq_analytics.definitions.hour_outcomes import wrong_hours
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.incidents import State, with_message
@@ -135,7 +136,9 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
     title, hours, error, link, _ = str(body["text"]).splitlines()
     assert title == "test_funnel_fact is wrong: a check of its rows failed"
     assert hours == f"hours: {hour} (1 in all)"
-    assert error == "last error: values_are_in_range: rows wrong: 1"
+    assert error == (
+        f"last error: the check values_are_in_range failed (rows wrong: 1, wrong: (5)): {REMEDY}"
+    )
     assert link.endswith(spoiled.run_id)
     assert FIRST in wrong_hours(sensor.instance)["test_funnel_fact"]
 

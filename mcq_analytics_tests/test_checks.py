@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.run_errors import error_of_run
 from mcq_analytics.facts import FACTS_BY_NAME, IdType
 from mcq_analytics.storage.audits import Audits, Recomputed
 from mcq_analytics.storage.base_tables import inspect_base_tables
@@ -32,6 +33,7 @@ from mcq_analytics_tests.conftest import (
     made_databases,
 )
 from mcq_analytics_tests.facts_of import execute, run_facts, wrong_rows
+from mcq_analytics_tests.test_cli import call, fails
 
 FIRST = parse_hour("2024-01-01T00:00")
 DAY = Window(FIRST, FIRST + 24 * HOUR)
@@ -219,7 +221,9 @@ def test_a_check_finds_what_is_wrong_when_it_is_run_alone(
     assert found.blocking
 
 
-def test_a_wrong_fact_fails_its_run(answered: Database, instance: DagsterInstance) -> None:
+def test_a_wrong_fact_fails_its_run_and_check_keys_and_remedy_are_named_everywhere(
+    answered: Database, instance: DagsterInstance
+) -> None:
     """As if it were computed wrongly: a trigger spoils each row that the run writes."""
     execute(
         answered,
@@ -229,8 +233,26 @@ def test_a_wrong_fact_fails_its_run(answered: Database, instance: DagsterInstanc
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
         "DELETE FROM analytics.test_funnel_fact",
     )
-    result = run(instance, THREE)
-    assert not result.success
-    found = evaluations(result)
+    command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
+    said = (
+        f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (rows compared: "
+        f"2, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
+    )
+    fails(command, 1, f"error: {said}")
+    [run] = instance.get_runs()
+    assert error_of_run(instance, run.run_id) == said
+    shown = call("status")
+    fails(shown, 1, f"test_funnel_fact is wrong over {THREE}: {said.partition(': ')[2]}")
+    rows = {row.split("\t")[0]: row.split("\t")[3] for row in shown.stdout.splitlines()}
+    assert rows["test_funnel_fact"] == "3"
+    assert rows["test_summary_fact"] == "0"
+
+
+def test_other_facts_of_a_run_are_checked_where_one_is_wrong(
+    answered: Database, check: Callable[[], Found]
+) -> None:
+    execute(answered, "UPDATE analytics.test_funnel_fact SET avg_submit_time = 5")
+    found = check()
     assert not found["test_funnel_fact", checks.RECOMPUTED].passed
+    assert found["test_funnel_fact", checks.IN_RANGE].passed
     assert found["test_summary_fact", checks.RECOMPUTED].passed

@@ -6,7 +6,7 @@ what is downstream of the fact does not go on, and an alert is sent.
 Dagster reads the annotation of a check's context, which therefore must not be put off to a text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -27,9 +27,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.storage.audits import SAMPLE, Audits
+from mcq_analytics.storage.audits import KEYS_NAMED, SAMPLE, Audits
 from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.fingerprints import computed_hours
@@ -44,7 +45,13 @@ FRESH = "fact_is_fresh"
 FRESH_WITHIN = 2 * HOUR
 """The hour that has just closed is computed at five past; one more may be late."""
 
-_KEYS_NAMED = 5
+REMEDY = (
+    "these hours are computed again by the next tick of the schedule, or by mcq-analytics run; if "
+    "that does not mend it, somebody writes into the facts, or it is a defect: report these keys"
+)
+"""What to do where a blocking check fails."""
+
+_KEY_WIDTH = 80
 
 
 def fact_checks() -> list[AssetChecksDefinition]:
@@ -101,7 +108,10 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
 
 
 def _checks(fact: Fact) -> AssetChecksDefinition:
-    @multi_asset_check(name=f"{fact.name}_checks", specs=_specs(fact), can_subset=True)
+    specs = _specs(fact)
+    blocking = {spec.name for spec in specs if spec.blocking}
+
+    @multi_asset_check(name=f"{fact.name}_checks", specs=specs, can_subset=True)
     def checks(
         context: AssetCheckExecutionContext, database: DatabaseResource
     ) -> Iterator[AssetCheckResult]:
@@ -111,14 +121,21 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
             return
         chosen = {key.name for key in context.selected_asset_check_keys}
         opened = database.open()
+        wrong = []
         try:
             engine, schema = opened.engine(), opened.source_schema
             with snapshot_connection(engine, schema) as (connection, base):
                 audits = Audits(fact, base, opened.fact_schema, window)
                 for name in sorted(chosen):
-                    yield _result(name, audits, connection)
+                    result = _result(name, audits, connection)
+                    if not result.passed and name in blocking:
+                        wrong.append(f"the check {name} failed ({result.description})")
+                    yield result
         except SQLAlchemyError as error:
             raise explain(error, f"checking {fact.name} over {window}") from error
+        if wrong:
+            # Dagster would end the step too, with an error that names neither rows nor remedy.
+            raise McqError(f"{fact.name} over {window}: {', '.join(wrong)}: {REMEDY}")
 
     return checks
 
@@ -146,7 +163,7 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
                 "rows_wrong": len(found.wrong),
                 "rows_awaiting_a_run": len(found.awaiting),
             },
-            text=f"wrong: {', '.join(found.wrong[:_KEYS_NAMED])}" if found.wrong else None,
+            keys=found.wrong,
         )
     if name == REFERENCES:
         counts = audits.references(connection)
@@ -157,12 +174,13 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
             counts=counts,
             severity=AssetCheckSeverity.WARN,
         )
-    count = {
+    broken = {
         UNIQUE_KEYS: audits.doubled_keys,
         IN_RANGE: audits.rows_out_of_range,
         TOTALS: audits.rows_with_wrong_totals,
     }[name](connection)
-    return _outcome(name, audits, passed=count == 0, counts={"rows_wrong": count})
+    counts = {"rows_wrong": broken.rows}
+    return _outcome(name, audits, passed=not broken.rows, counts=counts, keys=broken.keys)
 
 
 def _freshness(audits: Audits, connection: Connection) -> AssetCheckResult:
@@ -187,9 +205,12 @@ def _outcome(
     passed: bool,
     counts: Mapping[str, int],
     text: str | None = None,
+    keys: Sequence[str] = (),
     severity: AssetCheckSeverity = AssetCheckSeverity.ERROR,
 ) -> AssetCheckResult:
     said = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
+    if keys:
+        said.append(f"wrong: {', '.join(map(_in_short, keys[:KEYS_NAMED]))}")
     return AssetCheckResult(
         check_name=name,
         asset_key=AssetKey(audits.fact.name),
@@ -202,6 +223,10 @@ def _outcome(
             "window_end": MetadataValue.timestamp(audits.window.end),
         },
     )
+
+
+def _in_short(key: str) -> str:
+    return key if len(key) <= _KEY_WIDTH else f"{key[:_KEY_WIDTH]}…"
 
 
 def blocking_checks() -> list[AssetCheckKey]:

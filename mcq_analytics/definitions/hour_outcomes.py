@@ -20,7 +20,7 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy.engine import Engine
 
-from mcq_analytics.definitions.checks import blocking_checks, window_of
+from mcq_analytics.definitions.checks import REMEDY, blocking_checks, window_of
 from mcq_analytics.definitions.in_progress import BACKFILL_TAG, is_retried
 from mcq_analytics.definitions.partitions import hour_of
 from mcq_analytics.definitions.run_errors import error_of_run
@@ -109,7 +109,8 @@ def wrong_hours(instance: DagsterInstance) -> dict[str, dict[datetime, Failure]]
             window = window_of(evaluation.metadata)
             if window is None:
                 continue
-            failure = Failure(record.run_id, f"{key.name}: {evaluation.description}")
+            said = f"the check {key.name} failed ({evaluation.description}): {REMEDY}"
+            failure = Failure(record.run_id, said)
             for one in window.chunks(1):
                 evaluated.setdefault(one.start, None if evaluation.passed else failure)
         found = {hour: failure for hour, failure in evaluated.items() if failure is not None}

@@ -23,17 +23,21 @@ from mcq_analytics.windows import Window, ranges
 SAMPLE = 20
 """Rows of a window that are computed again: all their history is read, in one session."""
 
+KEYS_NAMED = 5
+"""Keys of wrong rows that are told."""
+
 _TOUCHED = "(SELECT DISTINCT {key} FROM {hours} h WHERE {hours_in_window})"
 
 _DOUBLED_KEYS = f"""
-    SELECT count(*) FROM (
-        SELECT 1 FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}})
-        GROUP BY {{key}} HAVING count(*) > 1
-    ) doubled
+    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
+    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}})
+    GROUP BY {{key}} HAVING count(*) > 1 ORDER BY {{key}} LIMIT :named
 """
 
 _BROKEN_ROWS = f"""
-    SELECT count(*) FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}}) WHERE NOT ({{rule}})
+    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
+    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}}) WHERE NOT ({{rule}})
+    ORDER BY {{key}} LIMIT :named
 """
 
 TOTALS_RULE = (
@@ -207,6 +211,14 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Broken:
+    """Rows that break a rule: how many there are, and the first keys of them."""
+
+    rows: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recomputed:
     """A sample of rows computed again: its size, and the keys of the rows that differ.
 
@@ -228,17 +240,17 @@ class Audits:
     schema: str
     window: Window
 
-    def doubled_keys(self, connection: Connection) -> int:
-        """Return how many keys have more than one row."""
-        return self._count(connection, _DOUBLED_KEYS)
+    def doubled_keys(self, connection: Connection) -> Broken:
+        """Return the keys that have more than one row."""
+        return self._broken(connection, _DOUBLED_KEYS)
 
-    def rows_out_of_range(self, connection: Connection) -> int:
-        """Return how many rows break what is true of every row of the fact."""
-        return self._count(connection, _BROKEN_ROWS, rule=RANGE_RULES[self.fact.name])
+    def rows_out_of_range(self, connection: Connection) -> Broken:
+        """Return the rows that break what is true of every row of the fact."""
+        return self._broken(connection, _BROKEN_ROWS, rule=RANGE_RULES[self.fact.name])
 
-    def rows_with_wrong_totals(self, connection: Connection) -> int:
-        """Return how many rows of the funnel do not add up."""
-        return self._count(connection, _BROKEN_ROWS, rule=TOTALS_RULE)
+    def rows_with_wrong_totals(self, connection: Connection) -> Broken:
+        """Return the rows of the funnel that do not add up."""
+        return self._broken(connection, _BROKEN_ROWS, rule=TOTALS_RULE)
 
     def references(self, connection: Connection) -> dict[str, int]:
         """Return how many base rows of the window have no counterpart, by what they lack."""
@@ -307,9 +319,14 @@ class Audits:
     def _bound(self) -> dict[str, object]:
         return {"window_start": self.window.start, "window_end": self.window.end}
 
-    def _count(self, connection: Connection, template: str, **more: str) -> int:
-        found = connection.execute(text(self._fill(template, **more)), self._bound).scalar_one()
-        return int(found)
+    def _count(self, connection: Connection, template: str) -> int:
+        return int(connection.execute(text(self._fill(template)), self._bound).scalar_one())
+
+    def _broken(self, connection: Connection, template: str, **more: str) -> Broken:
+        rows = connection.execute(
+            text(self._fill(template, **more)), {**self._bound, "named": KEYS_NAMED}
+        ).all()
+        return Broken(rows[0].rows if rows else 0, tuple(row.key for row in rows))
 
     def _fill(self, template: str, **more: str) -> str:
         names = {
