@@ -426,14 +426,14 @@ def _span(database: Database) -> Window | None:
     """Return the hours from the first to the last row of the base tables that are over."""
     from sqlalchemy import text  # noqa: PLC0415
 
-    from mcq_analytics.storage.selections import quoted  # noqa: PLC0415
+    from mcq_analytics.storage.selections import EARLIEST, quoted  # noqa: PLC0415
 
     schema = database.source_schema
     statement = text(
         "SELECT min(moment), max(moment) FROM ("
         f'SELECT CAST("timestamp" AS timestamptz) AS moment FROM {quoted(schema, "answers")} '
         f"UNION ALL SELECT submit_time FROM {quoted(schema, 'submissions')}"
-        ") AS rows WHERE isfinite(moment)"
+        f") AS rows WHERE moment BETWEEN {EARLIEST} AND now()"
     )
     first, last = _within(
         database,

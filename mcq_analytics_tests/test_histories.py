@@ -12,6 +12,7 @@ and end with `state.teardown()`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
@@ -43,7 +44,7 @@ from mcq_analytics.storage.spark_session import QUICK_RECORDS
 from mcq_analytics.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows
+from mcq_analytics_tests.facts_of import contents, execute, run_facts, wrong_rows
 from mcq_analytics_tests.tally import TALLY
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
@@ -60,18 +61,22 @@ moments = st.builds(
 )
 students, tests, questions = st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)
 sessions = st.sampled_from([1, 2, 3, None])
-options = st.sampled_from(["A", "B", None])
+options = st.sampled_from(["A", "a", "B", None])
 statuses = st.sampled_from(["completed", "Completed", "timeout", None])
-expiries = st.one_of(st.sampled_from([None, "infinity"]), moments)
+expiries = st.one_of(
+    st.sampled_from([None, "infinity", "-infinity", "294276-12-31 23:59:59", "4713-01-01 BC"]),
+    moments,
+)
 facts = st.sampled_from(["all", "all", *FACTS_BY_NAME])
 answer_columns = st.tuples(students, tests, questions, sessions, options, moments)
 
 
 def literal(value: object) -> str:
-    """Return a value as SQL has it."""
+    """Return a value as SQL has it: a time is one of the first of January, or has a date."""
     if value is None:
         return "NULL"
-    return f"'2024-01-01 {value}Z'" if ":" in str(value) else f"'{value}'"
+    is_time = re.match(r"\d+:", str(value)) is not None
+    return f"'2024-01-01 {value}Z'" if is_time else f"'{value}'"
 
 
 class History(RuleBasedStateMachine):
@@ -203,10 +208,10 @@ class History(RuleBasedStateMachine):
         student, test, moment = submission
         return f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
 
-    @rule(session=st.integers(1, 3), expiry=expiries, gone=st.booleans())
-    def change_session(self, session: int, expiry: str | None, gone: bool) -> None:
+    @rule(session=st.integers(1, 3), rows=st.lists(expiries, max_size=3))
+    def change_session(self, session: int, rows: list[str | None]) -> None:
         replace = f"DELETE FROM sessions WHERE session_id = {session}"
-        if not gone:
+        for expiry in rows:
             replace += f"; INSERT INTO sessions VALUES ({session}, {literal(expiry)})"
         self.change(
             "a session is added, deleted or expires at another time",
@@ -214,10 +219,10 @@ class History(RuleBasedStateMachine):
             replace,
         )
 
-    @rule(question=questions, option=options, gone=st.booleans())
-    def change_answer_key(self, question: int, option: str | None, gone: bool) -> None:
+    @rule(question=questions, rows=st.lists(options, max_size=3))
+    def change_answer_key(self, question: int, rows: list[str | None]) -> None:
         replace = f"DELETE FROM questions WHERE question_id = {question}"
-        if not gone:
+        for option in rows:
             replace += f"; INSERT INTO questions VALUES ({question}, {literal(option)})"
         self.change(
             "an answer key is added, changed or deleted", f"question_id = {question}", replace
@@ -292,7 +297,12 @@ class History(RuleBasedStateMachine):
 def history(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> type[History]:
-    """Return what makes a history in an empty database."""
+    """Return what makes a history in an empty database. A key or a session may stand twice."""
+    execute(
+        database,
+        "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
+        "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey",
+    )
     monkeypatch.setattr(History, "world", (database, spark, monkeypatch), raising=False)
     return History
 
