@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcq_analytics.errors import UsageError
+from mcq_analytics.masking import mask
 from mcq_analytics.progress import progress_bar
 from mcq_analytics.settings import load_settings
 from mcq_analytics.windows import (
@@ -64,7 +65,7 @@ class Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except Exception as error:
-            from mcq_analytics.storage.faults import explain, mask  # noqa: PLC0415
+            from mcq_analytics.storage.faults import explain  # noqa: PLC0415
 
             if "--verbose" in arguments:
                 click.echo(mask(traceback.format_exc()), err=True)
@@ -369,13 +370,10 @@ def _within(database: Database, doing: str, work: Callable[[Connection], Result]
     """Do some work in one transaction; errors say what was being done."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from mcq_analytics.storage.faults import explain  # noqa: PLC0415
+    from mcq_analytics.storage.faults import explaining  # noqa: PLC0415
 
-    try:
-        with database.engine().begin() as connection:
-            return work(connection)
-    except SQLAlchemyError as error:
-        raise explain(error, doing) from error
+    with explaining(doing, SQLAlchemyError), database.engine().begin() as connection:
+        return work(connection)
 
 
 def _base_tables(database: Database) -> BaseTables:

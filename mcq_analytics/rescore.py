@@ -18,7 +18,7 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.corrections import Corrections, Moves
 from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import stale_hours
 from mcq_analytics.windows import Window, last_closed_hour_end, ranges
 
@@ -52,27 +52,23 @@ def find_rescore(
         McqError: the database cannot be read.
 
     """
-    try:
-        with snapshot_connection(database.engine(), database.source_schema) as (connection, base):
-            corrections = Corrections(base, database.fact_schema)
-            asked = None
-            if question is not None:
-                asked = corrections.hours_of_question(connection, question)
-                if asked is None:
-                    raise UsageError(
-                        f"no question {question!r}: it has no answer key and no answers"
-                    )
-            stale: set[datetime] = set()
-            for window in _windows_to_compare(settings, asked):
-                for fact in FACTS:
-                    found = stale_hours(connection, base, database.fact_schema, fact, window)
-                    stale |= {hour for hour in found if asked is None or hour in asked}
-                progress(window.hours)
-            return Rescore(
-                bridged(stale), len(stale), corrections.moves(connection, stale, question)
-            )
-    except SQLAlchemyError as error:
-        raise explain(error, "comparing the facts with the base tables") from error
+    with (
+        explaining("comparing the facts with the base tables", SQLAlchemyError),
+        snapshot_connection(database.engine(), database.source_schema) as (connection, base),
+    ):
+        corrections = Corrections(base, database.fact_schema)
+        asked = None
+        if question is not None:
+            asked = corrections.hours_of_question(connection, question)
+            if asked is None:
+                raise UsageError(f"no question {question!r}: it has no answer key and no answers")
+        stale: set[datetime] = set()
+        for window in _windows_to_compare(settings, asked):
+            for fact in FACTS:
+                found = stale_hours(connection, base, database.fact_schema, fact, window)
+                stale |= {hour for hour in found if asked is None or hour in asked}
+            progress(window.hours)
+        return Rescore(bridged(stale), len(stale), corrections.moves(connection, stale, question))
 
 
 def bridged(hours: Iterable[datetime]) -> list[Window]:

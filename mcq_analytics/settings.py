@@ -12,10 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 from dotenv import dotenv_values
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from mcq_analytics.database_urls import read_postgres_url
 from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.masking import remember
 from mcq_analytics.windows import parse_hour
 
 ENVIRONMENTS = ("dev", "test", "prod")
@@ -89,6 +90,7 @@ def load_settings(env: str | None = None, directory: Path | None = None) -> Sett
 
     """
     values = _environment(directory or Path.cwd())
+    _remember_secrets(values)
     chosen = env if env is not None else values.get("MCQ_ENV", "dev")
     if chosen not in ENVIRONMENTS:
         raise UsageError(
@@ -122,6 +124,14 @@ def _environment(directory: Path) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value}
 
 
+def _remember_secrets(values: Mapping[str, str]) -> None:
+    """Note what is a secret whatever else is set; a URL's passwords are noted as it is read."""
+    remember(*(values.get(name) for name in ("SLACK_TOKEN", "SMTP_PASSWORD", "PGPASSWORD")))
+    webhook = values.get("SLACK_WEBHOOK_URL", "")
+    _, _, path = webhook.partition("://")[2].partition("/")
+    remember(webhook, path, path.rpartition("/")[2])
+
+
 def _database_url(env: str, values: Mapping[str, str]) -> URL | None:
     name = f"DB_{env.upper()}_URL"
     url = _postgres_url(name, values)
@@ -132,18 +142,7 @@ def _database_url(env: str, values: Mapping[str, str]) -> URL | None:
 
 def _postgres_url(name: str, values: Mapping[str, str]) -> URL | None:
     text = values.get(name)
-    if text is None:
-        return None
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        # The text may hold a password: it is not repeated.
-        raise McqError(
-            f"{name} is not a URL; write it as postgresql://user:password@host:5432/database"
-        ) from None
-    if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise McqError(f"{name} is a {url.get_backend_name()} URL; it must be postgresql://…")
-    return url.set(drivername="postgresql+psycopg2")
+    return None if text is None else read_postgres_url(name, text)
 
 
 def _partition_start(values: Mapping[str, str]) -> datetime:

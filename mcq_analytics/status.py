@@ -14,7 +14,7 @@ from mcq_analytics.incidents import Failure
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.metadata import get_last_successful_runs, hour_statuses
 from mcq_analytics.storage.selections import quoted
 from mcq_analytics.windows import HOUR, last_closed_hour_end, ranges
@@ -56,7 +56,7 @@ def fact_statuses(
     closed = last_closed_hour_end()
     start = settings.partition_start
     found = []
-    try:
+    with explaining("reading the status", SQLAlchemyError):
         for fact in FACTS:
             statuses = hour_statuses(engine, fact.name, settings)
             done = [hour for hour, status in statuses.items() if status == SUCCESS]
@@ -86,8 +86,6 @@ def fact_statuses(
                     rows=rows,
                 )
             )
-    except SQLAlchemyError as error:
-        raise explain(error, "reading the status") from error
     return found
 
 

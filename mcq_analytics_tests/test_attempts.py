@@ -155,7 +155,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
     """Compute the funnel of nine o'clock; a task executes `statement` while Spark computes."""
-    url = database.libpq_uri("disturber")
+    url = database.conninfo("disturber")
 
     def disturb(batches: Iterator[Any]) -> Iterator[Any]:
         from adbc_driver_postgresql import dbapi  # noqa: PLC0415
@@ -360,7 +360,7 @@ def test_a_task_that_fails_after_its_rows_were_committed_doubles_none(
         if context.attemptNumber() == 0:
             raise RuntimeError("the task fails after its copy")
 
-    url = answered.libpq_uri()
+    url = answered.conninfo()
     rows = copying(frame, url, "analytics", "staged").mapInArrow(fail_once, "task_attempt_id long")
     tasks = [row.task_attempt_id for row in rows.collect()]
     assert scalar(answered, "SELECT count(*) FROM analytics.staged") == 2
@@ -385,7 +385,7 @@ def test_rows_are_copied_by_several_tasks_and_all_arrive(
 ) -> None:
     execute(database, "CREATE TABLE analytics.staged (id bigint, task_attempt_id bigint)")
     frame = spark.range(0, 10_000, 1, 4)
-    tasks = copy_to_staging(frame, database.libpq_uri(), "analytics", "staged")
+    tasks = copy_to_staging(frame, database.conninfo(), "analytics", "staged")
     assert len(set(tasks)) == 4
     assert (
         scalar(

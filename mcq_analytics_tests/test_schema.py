@@ -158,7 +158,7 @@ def test_the_roles_can_do_their_work_and_no_more(empty_database: Database) -> No
                 "ON_ERROR_STOP=1",
                 "-f",
                 str(CHECKOUT / "mcq_analytics/storage/roles.sql"),
-                empty_database.libpq_uri(),
+                empty_database.conninfo(),
             ],
             check=True,
             capture_output=True,

@@ -32,7 +32,7 @@ from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import FAILED
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.metadata import hour_statuses
 from mcq_analytics.windows import HOUR, Window, format_hour, ranges
 
@@ -86,7 +86,7 @@ def plan(
     """
     wanted = {fact.name: {hour.start for hour in window.chunks(1)} for fact in FACTS}
     if only_missing or only_failed:
-        try:
+        with explaining("reading which hours are missing or failed", SQLAlchemyError):
             engine = database.engine()
             end_dead_runs(instance)
             record_failed_runs(instance, settings, engine)
@@ -98,8 +98,6 @@ def plan(
                     if (only_missing and hour not in statuses)
                     or (only_failed and statuses.get(hour) == FAILED)
                 }
-        except SQLAlchemyError as error:
-            raise explain(error, "reading which hours are missing or failed") from error
     pieces = []
     for part in window.chunks(chunk):
         inside = {

@@ -32,7 +32,7 @@ from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.audits import KEYS_NAMED, SAMPLE, Audits
 from mcq_analytics.storage.base_snapshot import snapshot_connection
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import computed_hours
 from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end
 
@@ -122,17 +122,16 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
         chosen = {key.name for key in context.selected_asset_check_keys}
         opened = database.open()
         wrong = []
-        try:
-            engine, schema = opened.engine(), opened.source_schema
-            with snapshot_connection(engine, schema) as (connection, base):
-                audits = Audits(fact, base, opened.fact_schema, window)
-                for name in sorted(chosen):
-                    result = _result(name, audits, connection)
-                    if not result.passed and name in blocking:
-                        wrong.append(f"the check {name} failed ({result.description})")
-                    yield result
-        except SQLAlchemyError as error:
-            raise explain(error, f"checking {fact.name} over {window}") from error
+        with (
+            explaining(f"checking {fact.name} over {window}", SQLAlchemyError),
+            snapshot_connection(opened.engine(), opened.source_schema) as (connection, base),
+        ):
+            audits = Audits(fact, base, opened.fact_schema, window)
+            for name in sorted(chosen):
+                result = _result(name, audits, connection)
+                if not result.passed and name in blocking:
+                    wrong.append(f"the check {name} failed ({result.description})")
+                yield result
         if wrong:
             # Dagster would end the step too, with an error that names neither rows nor remedy.
             raise McqError(f"{fact.name} over {window}: {', '.join(wrong)}: {REMEDY}")

@@ -14,6 +14,7 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 
 from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import sqlalchemy_text
 from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url
 
 EVENTS_PER_BATCH = "1000"
@@ -89,7 +90,7 @@ class InstanceStorage(DagsterPostgresStorage):
             url = embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
                 {"options": "-c synchronous_commit=off"}
             )
-        text = url.render_as_string(hide_password=False)
+        text = sqlalchemy_text(url)
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
         engine = create_engine(

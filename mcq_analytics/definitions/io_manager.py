@@ -24,7 +24,7 @@ from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkRe
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS_BY_NAME
 from mcq_analytics.storage.attempts import Attempt, AttemptReport
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.windows import Window, format_hour
 
 
@@ -58,12 +58,13 @@ class PostgresIOManager(ConfigurableIOManager):
                 f"{context.asset_key.to_user_string()} can be loaded for the facts only: "
                 "read the table from PostgreSQL instead"
             )
-        try:
-            attempt = self._attempts.get(name) or self._open(context, name)
-            return attempt.read(self.spark.session(attempt.record_count), context.name)
-        except Exception as error:
-            self._end(name, error)
-            raise explain(error, f"{name}: reading {context.name}") from error
+        with explaining(f"{name}: reading {context.name}"):
+            try:
+                attempt = self._attempts.get(name) or self._open(context, name)
+                return attempt.read(self.spark.session(attempt.record_count), context.name)
+            except Exception as error:
+                self._end(name, error)
+                raise
 
     def handle_output(self, context: OutputContext, obj: DataFrame) -> None:
         """Compute the fact's touched rows, upsert them, and record the attempt, at once.
@@ -74,11 +75,12 @@ class PostgresIOManager(ConfigurableIOManager):
         """
         name = context.asset_key.path[-1]
         attempt = self._attempts[name]
-        try:
-            report = attempt.commit(obj)
-        except Exception as error:
-            self._end(name, error)
-            raise explain(error, f"{name} over {attempt.window}") from error
+        with explaining(f"{name} over {attempt.window}"):
+            try:
+                report = attempt.commit(obj)
+            except Exception as error:
+                self._end(name, error)
+                raise
         self._end(name, None)
         context.add_output_metadata(_metadata(name, attempt.table, attempt.window, report))
 

@@ -34,7 +34,7 @@ from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.corrections import Corrections
 from mcq_analytics.storage.fact_tables import SUCCESS
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import stale_hours
 from mcq_analytics.storage.metadata import hour_statuses
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
@@ -96,12 +96,10 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
             return SkipReason("The first hour is not over yet.")
         span = Window(settings.partition_start, closed)
         busy = hours_in_progress(context.instance)
-        try:
+        with explaining("comparing the base tables with the facts", SQLAlchemyError):
             findings, progress = _observe(
                 database, settings, span, Progress.from_cursor(context.cursor)
             )
-        except SQLAlchemyError as error:
-            raise explain(error, "comparing the base tables with the facts") from error
         found = requests(findings.hours, busy, settings.catch_up_hours)
         asked = {hour.start for request in found for hour in request.window.chunks(1)}
         return SensorResult(

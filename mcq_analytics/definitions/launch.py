@@ -33,7 +33,7 @@ from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics.storage.embedded import ignore_git
-from mcq_analytics.storage.faults import explain
+from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.metadata import get_time_range
 from mcq_analytics.windows import Window, format_hour
 
@@ -90,13 +90,11 @@ def window_to_run(
 
     """
     engine = database.engine()
-    try:
+    with explaining("reading etl_metadata", SQLAlchemyError):
         bounds = [get_time_range(engine, fact.name, start, end) for fact in FACTS]
         if skip_done:
             open_from = min(get_time_range(engine, fact.name)[0] for fact in FACTS)
             bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
-    except SQLAlchemyError as error:
-        raise explain(error, "reading etl_metadata") from error
     begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
     if begin >= finish:
         return None
@@ -122,16 +120,16 @@ def run_window(
     logging.getLogger("dagster").setLevel(logging.ERROR)
     job = build_definitions(settings).resolve_job_def(FACTS_JOB)
     totals = {fact.name: FactTotals() for fact in FACTS}
-    try:
-        with DagsterInstance.get() as instance:
-            end_dead_runs(instance)
-            record_failed_runs(instance, settings, open_database(settings).engine())
-            for chunk in window.chunks(HOURS_PER_RUN):
-                _add(totals, _execute(job, instance, chunk))
-                if progress is not None:
-                    progress(chunk.hours, chunk.end)
-    except SQLAlchemyError as error:
-        raise explain(error, "the records of past runs") from error
+    with (
+        explaining("the records of past runs", SQLAlchemyError),
+        DagsterInstance.get() as instance,
+    ):
+        end_dead_runs(instance)
+        record_failed_runs(instance, settings, open_database(settings).engine())
+        for chunk in window.chunks(HOURS_PER_RUN):
+            _add(totals, _execute(job, instance, chunk))
+            if progress is not None:
+                progress(chunk.hours, chunk.end)
     return totals
 
 

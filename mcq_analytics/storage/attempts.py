@@ -530,7 +530,7 @@ class Attempt:
         return quoted(self._database.fact_schema, self._staging_name(part))
 
     def _url(self) -> str:
-        return self._database.libpq_uri(
+        return self._database.conninfo(
             f"{APPLICATION_NAME} {self.run_id[:8]} task", lock_timeout=READER_LOCK_TIMEOUT
         )
 

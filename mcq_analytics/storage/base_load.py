@@ -92,7 +92,7 @@ def copy_base_tables(
     counts = {}
     at = under_way or UnderWay()
     schema = database.source_schema
-    with dbapi.connect(database.libpq_uri()) as connection, connection.cursor() as cursor:
+    with dbapi.connect(database.conninfo()) as connection, connection.cursor() as cursor:
         for table in LOAD_ORDER:
             if table in tables:
                 at.table = table

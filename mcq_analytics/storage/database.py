@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import quote
 
+from psycopg2.extensions import make_dsn
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
+from mcq_analytics.database_urls import DRIVER
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.embedded import embedded_url
 
@@ -60,39 +61,70 @@ class Database:
 
         A run needs a handful of connections, each for its own purpose and of its own life.
         """
-        query = dict(self.url.query)
-        options = self._options(query.pop("options", ""))
         return create_engine(
-            self.url.set(query=query),
+            URL.create(DRIVER),
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args={
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "application_name": application_name,
-                "options": options,
-            },
+            connect_args=self._parameters(application_name),
         )
 
-    def libpq_uri(self, application_name: str = APPLICATION_NAME, **settings: str) -> str:
-        """Return a URI, password included, for libraries that connect through libpq.
+    def conninfo(self, application_name: str = APPLICATION_NAME, **settings: str) -> str:
+        """Return a libpq connection string, password included, for libraries that take one.
 
         `settings` are server settings of the session beside those that every session has.
         """
-        query = {key: value for key, value in self.url.query.items() if isinstance(value, str)}
-        query["options"] = self._options(query.get("options", ""), settings)
-        query["application_name"] = application_name
-        query.setdefault("connect_timeout", str(CONNECT_TIMEOUT_SECONDS))
-        authority = self.url.set(drivername="postgresql", query={})
-        pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
-        return f"{authority.render_as_string(hide_password=False)}?{pairs}"
+        return make_dsn(**self._parameters(application_name, settings))
 
-    def _options(self, given: str | tuple[str, ...], settings: dict[str, str] | None = None) -> str:
+    def _parameters(
+        self, application_name: str, settings: dict[str, str] | None = None
+    ) -> dict[str, str]:
+        given = libpq_parameters(self.url)
+        return {
+            "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
+            **given,
+            "application_name": application_name,
+            "options": self._options(given.get("options", ""), settings),
+        }
+
+    def _options(self, given: str, settings: dict[str, str] | None) -> str:
         """Return libpq's `options`: what the URL gives, after our session settings."""
         ours = {**self.session_settings, **(settings or {})}
         words = [f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in ours.items()]
-        if isinstance(given, str) and given:
-            words.append(given)
-        return " ".join(words)
+        return " ".join([*words, given] if given else words)
+
+
+def libpq_parameters(url: URL) -> dict[str, str]:
+    """Return what libpq is to be given for a URL, by its names: host, port, user, dbname and more.
+
+    All connections are made of these, never of a text: libraries read a URL in different ways.
+    """
+    parts = {
+        "host": url.host,
+        "port": url.port,
+        "user": url.username,
+        "password": url.password,
+        "dbname": url.database,
+    }
+    query = {
+        name: value if isinstance(value, str) else ",".join(value)
+        for name, value in url.query.items()
+    }
+    return {name: str(value) for name, value in {**parts, **query}.items() if value}
+
+
+def sqlalchemy_text(url: URL) -> str:
+    """Return a URL as a text, password included, that SQLAlchemy reads as it was meant.
+
+    It does not decode the name of a database, nor a host: those stand in the query, which it does.
+    """
+    query = libpq_parameters(url)
+    hosts, port = query.get("host", "").count(",") + 1, query.get("port")
+    if port is not None and "," not in port:
+        query["port"] = ",".join([port] * hosts)
+    user = query.pop("user", None)
+    password = query.pop("password", None) if user else None
+    authority = URL.create(DRIVER, username=user, password=password, query=query)
+    return authority.render_as_string(hide_password=False)
 
 
 def open_database(settings: Settings) -> Database:

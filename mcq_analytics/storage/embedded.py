@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.storage.faults import first_line
 
 FACT_DATABASE = "mcq"
 DAGSTER_DATABASE = "dagster"
@@ -84,4 +85,4 @@ def _create_database(server: URL, database: str) -> None:
     except (ProgrammingError, IntegrityError):
         pass  # another process made it, or makes it at this very moment
     except OperationalError as error:
-        raise McqError(f"the embedded PostgreSQL does not answer: {error.orig}") from error
+        raise McqError(f"the embedded PostgreSQL does not answer: {first_line(error)}") from error

@@ -15,7 +15,9 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.masking import without_secrets
 from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
+from mcq_analytics.storage.faults import first_line
 from mcq_analytics.storage.java import ensure_java
 from mcq_analytics.storage.launchers import python_launcher
 
@@ -166,8 +168,8 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
             f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
-            f"{str(error).strip().splitlines()[0]}; see {log}"
-        ) from error
+            f"{first_line(error)}; see {log}"
+        ) from without_secrets(error)
     # pyspark would print every failed query with its whole Java trace; the error has what matters.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     return session

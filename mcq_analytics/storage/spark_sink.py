@@ -33,6 +33,7 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
         from pyspark import TaskContext  # noqa: PLC0415
 
         from mcq_analytics.storage.task_connections import connect_task  # noqa: PLC0415
+        from mcq_analytics.storage.task_errors import telling_the_driver  # noqa: PLC0415
 
         context = TaskContext.get()
         assert context is not None
@@ -45,7 +46,11 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
                 yield first
                 yield from filled
 
-            with connect_task(url) as connection, connection.cursor() as cursor:
+            with (
+                telling_the_driver(url),
+                connect_task(url) as connection,
+                connection.cursor() as cursor,
+            ):
                 cursor.adbc_ingest(
                     table,
                     pa.RecordBatchReader.from_batches(first.schema, stream()),

@@ -135,15 +135,23 @@ class SnapshotReader(DataSourceReader):
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
         from mcq_analytics.storage.task_connections import connect_task  # noqa: PLC0415
+        from mcq_analytics.storage.task_errors import (  # noqa: PLC0415
+            lost_connection,
+            telling_the_driver,
+        )
 
         options = self._options
         rows = 0
-        with connect_task(options["url"]) as connection, connection.cursor() as cursor:
+        with (
+            telling_the_driver(options["url"]),
+            connect_task(options["url"]) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(options["extent"])
             extent = cursor.fetchone()
             if extent is None:
                 # Unlogged tables are empty after a crash; the snapshot has gone with it.
-                raise ConnectionError("the connection was lost with the server, which restarted")
+                raise lost_connection("the connection was lost with the server, which restarted")
             _, snapshot, blocks = extent
             first, end = (
                 blocks * index // partition.count

@@ -18,7 +18,7 @@ class _StaysOpen:
 
 
 def connect_task(url: str) -> dbapi.Connection:
-    """Return a connection of a task to the database of a libpq URL; close it as any other.
+    """Return a connection of a task to the database of a libpq conninfo; close it as any other.
 
     Raises:
         adbc_driver_manager.Error: the server cannot be reached, or refuses.
