@@ -93,7 +93,7 @@ def _written(secret: str) -> Iterator[str]:
         one = rf"(?:{'|'.join(_ways_to_write(character))})"
         if character == "\\":
             # Each escaping of the text doubles them.
-            yield rf"(?:\\{{{count},{8 * count}}}|{one}{{{count}}})"
+            yield rf"(?:{one}{{{count}}}|\\{{{count},{8 * count}}})"
         else:
             yield one * count
 
@@ -101,8 +101,7 @@ def _written(secret: str) -> Iterator[str]:
 def _ways_to_write(character: str) -> Iterator[str]:
     code = ord(character)
     octets = character.encode("utf-8", "surrogateescape")
-    if character != "\\":
-        yield rf"\\{{0,8}}{re.escape(character)}"
+    # Short ways come last: the first that matches is taken, and would leave the rest of another.
     yield "(?i:" + "".join(f"%(?:25){{0,2}}{octet:02x}" for octet in octets) + ")"
     if character == " ":
         yield r"\+"
@@ -119,3 +118,5 @@ def _ways_to_write(character: str) -> Iterator[str]:
         yield f"&{codepoint2name[code]};"
     if character == "'":
         yield "&apos;"
+    if character != "\\":
+        yield rf"\\{{0,8}}{re.escape(character)}"

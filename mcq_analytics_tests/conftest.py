@@ -102,6 +102,7 @@ def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(SETTINGS) and name not in ("SPARK_LOCAL_IP", "DAGSTER_EVENT_BATCH_SIZE"):
             monkeypatch.delenv(name)
+    monkeypatch.setattr("mcq_analytics.masking._remembered", set())
     monkeypatch.setenv("MCQ_HOME", str(tmp_path / ".mcq"))
     monkeypatch.chdir(tmp_path)
 
@@ -114,8 +115,8 @@ def create_database(server: URL, name: str, template: str | None = None) -> URL:
     own = f"{name}_{WORKER}"
     engine = Database(server, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        source = f" TEMPLATE {template}" if template else ""
-        connection.execute(text(f"CREATE DATABASE {own}{source}"))
+        source = f' TEMPLATE "{template}"' if template else ""
+        connection.execute(text(f'CREATE DATABASE "{own}"{source}'))
     return server.set(database=own)
 
 
@@ -123,7 +124,7 @@ def drop_database(url: URL) -> None:
     """Drop a database, whoever is connected."""
     engine = Database(url.set(database="postgres"), "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"DROP DATABASE {url.database} WITH (FORCE)"))
+        connection.execute(text(f'DROP DATABASE "{url.database}" WITH (FORCE)'))
 
 
 def end_sessions(url: URL) -> None:

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from dagster import DagsterInstance
-from sqlalchemy import make_url, text
+from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 from mcq_analytics.facts import FACTS, IdType
+from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics_tests.conftest import (
     CHECKOUT,
@@ -23,10 +26,11 @@ from mcq_analytics_tests.conftest import (
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 from mcq_analytics_tests.servers import OwnServer
 
-PASSWORD = "s3cret-p4ss"
-WRONG_PASSWORD = "wr0ng-p4ss"
+PASSWORD = "s3cret p4ss%@/'\\é"
+WRONG_PASSWORD = "wr0ng p4zz%@/'\\é"
 WEBHOOK = "http://127.0.0.1:1/services/s3cret-h00k"
-SECRETS = (PASSWORD, WRONG_PASSWORD, "s3cret-h00k")
+SECRETS = ("s3cret", "p4ss", "wr0ng", "p4zz", "h00k")
+"""Their parts, which no way to write them changes."""
 WITH_PAGES = "spark.ui.enabled=true;spark.ui.port=0"
 
 
@@ -34,11 +38,16 @@ WITH_PAGES = "spark.ui.enabled=true;spark.ui.port=0"
 def protected(
     own_server: OwnServer, own_templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """A database that is reached with a password."""
-    url = create_database(
-        own_server.url(own_server.port), "protected", own_templates(IdType.BIGINT)
+    """A database that is reached with a password; all names hold blanks and special characters."""
+    owner = own_server.url(own_server.port)
+    quoted = PASSWORD.replace("'", "''")
+    execute(
+        Database(owner, "public", "analytics"),
+        f"CREATE ROLE \"odd us@r\" SUPERUSER LOGIN PASSWORD '{quoted}'",
     )
-    monkeypatch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
+    odd = owner.set(username="odd us@r", password=PASSWORD)
+    url = create_database(odd, "a b/c", own_templates(IdType.BIGINT))
+    monkeypatch.setenv("DB_DEV_URL", as_settings_have_it(url))
     monkeypatch.setenv("ALERT_METHOD", "slack")
     monkeypatch.setenv("SLACK_WEBHOOK_URL", WEBHOOK)
     database = Database(url, "public", "analytics")
@@ -52,15 +61,20 @@ def protected(
     drop_database(url)
 
 
+def as_settings_have_it(url: URL) -> str:
+    user, password, name = (
+        quote(part or "", safe="") for part in (url.username, url.password, url.database)
+    )
+    return f"postgresql://{user}:{password}@{url.host}:{url.port}/{name}"
+
+
 @pytest.fixture
 def recorded(
-    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """An instance whose records are reached with a password."""
-    url = create_database(own_server.url(own_server.port), "records")
-    with opened_instance(
-        url.render_as_string(hide_password=False), tmp_path, monkeypatch
-    ) as instance:
+    """An instance whose records are reached with the same password."""
+    url = create_database(protected.url, "records, too")
+    with opened_instance(as_settings_have_it(url), tmp_path, monkeypatch) as instance:
         yield instance
     drop_database(url)
 
@@ -97,13 +111,15 @@ def test_no_secret_is_in_any_record_log_or_page(
         *("dagster", "asset", "materialize", "-m", "mcq_analytics.definitions"),
         *("--select", ",".join(fact.name for fact in FACTS), "--partition", "2024-01-01-09:00"),
     )
+    made = call("mcq_analytics", "init-db")
+    assert made.returncode == 0, made.stderr
     pages = call(
         *("mcq_analytics_tests.spark_pages", "2024-01-01T09:00", "2024-01-01T10:00"),
         SPARK_LOCAL_CONF=WITH_PAGES,
     )
     assert pages.returncode == 0, pages.stderr
     assert wrong_rows(protected) == []
-    wrong = os.environ["DB_DEV_URL"].replace(PASSWORD, WRONG_PASSWORD)
+    wrong = as_settings_have_it(protected.url.set(password=WRONG_PASSWORD))
     failed = call(*materialize, DB_DEV_URL=wrong)
     assert "password authentication failed" in failed.stdout + failed.stderr
     refused = call("mcq_analytics", "run", "--verbose", DB_DEV_URL=wrong)
@@ -111,12 +127,14 @@ def test_no_secret_is_in_any_record_log_or_page(
     alert = call("mcq_analytics", "alert-test", "--verbose")
     assert alert.returncode == 1
 
-    records = Database(make_url(os.environ["MCQ_DAGSTER_URL"]), "public", "analytics")
+    url = load_settings().dagster_url
+    assert url is not None
+    records = Database(url, "public", "analytics")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     texts = {
         "Spark's pages": pages.stdout,
         "what is printed": "".join(
-            one.stdout + one.stderr for one in (pages, failed, refused, alert)
+            one.stdout + one.stderr for one in (made, pages, failed, refused, alert)
         ),
         "Dagster's records": all_text(records, "public"),
         "the fact schema": all_text(protected, "analytics"),

@@ -18,6 +18,11 @@ from mcq_analytics.masking import mask, remember
 
 CONNECTION_FAILURE = "08006"
 
+_OF_LIBPQ = re.compile(
+    r"[A-Z_]+: \[libpq\] (?:(Failed to connect: )|Failed to [^:\n]*: |"
+    r"(?:PQ\w+\(\)|COPY query) failed: |Execution error \[[^\]\n]*\]: )"
+)
+
 
 class Origin(str, Enum):
     """Where an error that has no SQLSTATE arose, as its class tells."""
@@ -92,7 +97,7 @@ def _task_error(report: Report) -> TaskError:
 
 def adbc_report(error: BaseException) -> Report | None:
     """Return the report of an error of ADBC, and None of any other."""
-    from adbc_driver_manager import Error, InternalError, OperationalError  # noqa: PLC0415
+    from adbc_driver_manager import Error, OperationalError  # noqa: PLC0415
 
     if not isinstance(error, Error):
         return None
@@ -103,8 +108,8 @@ def adbc_report(error: BaseException) -> Report | None:
         return Report(message, error.sqlstate)
     # The driver has no class for what libpq says, but words of its own before it. What stops a
     # reader of ours, which may be a row, has others.
-    found = re.match(r"[A-Z_]+: \[libpq\] (Failed to connect: )?(?:Failed to [^:\n]*: )?", message)
-    if found is None or not isinstance(error, (OperationalError, InternalError)):
+    found = _OF_LIBPQ.match(message)
+    if found is None or not isinstance(error, OperationalError):
         return Report(message)
     origin = Origin.CONNECTING if found[1] else Origin.CONNECTED
     return Report(message[found.end() :], origin=origin)
