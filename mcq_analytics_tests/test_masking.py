@@ -1,4 +1,4 @@
-"""What is a secret is shown nowhere, whatever way it is written; and nothing else is blotted out."""
+"""A secret is shown nowhere, whatever way it is written; and nothing else is blotted out."""
 
 from __future__ import annotations
 
@@ -55,10 +55,9 @@ def test_a_secret_is_blotted_out_in_whatever_way_it_is_written(secret: str) -> N
     masking._remembered.clear()
     remember(secret)
     for written in ways_to_write(secret):
-        shown = mask(f"host=db.example |{written}| refused")
-        assert shown.startswith("host=db.example |")
-        assert shown.endswith("| refused")
-        assert re.fullmatch(r"['\"]?(\*\*\*)+['\"]?", shown[17:-9]), written
+        # No secret here has a control character.
+        shown = mask(f"\x01{written}\x02")
+        assert re.fullmatch(r"\x01['\"]?(\*\*\*)+['\"]?\x02", shown), written
 
 
 @given(st.text(st.sampled_from("mcq%\\'&x5 "), min_size=1, max_size=40))
@@ -94,15 +93,9 @@ def test_every_secret_of_the_settings_is_remembered(monkeypatch: pytest.MonkeyPa
     }.items():
         monkeypatch.setenv(name, value)
     load_settings()
-    for secret in (
-        "dev p4ss",
-        "k3y-p4ss",
-        "dagster p4ss",
-        hook,
-        "services/T000/B000",
-        "xoxb-t0ken",
-    ):
-        assert secret not in mask(f"<{secret}> <{hook}> <{hook.partition('.com')[2]}> m4il p4ss")
+    path = hook.partition(".com/")[2]
+    for secret in ("dev p4ss", "k3y-p4ss", "dagster p4ss", hook, path, "s3cret-h00k", "xoxb-t0ken"):
+        assert mask(f"<{secret}>") == "<***>"
     assert mask("<m4il p4ss>") == "<***>"
 
 
@@ -122,12 +115,13 @@ def test_an_error_is_told_without_the_secret_that_it_holds() -> None:
 
 
 def test_no_cause_of_what_dagster_records_holds_a_secret() -> None:
-    remember("p w%@'x")
+    secret = "p w%@'x"
+    remember(secret)
 
     def recorded(kinds: tuple[type[Exception], ...], raised: Exception) -> str:
         with pytest.raises(McqError) as failure, explaining("reading", *kinds):
             try:
-                raise ValueError("deep: p%20w%25%40'x")
+                raise ValueError(f"deep: {quote(secret)}")
             except ValueError as cause:
                 raise raised from cause
         trace = TracebackException.from_exception(failure.value)
