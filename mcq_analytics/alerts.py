@@ -15,6 +15,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 
 from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.masking import mask
 from mcq_analytics.settings import ALERT_METHODS, AlertSettings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def send_alert(message: str, settings: AlertSettings | None = None) -> None:
     if not message.strip():
         raise UsageError("the alert is empty: give it a message")
     chosen = settings or load_settings().alerts
+    message = mask(message)
     if chosen.method == "log":
         logger.warning("%s", message)
     elif chosen.method == "email":
