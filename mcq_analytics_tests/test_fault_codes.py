@@ -11,6 +11,7 @@ import psycopg2.errorcodes
 import pytest
 from adbc_driver_manager import AdbcStatusCode
 from adbc_driver_postgresql import dbapi
+from dagster import DagsterInstance, job, op
 from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StructField, StructType
@@ -18,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from mcq_analytics.definitions.run_errors import first_error
 from mcq_analytics.facts import TEST_SUMMARY
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain, first_line, is_transient
@@ -214,6 +216,21 @@ def test_a_student_whose_number_is_a_code_is_refused_once_for_what_is_wrong(
         scalar(database, "SELECT string_agg(error, ',') FROM analytics.etl_metadata")
         == 'duplicate key value violates unique constraint "one_test"'
     )
+
+
+def test_the_text_of_a_run_that_failed_is_shown_and_no_remedy_guessed_from_it() -> None:
+    @op
+    def broken() -> None:
+        raise ValueError("Key (student_id)=(40001): could not serialize access")
+
+    @job
+    def fails() -> None:
+        broken()
+
+    with DagsterInstance.ephemeral() as instance:
+        result = fails.execute_in_process(instance=instance, raise_on_error=False)
+    said = "the run: Key (student_id)=(40001): could not serialize access"
+    assert first_error(result.all_events) == said
 
 
 @pytest.fixture(scope="module")

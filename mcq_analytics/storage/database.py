@@ -62,7 +62,8 @@ class Database:
         A run needs a handful of connections, each for its own purpose and of its own life.
         """
         return create_engine(
-            URL.create(DRIVER),
+            # For those who ask the engine: what it connects to is among the parameters.
+            self.url.set(drivername=DRIVER, query={}),
             poolclass=NullPool,
             hide_parameters=True,
             connect_args=self._parameters(application_name),
