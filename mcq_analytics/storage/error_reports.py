@@ -68,19 +68,20 @@ def _of_psycopg2(error: BaseException) -> Report:
 
 
 def _of_spark(error: BaseException) -> Report:
-    from pyspark.errors import PySparkException  # noqa: PLC0415  (slow; there is one, so it is in)
+    # Slow to import; that there is such an error means that it is.
+    from pyspark.errors import PySparkException, PythonException  # noqa: PLC0415
 
-    if isinstance(error, PySparkException):
-        try:
-            traceback = _TRACEBACKS.get(error.getCondition() or "")
-            parameters = error.getMessageParameters() or {}
-        except Exception:  # Java has the parameters, and may have ended since
-            return Report(str(error))
-        if traceback is not None:
-            told = told_by_worker(parameters.get(traceback) or str(error))
-            if told is not None:
-                return told
-    return Report(str(error))
+    if not isinstance(error, PySparkException):
+        return Report(str(error))
+    try:
+        parameter = _TRACEBACKS.get(error.getCondition() or "")
+        parameters = error.getMessageParameters() or {}
+    except Exception:  # Java has the parameters, and may have ended since
+        parameter, parameters = None, {}
+    told = None
+    if parameter is not None or isinstance(error, PythonException):
+        told = told_by_worker(parameters.get(parameter or "") or str(error))
+    return told or Report(str(error))
 
 
 def _of_java(error: BaseException) -> Report:

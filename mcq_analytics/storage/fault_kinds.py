@@ -140,7 +140,13 @@ _BY_WORDS = (
     ),
     (r"does not support SSL|no pg_hba\.conf entry for [^\n]*no encryption", NO_TLS),
     (r"password authentication failed|no password supplied", WRONG_PASSWORD),
-    (r"no pg_hba\.conf entry|role .* (does not exist|is not permitted to log in)", NOT_LET_IN),
+    (
+        (
+            r"no pg_hba\.conf entry|authentication failed for user|"
+            r"role .* (does not exist|is not permitted to log in)"
+        ),
+        NOT_LET_IN,
+    ),
     (r"FATAL:  database .* does not exist", NO_DATABASE),
     (r"FATAL:  permission denied for database", FORBIDDEN),
     (r"Temporary failure in name resolution", NO_NAME_SERVICE),
