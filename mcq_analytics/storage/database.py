@@ -39,14 +39,17 @@ class Database:
     def session_settings(self) -> dict[str, str]:
         """Server settings of every session.
 
-        All think in UTC, whatever the server is set to. None waits for ever: not for a statement,
-        not for a table's lock, and the server does not wait for us, were it that our host is gone.
+        All think in UTC and in UTF-8, and write a value as the same text, whatever the server or
+        the role is set to. None waits for ever: not for a statement, not for a table's lock, and
+        the server does not wait for us, were it that our host is gone.
         """
         patience = f"{self.statement_seconds}s"
         return {
             "TimeZone": "UTC",
             "DateStyle": "ISO",
             "IntervalStyle": "postgres",
+            "bytea_output": "hex",
+            "client_encoding": "UTF8",
             "statement_timeout": patience,
             "lock_timeout": f"{TABLE_LOCK_SECONDS}s",
             "idle_in_transaction_session_timeout": patience,
