@@ -12,7 +12,8 @@ import pytest
 from adbc_driver_manager import AdbcStatusCode
 from adbc_driver_postgresql import dbapi
 from dagster import DagsterInstance, job, op
-from py4j.protocol import Py4JError, Py4JNetworkError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StructField, StructType
 from sqlalchemy import text
@@ -24,7 +25,8 @@ from mcq_analytics.facts import TEST_SUMMARY
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explain, first_line, is_transient
 from mcq_analytics.storage.spark_source import SnapshotRead
-from mcq_analytics.storage.task_errors import told_by_worker
+from mcq_analytics.storage.task_connections import connect_task
+from mcq_analytics.storage.task_errors import telling_the_driver, told_by_worker
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window
 from mcq_analytics_tests.servers import OwnServer, free_port
 from mcq_analytics_tests.test_masking import failure_with
@@ -149,9 +151,6 @@ def test_a_code_crosses_spark_and_what_a_row_says_does_not(
     conninfo, statement = on_server.conninfo(), raising("22012", FORGED)
 
     def refuse(batches: Iterator[Any]) -> Iterator[Any]:
-        from mcq_analytics.storage.task_connections import connect_task  # noqa: PLC0415
-        from mcq_analytics.storage.task_errors import telling_the_driver  # noqa: PLC0415
-
         with telling_the_driver(conninfo), connect_task(conninfo) as connection:
             connection.cursor().execute(statement)
         yield from batches
@@ -180,6 +179,28 @@ def test_a_code_that_a_reader_of_the_snapshot_meets_crosses_spark(
     assert is_transient(failure.value)
     assert "another transaction was in the way" in fault_of(failure.value)
     assert first_line(failure.value) == "Zugriff verweigert: 28000"
+
+
+def test_a_code_crosses_spark_where_several_stages_fail_at_once(
+    on_server: Database, spark: SparkSession
+) -> None:
+    """Spark then has an error of all stages, which has that of the first as its cause."""
+    conninfo, statement = on_server.conninfo(), raising("40001", "Zugriff")
+
+    def refuse(batches: Iterator[Any]) -> Iterator[Any]:
+        with telling_the_driver(conninfo), connect_task(conninfo) as connection:
+            connection.cursor().execute(statement)
+        yield from batches
+
+    with pytest.raises(PythonException) as of_one:
+        spark.range(1).mapInArrow(refuse, "id long").collect()
+    of_all = spark.sparkContext._jvm.org.apache.spark.SparkException(  # type: ignore[union-attr]
+        "[STAGE_MATERIALIZATION_MULTIPLE_FAILURES] Multiple failures (2)",
+        of_one.value._origin,  # type: ignore[attr-defined]
+    )
+    failure = Py4JJavaError("An error occurred while calling o1.collectToPython.\n", of_all)
+    assert is_transient(failure)
+    assert first_line(failure) == "Zugriff"
 
 
 def test_an_error_of_anybody_else_cannot_look_like_one_of_ours(spark: SparkSession) -> None:

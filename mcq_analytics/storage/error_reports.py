@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from typing import Any
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -23,6 +24,9 @@ _JAVA_ERROR = re.compile(
 )
 _WORKER_ENDED = "org.apache.spark.SparkException: Python worker exited unexpectedly"
 _JAVA_DISK_FULL = "java.io.IOException: No space left on device"
+_PYTHON_EXCEPTION = "org.apache.spark.api.python.PythonException"
+_CAUSES = 10
+"""How deep causes are followed: they may go round in a circle."""
 
 _TRACEBACKS = {"PYTHON_EXCEPTION": "traceback", "PYTHON_DATA_SOURCE_ERROR": "msg"}
 """By the condition of an error that crossed Spark: its parameter that holds a Python traceback."""
@@ -94,9 +98,12 @@ def _of_java(error: BaseException) -> Report:
         answered = "Trace:\n" in str(error)
         return Report(str(error), origin=Origin.ELSEWHERE if answered else Origin.JAVA)
     try:
-        said = str(error)
-    except Exception:  # its text is asked of Java
+        return _told_by_cause(error.java_exception) or _of_java_text(str(error))
+    except Exception:  # Java is asked for both, and may have ended since
         return Report(type(error).__name__, origin=Origin.JAVA)
+
+
+def _of_java_text(said: str) -> Report:
     found = _JAVA_ERROR.match(said)
     cause = found["cause"] if found is not None else said
     if cause.startswith(_WORKER_ENDED):
@@ -104,3 +111,17 @@ def _of_java(error: BaseException) -> Report:
     if cause.startswith(_JAVA_DISK_FULL):
         return Report(cause, origin=Origin.DISK)
     return Report(said)
+
+
+def _told_by_cause(exception: Any) -> Report | None:
+    """Return what a worker told, where an exception of Java has one of a worker as a cause.
+
+    So it is where tasks of several stages fail at once: Spark's error then holds all of them.
+    """
+    for _ in range(_CAUSES):
+        if exception is None:
+            return None
+        if exception.getClass().getName() == _PYTHON_EXCEPTION:
+            return told_by_worker(exception.getMessage())
+        exception = exception.getCause()
+    return None
