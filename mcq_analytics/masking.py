@@ -17,7 +17,8 @@ SHORT = 8
 
 _remembered: set[str] = set()
 
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*):\S*@")
+# Of `postgresql://user:password@host`, as errors show how to write it, nothing is a secret.
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*):(?!password@host)\S*@")
 _PASSWORD_PAIR = re.compile(
     r"\b((?:ssl)?password=)(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s&,;)\]}'\"]+)", re.IGNORECASE
 )

@@ -130,6 +130,7 @@ def test_what_cannot_be_a_url_is_refused_and_not_repeated(
     result = click.testing.CliRunner().invoke(main, ["init-db", "--verbose"])
     assert result.exit_code == 1
     [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert variable in line
+    assert f"{variable} " in line
+    assert "write it as postgresql://user:password@host:5432/database" in line
     assert "percent-encode special characters in the password (@ as %40)" in line
     assert "Sup3r" not in result.output
