@@ -282,17 +282,26 @@ def rescore(question: str | None, dry_run: bool) -> None:
 @_verbose_option
 def status() -> None:
     """Show per fact what is done, missing and failed. Exit 1 when something is failed."""
-    from mcq_analytics.status import fact_statuses  # noqa: PLC0415
+    from mcq_analytics.status import CAUSES_NAMED, fact_statuses  # noqa: PLC0415
 
     settings, database = _open()
 
     from dagster import DagsterInstance  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from mcq_analytics.definitions import hour_outcomes, launch  # noqa: PLC0415
+    from mcq_analytics.definitions.in_progress import end_dead_runs  # noqa: PLC0415
+    from mcq_analytics.storage.faults import explaining  # noqa: PLC0415
 
     launch.ensure_dagster_home(settings)
-    with DagsterInstance.get() as instance:
-        wrong = hour_outcomes.wrong_hours(instance)
+    with (
+        explaining("reading the records of runs", SQLAlchemyError),
+        DagsterInstance.get() as instance,
+    ):
+        end_dead_runs(instance)
+        engine = database.engine()
+        hour_outcomes.record_ended_runs(instance, settings, engine)
+        wrong = hour_outcomes.wrong_hours(instance, engine, settings)
     statuses = fact_statuses(database, settings, wrong)
     _show(
         "",
@@ -311,10 +320,12 @@ def status() -> None:
     )
     failed = [fact for fact in statuses if fact.failed_hours]
     for fact in failed:
-        if fact.failed_ranges:
-            click.echo(f"{fact.name} failed over {fact.failed_ranges}: {fact.last_error}", err=True)
-        if fact.wrong_ranges:
-            click.echo(f"{fact.name} is wrong over {fact.wrong_ranges}: {fact.wrong}", err=True)
+        for verb, causes in (("failed", fact.failed), ("is wrong", fact.wrong)):
+            for cause in causes[:CAUSES_NAMED]:
+                click.echo(f"{fact.name} {verb} over {cause}", err=True)
+            if len(causes) > CAUSES_NAMED:
+                more = len(causes) - CAUSES_NAMED
+                click.echo(f"{fact.name} {verb} for {more} more reasons", err=True)
     if failed:
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from mcq_analytics.storage.fact_tables import SUCCESS
+from mcq_analytics.storage.metadata import MISSING, FactRecord
 from mcq_analytics.windows import HOUR, Window
 
 HOURS_PER_RUN = 1_000
@@ -30,24 +30,27 @@ class Request:
     facts: tuple[str, ...]
 
 
-def open_hours(
-    statuses: Mapping[str, Mapping[datetime, str]], span: Window
-) -> dict[str, set[datetime]]:
-    """Return per fact the hours of `span` whose latest attempt is missing or failed."""
-    hours = [span.start + index * HOUR for index in range(span.hours)]
+def open_hours(records: Mapping[str, FactRecord], span: Window) -> dict[str, set[datetime]]:
+    """Return per fact the hours of `span` that are missing or failed, and were not cancelled."""
     return {
-        fact: {hour for hour in hours if found.get(hour) != SUCCESS}
-        for fact, found in statuses.items()
+        fact: {hour for hour in span.starts() if record.hours.get(hour, MISSING).is_wanted}
+        for fact, record in records.items()
     }
 
 
 def requests(
-    wanted: HoursByFact, busy: HoursByFact, limit: int, per_run: int = HOURS_PER_RUN
+    wanted: HoursByFact,
+    busy: HoursByFact,
+    limit: int,
+    per_run: int = HOURS_PER_RUN,
+    failed: Mapping[str, Mapping[datetime, Window]] | None = None,
 ) -> list[Request]:
     """Return the runs that compute the wanted hours but not the busy ones, the oldest first.
 
     A run has at most `per_run` hours. At most `limit` hours are asked for; the newest is always
-    among them, so that old hours that fail for ever do not keep the facts from being fresh.
+    among them, so that old hours that fail for ever do not keep the facts from being fresh. Each
+    half of a window that failed (`failed`, see `FactRecord.failed_windows`) gets a run of its own,
+    until a bad hour stands alone and its neighbours are good.
     """
     facts_by_hour: dict[datetime, list[str]] = {}
     for fact, hours in wanted.items():
@@ -56,12 +59,25 @@ def requests(
     hours_in_order = sorted(facts_by_hour)
     chosen = hours_in_order[: limit - 1] + hours_in_order[limit - 1 :][-1:]
     windows: list[Request] = []
-    runs = groupby(
-        enumerate(chosen), lambda pair: (pair[1] - pair[0] * HOUR, facts_by_hour[pair[1]])
-    )
-    for (_, facts), pairs in runs:
+
+    def together(pair: tuple[int, datetime]) -> object:
+        index, hour = pair
+        facts = facts_by_hour[hour]
+        halves = [_half(hour, (failed or {}).get(fact, {}).get(hour)) for fact in facts]
+        return facts, hour - index * HOUR, halves
+
+    for _, pairs in groupby(enumerate(chosen), together):
         run = [hour for _, hour in pairs]
+        facts = tuple(facts_by_hour[run[0]])
         windows += [
-            Request(chunk, tuple(facts)) for chunk in Window(run[0], run[-1] + HOUR).chunks(per_run)
+            Request(chunk, facts) for chunk in Window(run[0], run[-1] + HOUR).chunks(per_run)
         ]
     return windows
+
+
+def _half(hour: datetime, failed: Window | None) -> Window | None:
+    """Return the half of a window that failed in which an hour lies."""
+    if failed is None or failed.hours == 1:
+        return failed
+    middle = failed.start + failed.hours // 2 * HOUR
+    return Window(failed.start, middle) if hour < middle else Window(middle, failed.end)

@@ -10,6 +10,10 @@ class McqError(Exception):
     """
 
 
+class WaitedInVainError(McqError):
+    """Another run held a fact's lock for too long: nothing was tried, so no hour has failed."""
+
+
 class UsageError(McqError):
     """The call itself is wrong: an option, a time or a name. Commands exit with 2."""
 

@@ -15,11 +15,28 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
 from mcq_analytics.storage.faults import explaining
-from mcq_analytics.storage.metadata import get_last_successful_runs, hour_statuses
+from mcq_analytics.storage.metadata import HourRecord, fact_record
 from mcq_analytics.storage.selections import quoted
-from mcq_analytics.windows import HOUR, last_closed_hour_end, ranges
+from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end, ranges
 
+CAUSES_NAMED = 5
 RANGES_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Hours that failed for one reason, and when they did so last. `text` is one line."""
+
+    text: str
+    hours: tuple[datetime, ...]
+    last_at: datetime | None = None
+
+    def __str__(self) -> str:
+        """Name the hours and the reason."""
+        named = ranges(self.hours)
+        more = f" and {len(named) - RANGES_NAMED} more ranges" if len(named) > RANGES_NAMED else ""
+        when = f", last at {format_hour(self.last_at)}" if self.last_at is not None else ""
+        return f"{', '.join(map(str, named[:RANGES_NAMED]))}{more}{when}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -28,17 +45,15 @@ class FactStatus:
 
     Missing and failed hours are counted from the partition start to the last hour that is over;
     the lag is the hours from `done_until` to there. Hours over which a check found the fact wrong
-    count as failed; `wrong_ranges` names them, and `wrong` says what was found.
+    count as failed. `failed` and `wrong` name the reasons, the latest first.
     """
 
     name: str
     done_until: datetime | None
     missing_hours: int
     failed_hours: int
-    failed_ranges: str
-    last_error: str | None
-    wrong_ranges: str
-    wrong: str | None
+    failed: tuple[Cause, ...]
+    wrong: tuple[Cause, ...]
     lag_hours: int
     rows: int
 
@@ -55,19 +70,15 @@ def fact_statuses(
     engine = database.engine()
     closed = last_closed_hour_end()
     start = settings.partition_start
+    span = Window(start, closed) if start < closed else None
     found = []
     with explaining("reading the status", SQLAlchemyError):
         for fact in FACTS:
-            statuses = hour_statuses(engine, fact.name, settings)
-            done = [hour for hour, status in statuses.items() if status == SUCCESS]
-            failed = [hour for hour, status in statuses.items() if status == FAILED]
+            hours = fact_record(engine, fact.name, settings).hours
+            known = {hour: one for hour, one in hours.items() if one.latest is not None}
+            done = [hour for hour, one in known.items() if _status(one) == SUCCESS]
+            failed = {hour: one for hour, one in known.items() if _status(one) == FAILED}
             done_until = max(done) + HOUR if done else None
-            known = sum(1 for hour in statuses if start <= hour < closed)
-            errors = [
-                attempt.error
-                for attempt in get_last_successful_runs(engine, fact.name, limit=20)
-                if attempt.status == FAILED
-            ]
             with engine.connect() as connection:
                 rows = connection.execute(
                     text(f"SELECT count(*) FROM {quoted(settings.fact_schema, fact.name)}")
@@ -76,12 +87,12 @@ def fact_statuses(
                 FactStatus(
                     name=fact.name,
                     done_until=done_until,
-                    missing_hours=max(0, (closed - start) // HOUR - known),
+                    missing_hours=sum(hour not in known for hour in span.starts()) if span else 0,
                     failed_hours=len({*failed, *wrong[fact.name]}),
-                    failed_ranges=_named(failed),
-                    last_error=errors[0] if failed and errors else None,
-                    wrong_ranges=_named(wrong[fact.name]),
-                    wrong=_latest(wrong[fact.name]),
+                    failed=_causes_of_failed(failed),
+                    wrong=_causes(
+                        (failure.text, hour, None) for hour, failure in wrong[fact.name].items()
+                    ),
                     lag_hours=max(0, (closed - (done_until or start)) // HOUR),
                     rows=rows,
                 )
@@ -89,9 +100,29 @@ def fact_statuses(
     return found
 
 
-def _named(hours: Iterable[datetime]) -> str:
-    return ", ".join(map(str, ranges(hours)[:RANGES_NAMED]))
+def _status(record: HourRecord) -> str | None:
+    return record.latest.status if record.latest is not None else None
 
 
-def _latest(wrong: Mapping[datetime, Failure]) -> str | None:
-    return wrong[max(wrong)].text if wrong else None
+def _causes_of_failed(failed: Mapping[datetime, HourRecord]) -> tuple[Cause, ...]:
+    return _causes(
+        (record.latest.error or "no error is recorded", hour, record.latest.finished_at)
+        for hour, record in failed.items()
+        if record.latest is not None
+    )
+
+
+def _causes(failures: Iterable[tuple[str, datetime, datetime | None]]) -> tuple[Cause, ...]:
+    """Put together what failed for the same reason, the latest first."""
+    by_text: dict[str, list[tuple[datetime, datetime | None]]] = {}
+    for said, hour, at in failures:
+        by_text.setdefault(said, []).append((hour, at))
+    causes = [
+        Cause(
+            said,
+            tuple(sorted(hour for hour, _ in hours)),
+            max((at for _, at in hours if at is not None), default=None),
+        )
+        for said, hours in by_text.items()
+    ]
+    return tuple(sorted(causes, key=lambda cause: cause.last_at or max(cause.hours), reverse=True))

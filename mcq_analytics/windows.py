@@ -51,6 +51,11 @@ class Window:
         """Number of hours that the window covers."""
         return (self.end - self.start) // HOUR
 
+    def starts(self) -> Iterator[datetime]:
+        """Yield the start of each hour of the window."""
+        for index in range(self.hours):
+            yield self.start + index * HOUR
+
     def chunks(self, hours: int) -> Iterator[Window]:
         """Yield the window in pieces of at most `hours` hours, oldest first."""
         start = self.start

@@ -17,7 +17,7 @@ from mcq_analytics.definitions.checks import REMEDY
 from mcq_analytics.definitions.hour_outcomes import wrong_hours
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.incidents import State, with_message
-from mcq_analytics.settings import AlertSettings
+from mcq_analytics.settings import AlertSettings, load_settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.windows import HOUR, Window, parse_hour
 from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer
@@ -140,7 +140,10 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
         f"last error: the check values_are_in_range failed (rows wrong: 1, wrong: (5)): {REMEDY}"
     )
     assert link.endswith(spoiled.run_id)
-    assert FIRST in wrong_hours(sensor.instance)["test_funnel_fact"]
+    assert (
+        FIRST
+        in wrong_hours(sensor.instance, submitted.engine(), load_settings())["test_funnel_fact"]
+    )
 
     execute(submitted, "DROP FUNCTION spoil CASCADE")
     run(sensor.instance, Window(FIRST + HOUR, FIRST + 2 * HOUR))

@@ -35,7 +35,9 @@ from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.base_tables import inspect_base_tables
 from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.fact_tables import CANCELLED, FAILED, SUCCESS
 from mcq_analytics.storage.fingerprints import fingerprint_statement
+from mcq_analytics.storage.metadata import PastAttempt, record_of
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
 from mcq_analytics_tests.conftest import create_database, drop_database, made_databases
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
@@ -43,6 +45,12 @@ from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
 NAMES = [fact.name for fact in FACTS]
 START = parse_hour("2024-01-01")
 HOURS = st.sets(st.integers(0, 30).map(lambda index: START + index * HOUR))
+
+
+def ended(first: int, end: int, status: str = SUCCESS) -> PastAttempt:
+    """Return an attempt over some hours, counted from the start."""
+    window = Window(START + first * HOUR, START + end * HOUR)
+    return PastAttempt("fact", window, status, None, None, START, START, "run", None)
 
 
 @given(
@@ -73,19 +81,73 @@ def test_each_wanted_hour_that_nothing_computes_is_requested_once(
 
 def test_a_fact_alone_is_requested_where_just_that_one_is_open() -> None:
     span = Window(START, START + 5 * HOUR)
-    done = dict.fromkeys([START + index * HOUR for index in range(5)], "success")
-    statuses = {name: dict(done) for name in NAMES}
-    statuses["test_funnel_fact"][START + 2 * HOUR] = "failed"
-    del statuses["test_funnel_fact"][START + 3 * HOUR]
-    [request] = requests(open_hours(statuses, span), {}, 100)
+    records = {name: record_of([ended(0, 5)]) for name in NAMES}
+    records["test_funnel_fact"] = record_of([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
+    [request] = requests(open_hours(records, span), {}, 100)
     assert request.facts == ("test_funnel_fact",)
     assert request.window == Window(START + 2 * HOUR, START + 4 * HOUR)
 
 
 def test_a_first_load_is_cut_into_runs_of_a_thousand_hours() -> None:
     span = Window(START, START + 2_500 * HOUR)
-    found = requests(open_hours({name: {} for name in NAMES}, span), {}, 2_500)
+    found = requests(open_hours({name: record_of([]) for name in NAMES}, span), {}, 2_500)
     assert [request.window.hours for request in found] == [1_000, 1_000, 500]
+
+
+@given(
+    bad=st.sets(st.integers(0, 999), max_size=3),
+    stopped=st.sets(st.integers(0, 999), max_size=2),
+)
+def test_a_bad_hour_ends_alone_and_takes_no_neighbour_along(
+    bad: set[int], stopped: set[int]
+) -> None:
+    """Runs over a bad hour fail; a good newest hour comes between, as each hour brings one."""
+    span = Window(START, START + 1_000 * HOUR)
+    wrong = {START + index * HOUR for index in bad}
+    attempts = [ended(index, index + 1, CANCELLED) for index in stopped]
+    cancelled = {attempt.window.start for attempt in attempts}
+    runs = 0
+    for _ in range(25):
+        record = record_of(attempts)
+        wanted = open_hours({"fact": record}, span)
+        assert cancelled.isdisjoint(wanted["fact"])
+        for one in requests(wanted, {}, 1_000, failed={"fact": record.failed_windows()}):
+            failed = not wrong.isdisjoint(one.window.starts())
+            index = (one.window.start - START) // HOUR
+            attempts.append(ended(index, index + one.window.hours, FAILED if failed else SUCCESS))
+            runs += 1
+        attempts.append(ended(1_000, 1_001))
+    record = record_of(attempts)
+    hours = record.hours
+    assert {hour for hour in span.starts() if hours[hour].is_wanted} == wrong - cancelled
+    assert {hour for hour in span.starts() if hours[hour].is_done} == {
+        *span.starts()
+    } - wrong - cancelled
+    for hour in wrong - cancelled:
+        latest = hours[hour].latest
+        assert latest is not None
+        assert latest.window.hours == 1
+    # Each bad hour is halved ten times at most, and then runs by itself at each tick.
+    assert runs <= 5 + len(bad) * (2 * 10 + 25)
+
+
+@given(st.integers(3, 30))
+def test_where_everything_fails_runs_do_not_become_more(ticks: int) -> None:
+    span = Window(START, START + 1_000 * HOUR)
+    attempts: list[PastAttempt] = []
+    for tick in range(ticks):
+        record = record_of(attempts)
+        found = requests(
+            open_hours({"fact": record}, span),
+            {},
+            1_000,
+            failed={"fact": record.failed_windows()},
+        )
+        for one in found:
+            index = (one.window.start - START) // HOUR
+            attempts.append(ended(index, index + one.window.hours, FAILED))
+        if tick >= 2:
+            assert [one.window for one in found] == [span]
 
 
 def test_the_past_is_compared_part_by_part_and_from_the_start_again(
@@ -256,11 +318,13 @@ def test_what_is_in_progress_is_not_requested_and_what_has_failed_is(platform: P
     def requested() -> list[int]:
         return [first for first, _ in platform.hours(platform.schedule_tick())]
 
-    assert requested() == [0, 31]
+    # Each half of the eighty hours that failed together has a run of its own.
+    assert requested() == [0, 31, 40]
     platform.instance.report_run_failed(run)
-    assert requested() == [0, 31]
+    # Each half of the eighty hours that failed together has a run of its own.
+    assert requested() == [0, 31, 40]
     platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
-    assert requested() == [0]
+    assert requested() == [0, 3, 17, 31, 40]
 
 
 def test_an_hour_that_is_stored_but_failed_in_dagster_is_requested_too(platform: Platform) -> None:

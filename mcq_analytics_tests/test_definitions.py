@@ -101,6 +101,7 @@ def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "alert_sensor",
         "late_data_sensor",
+        "recovery_sensor",
     }
     for sensor in repository.sensor_defs:
         assert sensor.default_status is DefaultSensorStatus.RUNNING

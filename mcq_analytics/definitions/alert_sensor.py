@@ -15,11 +15,14 @@ from dagster import (
     SkipReason,
     sensor,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
 from mcq_analytics.definitions.in_progress import end_dead_runs
 from mcq_analytics.definitions.run_errors import error_of_run
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import FACTS
 from mcq_analytics.incidents import (
     BACKFILL,
     CHECK,
@@ -37,6 +40,7 @@ from mcq_analytics.incidents import (
     with_message,
 )
 from mcq_analytics.settings import AlertSettings, Settings, load_settings
+from mcq_analytics.storage.database import open_database
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +74,7 @@ def _told(instance: DagsterInstance, state: State, settings: Settings, now: date
     """Return the state with what the instance shows now, and the messages about it."""
     end_dead_runs(instance)
     found = open_hours_of(instance)
-    wrong = wrong_hours(instance)
+    wrong = _wrong(instance, state, settings)
     failed = {
         LIVE: found.failed(in_backfill=False),
         BACKFILL: found.failed(in_backfill=True),
@@ -88,6 +92,20 @@ def _told(instance: DagsterInstance, state: State, settings: Settings, now: date
             failure = Failure(run_id, error_of_run(instance, run_id))
         state = with_message(state, opening_text(incident, failure, settings.webserver_url))
     return state
+
+
+def _wrong(
+    instance: DagsterInstance, state: State, settings: Settings
+) -> dict[str, dict[datetime, Failure]]:
+    """Return the wrong hours; while the database is away, those that were told and not since."""
+    try:
+        return wrong_hours(instance, open_database(settings).engine(), settings)
+    except (SQLAlchemyError, McqError):
+        told: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
+        for incident in state.incidents:
+            for fact, hours in incident.hours.items() if incident.kind == CHECK else ():
+                told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
+        return told
 
 
 def send_next(state: State, alerts: AlertSettings, now: datetime) -> tuple[State, str]:

@@ -23,7 +23,7 @@ from dagster._core.utils import make_new_backfill_id
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import build_definitions
-from mcq_analytics.definitions.hour_outcomes import record_failed_runs
+from mcq_analytics.definitions.hour_outcomes import record_ended_runs
 from mcq_analytics.definitions.in_progress import end_dead_runs
 from mcq_analytics.definitions.partitions import partition_key
 from mcq_analytics.due import Request, requests
@@ -89,7 +89,7 @@ def plan(
         with explaining("reading which hours are missing or failed", SQLAlchemyError):
             engine = database.engine()
             end_dead_runs(instance)
-            record_failed_runs(instance, settings, engine)
+            record_ended_runs(instance, settings, engine)
             for fact, hours in wanted.items():
                 statuses = hour_statuses(engine, fact, settings)
                 wanted[fact] = {

@@ -17,7 +17,7 @@ from dagster import (
 
 from mcq_analytics.definitions.alert_sensor import alert_sensor
 from mcq_analytics.definitions.base_tables import IO_MANAGER_KEY, base_table_specs
-from mcq_analytics.definitions.catch_up import hourly_schedule
+from mcq_analytics.definitions.catch_up import hourly_schedule, recovery_sensor
 from mcq_analytics.definitions.checks import fact_checks
 from mcq_analytics.definitions.facts import GROUP, fact_assets
 from mcq_analytics.definitions.io_manager import PostgresIOManager
@@ -58,7 +58,7 @@ def build_definitions(
         asset_checks=fact_checks(),
         jobs=[facts],
         schedules=[hourly_schedule(FACTS_JOB)],
-        sensors=[late_data_sensor(FACTS_JOB), alert_sensor()],
+        sensors=[recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB), alert_sensor()],
         resources={
             "database": database,
             "spark": spark,

@@ -1,30 +1,44 @@
-"""The hourly schedule. It requests every hour that is over and not done, not just the last one."""
+"""Who asks for hours that are not done: the schedule each hour, and the recovery sensor between.
+
+What they ask for is decided in `due`; late data is `late_data`'s.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from dagster import (
     DagsterInstance,
     DefaultScheduleStatus,
+    DefaultSensorStatus,
     RunRequest,
     ScheduleDefinition,
     ScheduleEvaluationContext,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
     SkipReason,
     schedule,
+    sensor,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.definitions.hour_outcomes import record_failed_runs, wrong_hours
+from mcq_analytics.definitions.hour_outcomes import record_ended_runs, wrong_hours
 from mcq_analytics.definitions.in_progress import end_dead_runs, hours_in_progress
 from mcq_analytics.definitions.partitions import run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import open_hours, requests
+from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.faults import explain
-from mcq_analytics.storage.metadata import hour_statuses
+from mcq_analytics.storage.metadata import MISSING, fact_record
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+
+SECONDS_BETWEEN_TICKS = 60
+AWAY = "away"
+"""Cursor of the recovery sensor after a tick that found no database."""
 
 MINUTE_OF_HOUR = 5
 
@@ -49,20 +63,20 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
         context: ScheduleEvaluationContext, database: DatabaseResource
     ) -> list[RunRequest] | SkipReason:
         settings = load_settings(database.environment)
-        closed = last_closed_hour_end()
-        if closed <= settings.partition_start:
+        span = partitions_so_far(settings)
+        if span is None:
             return SkipReason("The first hour is not over yet.")
         end_dead_runs(context.instance)
         # What is in progress is asked for first: what ends in between has its status by then.
         busy = hours_in_progress(context.instance)
-        span = Window(settings.partition_start, closed)
         try:
-            wanted = _wanted(context.instance, database, settings, span)
+            hours = _known_hours(context.instance, database, settings, span)
+            found = requests(hours.wanted, busy, settings.catch_up_hours, failed=hours.failed)
         except SQLAlchemyError as error:
             # The run fails as well, and is then seen, told of and made good as other failures are.
             context.log.warning("%s", explain(error, "reading which hours are done"))
-            wanted = {fact.name: {closed - HOUR} for fact in FACTS}
-        found = requests(wanted, busy, settings.catch_up_hours)
+            newest = {fact.name: {span.end - HOUR} for fact in FACTS}
+            found = requests(newest, busy, settings.catch_up_hours)
         if not found:
             return SkipReason("All hours that are over are done or in progress.")
         tick = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%MZ}"
@@ -71,16 +85,83 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
     return hourly_facts_schedule
 
 
-def _wanted(
+def recovery_sensor(job_name: str) -> SensorDefinition:
+    """Return the sensor of the facts' job that does not leave failed hours to the schedule.
+
+    Hours that failed together are asked for again, each half in a run of its own. All that is open
+    is asked for as soon as a tick finds the database answering after one that did not.
+    """
+
+    @sensor(
+        name="recovery_sensor",
+        job_name=job_name,
+        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Hours that failed beside others run again in halves, until the bad ones stand "
+        "alone; what failed while the database was away runs again when it is back.",
+    )
+    def recovery(
+        context: SensorEvaluationContext, database: DatabaseResource
+    ) -> SensorResult | SkipReason:
+        settings = load_settings(database.environment)
+        span = partitions_so_far(settings)
+        if span is None:
+            return SkipReason("The first hour is not over yet.")
+        end_dead_runs(context.instance)
+        busy = hours_in_progress(context.instance)
+        try:
+            hours = _known_hours(context.instance, database, settings, span)
+        except (SQLAlchemyError, McqError) as error:
+            said = f"The database does not answer: {explain(error, 'reading which hours are done')}"
+            return SensorResult(skip_reason=SkipReason(said), cursor=AWAY)
+        wanted = hours.wanted if context.cursor == AWAY else hours.failed_beside_others()
+        found = requests(wanted, busy, settings.catch_up_hours, failed=hours.failed)
+        return SensorResult(
+            run_requests=[run_request(request, None) for request in found],
+            skip_reason=None if found else SkipReason("No hour has failed beside others."),
+            cursor="",
+        )
+
+    return recovery
+
+
+@dataclass(frozen=True)
+class KnownHours:
+    """Per fact: the hours to compute, and of failed ones the window that failed."""
+
+    wanted: dict[str, set[datetime]]
+    failed: dict[str, dict[datetime, Window]]
+
+    def failed_beside_others(self) -> dict[str, set[datetime]]:
+        """Return the hours to compute that failed in a window of several."""
+        return {
+            fact: {hour for hour, window in windows.items() if window.hours > 1} & self.wanted[fact]
+            for fact, windows in self.failed.items()
+        }
+
+
+def partitions_so_far(settings: Settings) -> Window | None:
+    """Return the hours from the first partition on that are over, None before the first one is."""
+    closed = last_closed_hour_end()
+    if closed <= settings.partition_start:
+        return None
+    return Window(settings.partition_start, closed)
+
+
+def _known_hours(
     instance: DagsterInstance, database: DatabaseResource, settings: Settings, span: Window
-) -> dict[str, set[datetime]]:
-    """Return per fact the hours that are missing, failed by what either record says, or wrong."""
+) -> KnownHours:
+    """Return the hours that are missing, failed, or wrong, and that nobody has cancelled."""
     engine = database.open().engine()
-    failed = record_failed_runs(instance, settings, engine).failed()
-    for fact_name, wrong in wrong_hours(instance).items():
-        failed[fact_name] |= wrong.keys()
-    statuses = {fact.name: hour_statuses(engine, fact.name, settings) for fact in FACTS}
-    return {
-        fact: hours | {hour for hour in failed[fact] if span.start <= hour < span.end}
-        for fact, hours in open_hours(statuses, span).items()
-    }
+    record_ended_runs(instance, settings, engine)
+    records = {fact.name: fact_record(engine, fact.name, settings) for fact in FACTS}
+    wanted = open_hours(records, span)
+    for fact_name, wrong in wrong_hours(instance, engine, settings).items():
+        wanted[fact_name] |= {
+            hour
+            for hour in wrong
+            if span.start <= hour < span.end
+            and not records[fact_name].hours.get(hour, MISSING).is_cancelled
+        }
+    failed = {fact_name: record.failed_windows() for fact_name, record in records.items()}
+    return KnownHours(wanted, failed)

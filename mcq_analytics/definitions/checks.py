@@ -12,7 +12,6 @@ from typing import Any
 
 from dagster import (
     AssetCheckExecutionContext,
-    AssetCheckKey,
     AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSeverity,
@@ -32,8 +31,10 @@ from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.audits import KEYS_NAMED, SAMPLE, Audits
 from mcq_analytics.storage.base_snapshot import snapshot_connection
+from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import computed_hours
+from mcq_analytics.storage.verdicts import store_verdicts
 from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end
 
 UNIQUE_KEYS = "keys_are_unique"
@@ -121,7 +122,7 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
             return
         chosen = {key.name for key in context.selected_asset_check_keys}
         opened = database.open()
-        wrong = []
+        said: dict[str, str | None] = {}
         with (
             explaining(f"checking {fact.name} over {window}", SQLAlchemyError),
             snapshot_connection(opened.engine(), opened.source_schema) as (connection, base),
@@ -129,14 +130,31 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
             audits = Audits(fact, base, opened.fact_schema, window)
             for name in sorted(chosen):
                 result = _result(name, audits, connection)
-                if not result.passed and name in blocking:
-                    wrong.append(f"the check {name} failed ({result.description})")
+                if name in blocking:
+                    failure = f"the check {name} failed ({result.description})"
+                    said[name] = None if result.passed else failure
                 yield result
+        with explaining(f"keeping what is wrong in {fact.name}", SQLAlchemyError):
+            _keep(opened, fact, window, context.run.run_id, said)
+        wrong = [failure for failure in said.values() if failure is not None]
         if wrong:
             # Dagster would end the step too, with an error that names neither rows nor remedy.
             raise McqError(f"{fact.name} over {window}: {', '.join(wrong)}: {REMEDY}")
 
     return checks
+
+
+def _keep(
+    database: Database, fact: Fact, window: Window, run_id: str, said: Mapping[str, str | None]
+) -> None:
+    errors = {
+        name: f"{failure}: {REMEDY}" if failure is not None else None
+        for name, failure in said.items()
+    }
+    with database.engine().begin() as connection:
+        store_verdicts(
+            connection, database.fact_schema, fact, window, run_id=run_id, verdicts=errors
+        )
 
 
 def _window(context: AssetCheckExecutionContext, settings: Settings) -> Window | None:
@@ -226,11 +244,6 @@ def _outcome(
 
 def _in_short(key: str) -> str:
     return key if len(key) <= _KEY_WIDTH else f"{key[:_KEY_WIDTH]}…"
-
-
-def blocking_checks() -> list[AssetCheckKey]:
-    """Return the keys of the checks whose failure means that a fact is wrong."""
-    return [spec.key for fact in FACTS for spec in _specs(fact) if spec.blocking]
 
 
 def window_of(metadata: Mapping[str, MetadataValue[Any]]) -> Window | None:

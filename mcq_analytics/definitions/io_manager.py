@@ -9,6 +9,7 @@ from typing import Any
 
 from dagster import (
     ConfigurableIOManager,
+    DagsterRunStatus,
     InitResourceContext,
     InputContext,
     MetadataValue,
@@ -24,7 +25,9 @@ from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkRe
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS_BY_NAME
 from mcq_analytics.storage.attempts import Attempt, AttemptReport
+from mcq_analytics.storage.fact_tables import CANCELLED
 from mcq_analytics.storage.faults import explaining
+from mcq_analytics.storage.metadata import CANCELLED_TEXT
 from mcq_analytics.windows import Window, format_hour
 
 
@@ -62,7 +65,7 @@ class PostgresIOManager(ConfigurableIOManager):
             try:
                 attempt = self._attempts.get(name) or self._open(context, name)
                 return attempt.read(self.spark.session(attempt.record_count), context.name)
-            except Exception as error:
+            except BaseException as error:
                 self._end(name, error)
                 raise
 
@@ -78,16 +81,20 @@ class PostgresIOManager(ConfigurableIOManager):
         with explaining(f"{name} over {attempt.window}"):
             try:
                 report = attempt.commit(obj)
-            except Exception as error:
+            except BaseException as error:
                 self._end(name, error)
                 raise
         self._end(name, None)
         context.add_output_metadata(_metadata(name, attempt.table, attempt.window, report))
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
-        """End the attempts whose asset failed between its inputs and its output."""
+        """End the attempts whose asset failed or was stopped between its inputs and its output."""
         for name in list(self._attempts):
-            self._end(name, McqError("the asset failed before its rows were stored; see its run"))
+            if _is_stopped(context):
+                self._end(name, KeyboardInterrupt())
+            else:
+                said = "the asset failed before its rows were stored; see its run"
+                self._end(name, McqError(said))
 
     def _open(self, context: InputContext, name: str) -> Attempt:
         if not context.has_asset_partitions:
@@ -107,9 +114,20 @@ class PostgresIOManager(ConfigurableIOManager):
         attempt = self._attempts.pop(name, None)
         if attempt is None:
             return
-        if error is not None:
+        if isinstance(error, Exception):
             attempt.fail(error)
+        elif error is not None:
+            # Dagster interrupts a run that somebody cancels; so does Ctrl-C.
+            attempt.fail(McqError(CANCELLED_TEXT), CANCELLED)
         attempt.close()
+
+
+def _is_stopped(context: InitResourceContext) -> bool:
+    if context.instance is None or context.run is None:
+        return False
+    run = context.instance.get_run_by_id(context.run.run_id)
+    stopped = (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+    return run is not None and run.status in stopped
 
 
 def _metadata(name: str, table: str, window: Window, report: AttemptReport) -> dict[str, Any]:

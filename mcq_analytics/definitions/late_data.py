@@ -33,10 +33,9 @@ from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.corrections import Corrections
-from mcq_analytics.storage.fact_tables import SUCCESS
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.storage.metadata import hour_statuses
+from mcq_analytics.storage.metadata import fact_record
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
 
 SECONDS_BETWEEN_TICKS = 300
@@ -146,8 +145,8 @@ def _observe(
     for fact in (QUESTION_INTERACTION, TEST_SUMMARY):
         findings.hours[fact.name] |= wrong
     for fact in FACTS:
-        done = hour_statuses(engine, fact.name, settings)
-        findings.hours[fact.name] &= {hour for hour, status in done.items() if status == SUCCESS}
+        known = fact_record(engine, fact.name, settings).hours
+        findings.hours[fact.name] &= {hour for hour, record in known.items() if record.is_done}
         findings.hours[fact.name] = {
             hour for hour in findings.hours[fact.name] if span.start <= hour < span.end
         }

@@ -23,7 +23,7 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.hour_outcomes import record_failed_runs
+from mcq_analytics.definitions.hour_outcomes import record_ended_runs
 from mcq_analytics.definitions.in_progress import MAX_RETRIES_TAG, end_dead_runs, process_tags
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.run_errors import first_error
@@ -125,7 +125,7 @@ def run_window(
         DagsterInstance.get() as instance,
     ):
         end_dead_runs(instance)
-        record_failed_runs(instance, settings, open_database(settings).engine())
+        record_ended_runs(instance, settings, open_database(settings).engine())
         for chunk in window.chunks(HOURS_PER_RUN):
             _add(totals, _execute(job, instance, chunk))
             if progress is not None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
+from typing import Any
 
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+)
 
-from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.errors import McqError, UsageError, WaitedInVainError
 from mcq_analytics.storage.faults import first_line
 
-_OURS = (McqError.__name__, UsageError.__name__)
+_OURS = tuple(kind.__name__ for kind in (McqError, UsageError, WaitedInVainError))
 
 
 def first_error(events: Iterable[DagsterEvent]) -> str | None:
@@ -33,7 +40,41 @@ def first_error(events: Iterable[DagsterEvent]) -> str | None:
 
 def error_of_run(instance: DagsterInstance, run_id: str) -> str:
     """Return what went wrong first in a run of the past."""
+    return first_error(_failures(instance, run_id)) or "its records hold no error"
+
+
+class Ending(Enum):
+    """Why a run ended that Dagster calls failed."""
+
+    FAILED = "failed"
+    WAITED_IN_VAIN = "waited in vain"
+    STOPPED = "stopped"
+
+
+def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
+    """Return whether a run failed, or just waited for another one's lock, or was interrupted."""
+    steps = [
+        _classes(getattr(event.event_specific_data, "error", None))
+        for event in _failures(instance, run_id)
+        if event.event_type is DagsterEventType.STEP_FAILURE
+    ]
+    if any(DagsterExecutionInterruptedError.__name__ in classes for classes in steps):
+        return Ending.STOPPED
+    if steps and all(WaitedInVainError.__name__ in classes for classes in steps):
+        return Ending.WAITED_IN_VAIN
+    return Ending.FAILED
+
+
+def _classes(error: Any) -> list[str | None]:
+    """Return the names of the classes of an error and its causes, as Dagster has kept them."""
+    names = []
+    while error is not None:
+        names.append(error.cls_name)
+        error = error.cause
+    return names
+
+
+def _failures(instance: DagsterInstance, run_id: str) -> list[DagsterEvent]:
     kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
     entries = instance.all_logs(run_id, of_type=kinds)
-    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
-    return first_error(events) or "its records hold no error"
+    return [entry.dagster_event for entry in entries if entry.dagster_event is not None]

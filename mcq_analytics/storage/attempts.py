@@ -25,7 +25,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from mcq_analytics.errors import McqError
+from mcq_analytics.errors import WaitedInVainError
 from mcq_analytics.facts import TEST_SUMMARY, Fact
 from mcq_analytics.storage.base_snapshot import (
     READER_LOCK_TIMEOUT,
@@ -35,7 +35,7 @@ from mcq_analytics.storage.base_snapshot import (
 )
 from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.database import APPLICATION_NAME, Database
-from mcq_analytics.storage.fact_tables import FAILED, SUCCESS, FactTables, fact_tables
+from mcq_analytics.storage.fact_tables import CANCELLED, FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.storage.faults import LOCK_NOT_AVAILABLE, in_short
 from mcq_analytics.storage.fingerprints import (
     Fingerprints,
@@ -121,7 +121,7 @@ class Attempt:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            self.fail(error)
+            self.fail(error, FAILED if isinstance(error, Exception) else CANCELLED)
         self.close()
 
     def begin(self) -> None:
@@ -267,12 +267,13 @@ class Attempt:
         self._phase("write")
         return self.report
 
-    def fail(self, error: BaseException) -> None:
-        """Record the attempt as failed and drop its staging tables, if the database lets us.
+    def fail(self, error: BaseException, status: str = FAILED) -> None:
+        """Record the attempt as failed or cancelled, and drop its staging tables.
 
-        Where it does not, the next attempt of the fact does both.
+        Where the database does not let us, the next attempt of the fact does both. One that waited
+        for another run in vain has not begun: it is not recorded.
         """
-        if self._connection is None:
+        if self._connection is None or isinstance(error, WaitedInVainError):
             return
         try:
             if self._connection.invalidated or not self._answers():
@@ -282,7 +283,7 @@ class Attempt:
             connection = self._own("READ COMMITTED")
             with connection.begin():
                 if self._withdraw(connection) or not self._announced:
-                    self._record(connection, FAILED, in_short(error))
+                    self._record(connection, status, in_short(error))
         except SQLAlchemyError:
             logger.warning(
                 "%s over %s failed, which could not be recorded: the next attempt will",
@@ -345,7 +346,7 @@ class Attempt:
             else:
                 connection.execute(text("RESET statement_timeout; RESET lock_timeout"))
                 return
-        raise McqError(
+        raise WaitedInVainError(
             f"{self.fact.name}: waited {seconds} s for {lock_holder(connection, key['key'])}, "
             "which computes the same fact: run it again later, or raise --lock-timeout"
         )
@@ -367,9 +368,14 @@ class Attempt:
                     f"INSERT INTO {quoted(schema, 'etl_metadata')} (pipeline_name, window_start, "
                     "window_end, status, started_at, finished_at, run_id, error) "
                     "SELECT pipeline_name, window_start, window_end, 'failed', started_at, "
-                    "now(), run_id, :error FROM dead"
+                    "greatest(started_at, CAST(:found_at AS timestamptz)), run_id, :error FROM dead"
                 ),
-                {"fact": self.fact.name, "error": "the process died, or lost the database"},
+                {
+                    "fact": self.fact.name,
+                    "error": "the process died, or lost the database",
+                    # It had ended when this attempt, which may be its retry, began.
+                    "found_at": self._started_at,
+                },
             )
             for (name,) in connection.execute(
                 text(

@@ -33,8 +33,8 @@ _TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
 }
 
 
-SUCCESS, FAILED = "success", "failed"
-"""What `etl_metadata` says of an attempt."""
+SUCCESS, FAILED, CANCELLED = "success", "failed", "cancelled"
+"""What `etl_metadata` says of an attempt; what somebody stopped is no failure."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class FactTables:
     attempts: Table
     running: Table
     fingerprints: Table
+    wrong: Table
 
 
 def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTables:
@@ -65,6 +66,7 @@ def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTa
         attempts=etl_metadata_table(metadata),
         running=running_attempt_table(metadata),
         fingerprints=_fingerprints(metadata),
+        wrong=wrong_hour_table(metadata),
     )
 
 
@@ -143,7 +145,7 @@ def etl_metadata_table(metadata: MetaData) -> Table:
         Column("pipeline_name", Text, nullable=False, comment="The asset, that is the fact"),
         Column("window_start", DateTime(timezone=True), nullable=False, comment="First hour, UTC"),
         Column("window_end", DateTime(timezone=True), nullable=False, comment="End, exclusive"),
-        Column("status", Text, nullable=False, comment="success or failed"),
+        Column("status", Text, nullable=False, comment="success, failed or cancelled"),
         Column("rows_read", BigInteger, comment="Rows read from the base tables"),
         Column("rows_written", BigInteger, comment="Fact rows inserted, updated or deleted"),
         Column(
@@ -152,7 +154,9 @@ def etl_metadata_table(metadata: MetaData) -> Table:
         Column("finished_at", DateTime(timezone=True), nullable=False, comment="Commit or failure"),
         Column("run_id", Text, comment="The Dagster run"),
         Column("error", Text, comment="Why it failed; null on success"),
-        CheckConstraint("status IN ('success', 'failed')", name="etl_metadata_status_check"),
+        CheckConstraint(
+            "status IN ('success', 'failed', 'cancelled')", name="etl_metadata_status_check"
+        ),
         CheckConstraint("window_start < window_end", name="etl_metadata_window_check"),
         comment="One row per attempt of a fact over a window",
     )
@@ -187,4 +191,19 @@ def _fingerprints(metadata: MetaData) -> Table:
         Column("submissions", Text, comment="Fingerprint of the hour's submissions, if it has any"),
         comment="What of the base tables each hour of a fact was last computed from: an hour whose "
         "rows have another fingerprint now is computed again",
+    )
+
+
+def wrong_hour_table(metadata: MetaData) -> Table:
+    """Return the table of the hours that a check found wrong and none has found right since."""
+    return Table(
+        "wrong_hour",
+        metadata,
+        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
+        Column("check_name", Text, primary_key=True, comment="The asset check"),
+        Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
+        Column("run_id", Text, nullable=False, comment="The Dagster run that checked it last"),
+        Column("found_at", DateTime(timezone=True), nullable=False, comment="When"),
+        Column("error", Text, nullable=False, comment="What was found"),
+        comment="Hours over which a blocking check found a fact wrong, until it finds it right",
     )

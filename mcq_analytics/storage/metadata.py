@@ -6,24 +6,24 @@ Attempts write their own rows, see `attempts`; those that could not are recorded
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, exists, insert, literal, or_, select
+from sqlalchemy import MetaData, Table, and_, exists, insert, literal, or_, select, update
 from sqlalchemy.engine import Engine
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.errors import UsageError
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.fact_tables import (
+    CANCELLED,
     FAILED,
     SUCCESS,
     etl_metadata_table,
     running_attempt_table,
 )
 from mcq_analytics.windows import (
-    HOUR,
     Window,
     format_hour,
     last_closed_hour_end,
@@ -33,6 +33,8 @@ from mcq_analytics.windows import (
 )
 
 logger = logging.getLogger(__name__)
+
+CANCELLED_TEXT = "somebody cancelled the run"
 
 
 @dataclass(frozen=True)
@@ -114,28 +116,106 @@ def get_time_range(
     return min(start, end), end
 
 
-def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dict[datetime, str]:
-    """Return the status of the latest attempt of every hour that a fact was attempted over."""
+@dataclass(frozen=True)
+class HourRecord:
+    """What `etl_metadata` says of an hour.
+
+    `latest` is the latest attempt that was not cancelled, None where there is none: an hour keeps
+    what it was when somebody stops an attempt over it. `is_cancelled` tells that the latest attempt
+    of all was stopped.
+    """
+
+    latest: PastAttempt | None
+    is_cancelled: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the hour has succeeded, and nobody has cancelled another attempt since."""
+        return self._has_succeeded and not self.is_cancelled
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the hour has not succeeded, and nobody has cancelled an attempt since."""
+        return not self._has_succeeded and not self.is_cancelled
+
+    @property
+    def _has_succeeded(self) -> bool:
+        return self.latest is not None and self.latest.status == SUCCESS
+
+
+MISSING = HourRecord(None, False)
+"""Of an hour that was never attempted."""
+
+ALL_FAILS = 3
+"""Where attempts over so many windows of a fact failed in a row, no single hour is to blame."""
+
+
+@dataclass(frozen=True)
+class FactRecord:
+    """What `etl_metadata` says of a fact: its hours, and the windows that failed in a row."""
+
+    hours: Mapping[datetime, HourRecord]
+    failed_in_a_row: int
+
+    def failed_windows(self) -> dict[datetime, Window]:
+        """Return by failed hour the window that it failed in.
+
+        None is to blame where everything fails: the cause then lies elsewhere.
+        """
+        if self.failed_in_a_row >= ALL_FAILS:
+            return {}
+        return {
+            hour: record.latest.window
+            for hour, record in self.hours.items()
+            if record.latest is not None and record.latest.status == FAILED
+        }
+
+
+def fact_record(engine: Engine, pipeline_name: str, settings: Settings) -> FactRecord:
+    """Return what is known of every hour that a fact was attempted over."""
     table = _table(settings)
     statement = select(table).where(table.c.pipeline_name == pipeline_name).order_by(table.c.id)
-    return _paint(_attempts(engine, statement))
+    return record_of(_attempts(engine, statement))
 
 
-def record_failures(engine: Engine, settings: Settings, failures: Iterable[PastAttempt]) -> None:
-    """Record attempts that failed before they could record themselves, each once.
+def record_of(attempts: Iterable[PastAttempt]) -> FactRecord:
+    """Lay the attempts of a fact over each other, in their order: later ones are on top."""
+    hours: dict[datetime, HourRecord] = {}
+    failed: set[Window] = set()
+    for attempt in attempts:
+        is_cancelled = attempt.status == CANCELLED
+        if attempt.status == SUCCESS:
+            failed.clear()
+        elif not is_cancelled:
+            failed.add(attempt.window)
+        for hour in attempt.window.starts():
+            before = hours.get(hour, MISSING)
+            hours[hour] = HourRecord(before.latest if is_cancelled else attempt, is_cancelled)
+    return FactRecord(hours, len(failed))
+
+
+def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dict[datetime, str]:
+    """Return by hour the status of the latest attempt of a fact that was not cancelled."""
+    hours = fact_record(engine, pipeline_name, settings).hours
+    return {hour: one.latest.status for hour, one in hours.items() if one.latest is not None}
+
+
+def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt]) -> None:
+    """Record attempts that failed or were cancelled and could not record it themselves, each once.
 
     Left out are those that are known by their run, that the next attempt will record, or after
-    which the fact was attempted again.
+    which the fact was attempted again. A run that is known as failed, and was cancelled, is put
+    right.
     """
     metadata = MetaData(schema=settings.fact_schema)
     table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
     with engine.begin() as connection:
-        for failure in failures:
+        for failure in ended:
             values = {
                 "pipeline_name": failure.pipeline_name,
                 "window_start": failure.window.start,
                 "window_end": failure.window.end,
-                "status": FAILED,
+                "status": failure.status,
                 "started_at": failure.started_at,
                 "finished_at": failure.finished_at,
                 "run_id": failure.run_id,
@@ -144,6 +224,16 @@ def record_failures(engine: Engine, settings: Settings, failures: Iterable[PastA
             overlaps = and_(
                 table.c.window_start < failure.window.end, table.c.window_end > failure.window.start
             )
+            if failure.status == CANCELLED:
+                connection.execute(
+                    update(table)
+                    .where(
+                        table.c.pipeline_name == failure.pipeline_name,
+                        table.c.run_id == failure.run_id,
+                        table.c.status == FAILED,
+                    )
+                    .values(status=CANCELLED)
+                )
             known = exists().where(
                 table.c.pipeline_name == failure.pipeline_name,
                 or_(
@@ -159,15 +249,6 @@ def record_failures(engine: Engine, settings: Settings, failures: Iterable[PastA
             connection.execute(
                 insert(table).from_select(list(values), row.where(~known, ~under_way))
             )
-
-
-def _paint(attempts: Sequence[PastAttempt]) -> dict[datetime, str]:
-    """Lay attempts over each other, later ones on top."""
-    statuses: dict[datetime, str] = {}
-    for attempt in attempts:
-        for index in range(attempt.window.hours):
-            statuses[attempt.window.start + index * HOUR] = attempt.status
-    return statuses
 
 
 def _first_open_hour(engine: Engine, pipeline_name: str, settings: Settings) -> datetime:

@@ -80,6 +80,7 @@ def require_fact_tables(
             "etl_metadata",
             "running_attempt",
             "hour_fingerprint",
+            "wrong_hour",
         ):
             if not any(table == name for table, _ in found):
                 raise McqError(f"the table {schema}.{name} is missing: run mcq-analytics init-db")
