@@ -16,7 +16,12 @@ from http.client import HTTPException
 
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.masking import mask
-from mcq_analytics.settings import ALERT_METHODS, AlertSettings, load_settings
+from mcq_analytics.settings import (
+    ALERT_METHODS,
+    LOGIN_WITHOUT_TLS,
+    AlertSettings,
+    load_settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +172,8 @@ def _not_reached(error: Exception, remedy: str) -> AlertError:
 
 
 def _send_email(message: str, settings: AlertSettings) -> None:
+    if settings.would_log_in_without_tls:
+        raise AlertError(LOGIN_WITHOUT_TLS)
     where = f"the mail server {settings.smtp_host}:{settings.smtp_port}"
     try:
         refused = _deliver(_mail(message, settings), settings)
@@ -195,7 +202,7 @@ def _send_email(message: str, settings: AlertSettings) -> None:
     except ssl.SSLError as error:
         raise AlertError(
             f"{where} has no trusted TLS connection ({type(error).__name__}): check SMTP_HOST, "
-            "its certificate and SMTP_STARTTLS"
+            "SMTP_PORT, its certificate, SMTP_STARTTLS and SMTP_SSL"
         ) from None
     except (OSError, smtplib.SMTPException) as error:
         raise AlertError(
@@ -226,11 +233,8 @@ def _mail(message: str, settings: AlertSettings) -> EmailMessage:
 
 def _deliver(mail: EmailMessage, settings: AlertSettings) -> set[str]:
     """Hand a mail over; return the recipients that were refused while others were accepted."""
-    server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_SECONDS)
+    server = _connected(settings)
     try:
-        if settings.smtp_starttls:
-            # Without a context smtplib takes any certificate, and the password would go there.
-            server.starttls(context=ssl.create_default_context())
         if settings.smtp_user:
             server.login(settings.smtp_user, settings.smtp_password or "")
         refused = server.send_message(mail)
@@ -240,6 +244,25 @@ def _deliver(mail: EmailMessage, settings: AlertSettings) -> set[str]:
     finally:
         server.close()
     return set(refused)
+
+
+def _connected(settings: AlertSettings) -> smtplib.SMTP:
+    """Connect to the mail server, by TLS where that is asked for.
+
+    Without a context smtplib takes any certificate, and the password would go there.
+    """
+    host, port = settings.smtp_host, settings.smtp_port
+    if settings.smtp_ssl:
+        trusted = ssl.create_default_context()
+        return smtplib.SMTP_SSL(host, port, timeout=TIMEOUT_SECONDS, context=trusted)
+    server = smtplib.SMTP(host, port, timeout=TIMEOUT_SECONDS)
+    if settings.smtp_starttls:
+        try:
+            server.starttls(context=ssl.create_default_context())
+        except BaseException:
+            server.close()
+            raise
+    return server
 
 
 def _answers(error: smtplib.SMTPRecipientsRefused) -> list[tuple[int, bytes]]:

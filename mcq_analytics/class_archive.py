@@ -74,7 +74,8 @@ def _base_table(spark: SparkSession, name: str) -> DataFrame:
 @contextmanager
 def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
     """Yield a session whose Java has these options, and wait until that Java has ended."""
-    os.environ.update(MCQ_HOME=str(home), SPARK_SUBMIT_OPTS=java_options)
+    # No database is needed, whatever environment this is for.
+    os.environ.update(MCQ_ENV="dev", MCQ_HOME=str(home), SPARK_SUBMIT_OPTS=java_options)
     spark = initialize_spark_session_with_scaling("local", 0)
     gateway = SparkContext._gateway
     assert gateway is not None

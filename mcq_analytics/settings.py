@@ -21,6 +21,21 @@ from mcq_analytics.windows import parse_hour
 
 ENVIRONMENTS = ("dev", "test", "prod")
 ALERT_METHODS = ("log", "slack", "email")
+IMPLICIT_TLS_PORT = 465
+"""Where mail servers speak TLS from the first octet on (RFC 8314)."""
+LOGIN_WITHOUT_TLS = (
+    "SMTP_USER is set, but neither SMTP_STARTTLS nor SMTP_SSL is: the password would be sent in the "
+    "clear; set SMTP_STARTTLS=true, or SMTP_PORT=465 for implicit TLS (see .env.example)"
+)
+
+_SECRETS = (
+    *("DB_DEV_PASSWORD", "DB_TEST_PASSWORD", "DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD"),
+    *("PGPASSWORD", "SLACK_TOKEN", "SMTP_PASSWORD"),
+)
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,14 @@ class AlertSettings:
     smtp_user: str | None = None
     smtp_password: str | None = field(default=None, repr=False)
     smtp_starttls: bool = False
+    smtp_ssl: bool = False
+    smtp_allow_plaintext: bool = False
+
+    @property
+    def would_log_in_without_tls(self) -> bool:
+        """Whether the mail server's password would be sent in the clear, which nobody allowed."""
+        encrypted = self.smtp_starttls or self.smtp_ssl
+        return bool(self.smtp_user) and not encrypted and not self.smtp_allow_plaintext
 
 
 @dataclass(frozen=True)
@@ -79,10 +102,14 @@ class Settings:
     docs_url: str | None
 
 
-def load_settings(env: str | None = None, directory: Path | None = None) -> Settings:
+def load_settings(
+    env: str | None = None, directory: Path | None = None, *, to_connect_only: bool = False
+) -> Settings:
     """Return the settings of `env` (default: `MCQ_ENV`, else `dev`).
 
     The process environment wins over `.env` in `directory` (default: the working directory).
+    In `prod` the first hour and the address of the UI have no defaults, except for those who only
+    connect.
 
     Raises:
         UsageError: an environment of another name.
@@ -97,10 +124,13 @@ def load_settings(env: str | None = None, directory: Path | None = None) -> Sett
             f"unknown environment {chosen!r}: set MCQ_ENV to one of {', '.join(ENVIRONMENTS)}"
         )
     spark = _spark_settings(values)
+    database_url = _database_url(chosen, values)
+    if chosen == "prod" and not to_connect_only:
+        _require_what_production_has_no_default_for(values)
     return Settings(
         env=chosen,
-        database_url=_database_url(chosen, values),
-        dagster_url=_postgres_url("MCQ_DAGSTER_URL", values),
+        database_url=database_url,
+        dagster_url=_postgres_url("MCQ_DAGSTER_URL", "MCQ_DAGSTER_PASSWORD", values),
         source_schema=values.get("MCQ_SOURCE_SCHEMA", "public"),
         fact_schema=values.get("MCQ_FACT_SCHEMA", "analytics"),
         partition_start=_partition_start(values),
@@ -126,23 +156,41 @@ def _environment(directory: Path) -> dict[str, str]:
 
 def _remember_secrets(values: Mapping[str, str]) -> None:
     """Note what is a secret whatever else is set; a URL's passwords are noted as it is read."""
-    remember(*(values.get(name) for name in ("SLACK_TOKEN", "SMTP_PASSWORD", "PGPASSWORD")))
+    remember(*(values.get(name) for name in _SECRETS))
     webhook = values.get("SLACK_WEBHOOK_URL", "")
     _, _, path = webhook.partition("://")[2].partition("/")
     remember(webhook, path, path.rpartition("/")[2])
 
 
+def _require_what_production_has_no_default_for(values: Mapping[str, str]) -> None:
+    """Ask for what only the owner knows: a wrong first hour computes years that have no answers."""
+    for name, meaning in (
+        ("MCQ_PARTITION_START", "the first hour to compute, as 2025-01-31T00:00"),
+        ("MCQ_DAGSTER_WEBSERVER_URL", "the address of the UI, to which alerts link"),
+    ):
+        if name not in values:
+            raise McqError(
+                f"{name} is not set, and has no default where MCQ_ENV is prod: add {meaning}, to "
+                ".env (see .env.example)"
+            )
+
+
 def _database_url(env: str, values: Mapping[str, str]) -> URL | None:
     name = f"DB_{env.upper()}_URL"
-    url = _postgres_url(name, values)
+    url = _postgres_url(name, f"DB_{env.upper()}_PASSWORD", values)
     if url is None and env != "dev":
         raise McqError(f"{name} is not set; add it to .env (see .env.example)")
     return url
 
 
-def _postgres_url(name: str, values: Mapping[str, str]) -> URL | None:
+def _postgres_url(name: str, password_name: str, values: Mapping[str, str]) -> URL | None:
+    """Read a URL; a password of its own setting goes before one in the URL."""
     text = values.get(name)
-    return None if text is None else read_postgres_url(name, text)
+    if text is None:
+        return None
+    url = read_postgres_url(name, text)
+    password = values.get(password_name)
+    return url if password is None else url.set(password=password)
 
 
 def _partition_start(values: Mapping[str, str]) -> datetime:
@@ -156,6 +204,7 @@ def _alert_settings(values: Mapping[str, str]) -> AlertSettings:
     method = values.get("ALERT_METHOD", "log").lower()
     if method not in ALERT_METHODS:
         raise McqError(f"ALERT_METHOD is {method!r}; it must be one of {', '.join(ALERT_METHODS)}")
+    port = _integer("SMTP_PORT", values, 25)
     settings = AlertSettings(
         method=method,
         slack_webhook_url=values.get("SLACK_WEBHOOK_URL"),
@@ -167,10 +216,12 @@ def _alert_settings(values: Mapping[str, str]) -> AlertSettings:
             part.strip() for part in values.get("ALERT_EMAIL_TO", "").split(",") if part.strip()
         ),
         smtp_host=values.get("SMTP_HOST", "localhost"),
-        smtp_port=_integer("SMTP_PORT", values, 25),
+        smtp_port=port,
         smtp_user=values.get("SMTP_USER"),
         smtp_password=values.get("SMTP_PASSWORD"),
-        smtp_starttls=values.get("SMTP_STARTTLS", "false").lower() in ("1", "true", "yes"),
+        smtp_starttls=_boolean("SMTP_STARTTLS", values),
+        smtp_ssl=_boolean("SMTP_SSL", values, port == IMPLICIT_TLS_PORT),
+        smtp_allow_plaintext=_boolean("SMTP_ALLOW_PLAINTEXT", values),
     )
     if method == "slack" and not (
         settings.slack_webhook_url or (settings.slack_token and settings.slack_channel)
@@ -184,6 +235,9 @@ def _alert_settings(values: Mapping[str, str]) -> AlertSettings:
             "ALERT_METHOD is email, but ALERT_EMAIL_FROM or ALERT_EMAIL_TO is not set; "
             "add them to .env (see .env.example)"
         )
+    # Where Slack accepts nothing, alerts go by email.
+    if method != "log" and settings.email_to and settings.would_log_in_without_tls:
+        raise McqError(LOGIN_WITHOUT_TLS)
     return settings
 
 
@@ -241,3 +295,12 @@ def _integer(name: str, values: Mapping[str, str], default: int, least: int = 1)
     if number < least:
         raise McqError(f"{name} is {number}; it must be at least {least}")
     return number
+
+
+def _boolean(name: str, values: Mapping[str, str], default: bool = False) -> bool:
+    text = values.get(name)
+    if text is None:
+        return default
+    if text.strip().lower() not in _BOOLEANS:
+        raise McqError(f"{name} is {text!r}; it must be true or false")
+    return _BOOLEANS[text.strip().lower()]

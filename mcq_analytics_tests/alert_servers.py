@@ -85,6 +85,7 @@ class SmtpServer(socketserver.ThreadingTCPServer):
         self.features: tuple[str, ...] = ()
         self.replies: dict[str, str] = {}
         self.tls: ssl.SSLContext | None = None
+        self.implicit_tls = False
         self.commands: list[str] = []
         self.mails: list[bytes] = []
         self.released = threading.Event()
@@ -112,6 +113,8 @@ class SmtpHandler(socketserver.StreamRequestHandler):
             return
 
     def _converse(self) -> None:
+        if self.server.implicit_tls:
+            self._encrypt()
         self._say(self.server.greeting)
         while line := self.rfile.readline():
             command = line.decode().strip()

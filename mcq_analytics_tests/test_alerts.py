@@ -15,7 +15,7 @@ import pytest
 
 from mcq_analytics import alerts
 from mcq_analytics.errors import McqError, UsageError
-from mcq_analytics.settings import AlertSettings
+from mcq_analytics.settings import AlertSettings, load_settings
 from mcq_analytics_tests.alert_servers import (
     PASSWORD,
     SECRETS,
@@ -330,9 +330,57 @@ def with_login(settings: AlertSettings) -> AlertSettings:
     return replace(settings, smtp_user="mcq", smtp_password=PASSWORD)
 
 
+def in_the_clear(settings: AlertSettings) -> AlertSettings:
+    return replace(with_login(settings), smtp_allow_plaintext=True)
+
+
+def test_a_login_without_tls_is_refused_before_a_connection_unless_it_is_allowed(
+    smtp: SmtpServer, refusal: Refusal
+) -> None:
+    smtp.features = ("AUTH PLAIN",)
+    assert "set SMTP_STARTTLS=true" in str(refusal(with_login(smtp.settings())))
+    assert smtp.commands == []
+    alerts.send_alert("late", in_the_clear(smtp.settings()))
+    assert "AUTH" in smtp.verbs()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"SMTP_PORT": "465"},
+        {"SMTP_SSL": "true"},
+        {"SMTP_PORT": "587", "SMTP_STARTTLS": " On"},
+        {"SMTP_ALLOW_PLAINTEXT": "1"},
+    ],
+    ids=str,
+)
+def test_a_login_is_set_with_tls_of_either_kind_or_by_who_allows_it_without(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    given = {
+        "ALERT_METHOD": "email",
+        "ALERT_EMAIL_FROM": "mcq@example.org",
+        "ALERT_EMAIL_TO": "one@example.org",
+        "SMTP_USER": "mcq",
+        **settings,
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = load_settings().alerts
+    assert found.smtp_ssl == ("SMTP_PORT" in settings and "SMTP_STARTTLS" not in settings) or (
+        "SMTP_SSL" in settings
+    )
+    assert found.smtp_starttls == ("SMTP_STARTTLS" in settings)
+
+
+def test_a_user_of_mail_that_is_not_sent_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_USER", "mcq")
+    assert load_settings().alerts.method == "log"
+
+
 def test_a_user_is_logged_in_before_the_mail(smtp: SmtpServer) -> None:
     smtp.features = ("AUTH PLAIN",)
-    alerts.send_alert("late", with_login(smtp.settings()))
+    alerts.send_alert("late", in_the_clear(smtp.settings()))
     assert smtp.verbs().index("AUTH") < smtp.verbs().index("MAIL")
     assert len(smtp.mails) == 1
 
@@ -384,21 +432,21 @@ def test_a_login_that_is_refused_names_the_settings_and_not_the_password(
 ) -> None:
     smtp.features = ("AUTH PLAIN",)
     smtp.replies = {"AUTH": f"535 bad password {PASSWORD}"}
-    error = refusal(with_login(smtp.settings()))
+    error = refusal(in_the_clear(smtp.settings()))
     assert "refused the login (535): check SMTP_USER and SMTP_PASSWORD" in str(error)
 
 
 def test_a_login_that_the_server_does_not_offer_is_an_error(
     smtp: SmtpServer, refusal: Refusal
 ) -> None:
-    assert "SMTP_USER" in str(refusal(with_login(smtp.settings())))
+    assert "SMTP_USER" in str(refusal(in_the_clear(smtp.settings())))
 
 
 def test_a_password_that_smtp_cannot_carry_is_refused_without_showing_it(
     smtp: SmtpServer, refusal: Refusal
 ) -> None:
     smtp.features = ("AUTH PLAIN",)
-    settings = replace(with_login(smtp.settings()), smtp_password=f"é{PASSWORD}")
+    settings = replace(in_the_clear(smtp.settings()), smtp_password=f"é{PASSWORD}")
     assert "SMTP_PASSWORD for special characters" in str(refusal(settings))
 
 
@@ -459,3 +507,16 @@ def test_a_server_without_starttls_gets_no_password(smtp: SmtpServer, refusal: R
     error = refusal(replace(with_login(smtp.settings()), smtp_starttls=True))
     assert "check SMTP_STARTTLS" in str(error)
     assert "AUTH" not in smtp.verbs()
+
+
+def test_where_tls_is_spoken_from_the_first_octet_on_the_login_comes_after_it(
+    smtp: SmtpServer, certificate: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    smtp.features, smtp.implicit_tls = ("AUTH PLAIN",), True
+    settings = replace(with_login(smtp.settings()), smtp_ssl=True)
+    assert "no trusted TLS connection" in str(refusal(settings))
+    assert smtp.commands == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    alerts.send_alert("late", replace(settings, smtp_starttls=True))
+    assert smtp.verbs()[:2] == ["EHLO", "AUTH"]
+    assert len(smtp.mails) == 1

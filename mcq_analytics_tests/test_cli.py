@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
 from mcq_analytics.cli import main
-from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.database import Database, get_engine
 from mcq_analytics.windows import HOUR, format_hour
 from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.conftest import CHECKOUT
@@ -180,6 +180,22 @@ def test_usage_errors_exit_with_2(database: Database) -> None:
     fails(call("generate", "--students", "0"), 2, "students is 0; it must be at least 1")
 
 
+PRODUCTION = {"MCQ_ENV": "prod", "DB_PROD_URL": "postgresql://mcq@127.0.0.1:1/d"}
+EMAIL = {
+    "ALERT_METHOD": "email",
+    "ALERT_EMAIL_FROM": "a@b.example",
+    "ALERT_EMAIL_TO": "c@d.example",
+}
+
+
+def in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let production be the database of the test, with all that production has to be told."""
+    monkeypatch.setenv("MCQ_ENV", "prod")
+    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    monkeypatch.setenv("MCQ_PARTITION_START", "2024-01-01T00:00")
+    monkeypatch.setenv("MCQ_DAGSTER_WEBSERVER_URL", "https://facts.example")
+
+
 FILLING = pytest.mark.parametrize(
     "arguments", [("load-csv", "csv"), ("generate", "--students", "3"), ("demo", "--no-ui")]
 )
@@ -189,8 +205,7 @@ FILLING = pytest.mark.parametrize(
 def test_nothing_is_written_into_production_unless_forced(
     database: Database, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("MCQ_ENV", "prod")
-    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    in_production(monkeypatch)
     fails(call(*arguments), 2, f"{arguments[0]} writes rows", "MCQ_ENV is prod", "--force")
     assert scalar(database, "SELECT count(*) FROM answers") == 0
     assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata") == 0
@@ -201,8 +216,7 @@ def test_nothing_is_written_into_production_unless_forced(
 def test_whoever_forces_it_writes_into_production(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MCQ_ENV", "prod")
-    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    in_production(monkeypatch)
     done = call("generate", "--students", "3", "--force")
     assert done.exit_code == 0, done.output
     assert scalar(database, "SELECT count(*) > 0 FROM answers") is True
@@ -217,8 +231,7 @@ def test_the_demo_runs_in_production_when_forced(
 ) -> None:
     monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 5)
     monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 2)
-    monkeypatch.setenv("MCQ_ENV", "prod")
-    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    in_production(monkeypatch)
     done = call("demo", "--no-ui", "--force")
     assert done.exit_code == 0, done.output
     assert wrong_rows(database) == []
@@ -229,6 +242,12 @@ def test_the_demo_runs_in_production_when_forced(
     [
         ({"MCQ_ENV": "staging"}, 2, ("unknown environment 'staging'", "dev, test, prod")),
         ({"MCQ_ENV": "prod"}, 1, ("DB_PROD_URL is not set", ".env.example")),
+        (PRODUCTION, 1, ("MCQ_PARTITION_START is not set", "MCQ_ENV is prod", ".env.example")),
+        (
+            {**PRODUCTION, "MCQ_PARTITION_START": "2024-01-01T00:00"},
+            1,
+            ("MCQ_DAGSTER_WEBSERVER_URL is not set", "MCQ_ENV is prod", ".env.example"),
+        ),
         ({"MCQ_ENV": "test"}, 1, ("DB_TEST_URL is not set",)),
         ({"DB_DEV_URL": "no url"}, 1, ("DB_DEV_URL is not a URL",)),
         ({"DB_DEV_URL": "mysql://u:pw@h/d"}, 1, ("DB_DEV_URL is a mysql URL",)),
@@ -240,6 +259,23 @@ def test_the_demo_runs_in_production_when_forced(
         ({"MCQ_PARTITION_START": "2024-01-01T00:30"}, 1, ("MCQ_PARTITION_START",)),
         ({"ALERT_METHOD": "pigeon"}, 1, ("ALERT_METHOD", "log, slack, email")),
         ({"ALERT_METHOD": "slack"}, 1, ("SLACK_WEBHOOK_URL",)),
+        ({**EMAIL, "SMTP_USER": "mcq"}, 1, ("SMTP_USER", "set SMTP_STARTTLS=true")),
+        (
+            {**EMAIL, "SMTP_USER": "mcq", "SMTP_PORT": "465", "SMTP_SSL": "false"},
+            1,
+            ("SMTP_USER", "set SMTP_STARTTLS=true"),
+        ),
+        (
+            {
+                **EMAIL,
+                "SMTP_USER": "mcq",
+                "ALERT_METHOD": "slack",
+                "SLACK_WEBHOOK_URL": "http://127.0.0.1:1/x",
+            },
+            1,
+            ("SMTP_USER", "set SMTP_STARTTLS=true"),
+        ),
+        ({"SMTP_STARTTLS": "please"}, 1, ("SMTP_STARTTLS is 'please'", "true or false")),
         ({"MCQ_SPARK_CLUSTER": "batch"}, 1, ("SPARK_BATCH_MASTER",)),
         ({"MCQ_SPARK_EXECUTOR_CORES": "many"}, 1, ("MCQ_SPARK_EXECUTOR_CORES",)),
     ],
@@ -252,6 +288,18 @@ def test_settings_that_cannot_work_are_named_with_the_remedy(
     result = call("init-db")
     fails(result, code, *parts)
     assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("settings", [{"MCQ_ENV": "prod"}, PRODUCTION], ids=["none", "a database"])
+def test_what_needs_no_settings_works_in_production_without_them(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for arguments in (["--help"], ["--version"], *([name, "--help"] for name in main.commands)):
+        assert call(*arguments).exit_code == 0
+    if "DB_PROD_URL" in settings:
+        assert get_engine("prod").url.host == "127.0.0.1"
 
 
 def test_a_database_that_refuses_is_explained_without_the_password(

@@ -90,13 +90,17 @@ def test_every_secret_of_the_settings_is_remembered(monkeypatch: pytest.MonkeyPa
         "SLACK_WEBHOOK_URL": hook,
         "SLACK_TOKEN": "xoxb-t0ken",
         "SMTP_PASSWORD": "m4il p4ss",
+        "DB_TEST_PASSWORD": "t3st p@ss%20",
+        "DB_PROD_PASSWORD": "pr0d p@ss%20",
+        "MCQ_DAGSTER_PASSWORD": "d4gster p@ss%20",
     }.items():
         monkeypatch.setenv(name, value)
     load_settings()
     path = hook.partition(".com/")[2]
     for secret in ("dev p4ss", "k3y-p4ss", "dagster p4ss", hook, path, "s3cret-h00k", "xoxb-t0ken"):
         assert mask(f"<{secret}>") == "<***>"
-    assert mask("<m4il p4ss>") == "<***>"
+    for secret in ("m4il p4ss", "t3st p@ss%20", "pr0d p@ss%20", "d4gster p@ss%20"):
+        assert mask(f"<{secret}>") == "<***>"
 
 
 def failure_with(text: str) -> OperationalError:

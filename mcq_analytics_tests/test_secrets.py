@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import adbc_driver_postgresql.dbapi
 import pytest
 from dagster import DagsterInstance
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from mcq_analytics.facts import FACTS, IdType
+from mcq_analytics.masking import mask
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics_tests.conftest import (
     CHECKOUT,
     create_database,
@@ -59,13 +61,15 @@ def protected(
     )
     yield database
     drop_database(url)
+    execute(Database(owner, "public", "analytics"), 'DROP ROLE "odd us@r"')
 
 
 def as_settings_have_it(url: URL) -> str:
     user, password, name = (
         quote(part or "", safe="") for part in (url.username, url.password, url.database)
     )
-    return f"postgresql://{user}:{password}@{url.host}:{url.port}/{name}"
+    given = f":{password}" if password else ""
+    return f"postgresql://{user}{given}@{url.host}:{url.port}/{name}"
 
 
 @pytest.fixture
@@ -150,3 +154,24 @@ def test_no_secret_is_in_any_record_log_or_page(
     logs = [path for path in files if "compute_logs" in path.parts]
     assert any("STEP_FAILURE" in path.read_text() for path in logs)
     assert scalar(protected, "SELECT count(*) FROM analytics.etl_metadata") == len(FACTS)
+
+
+@pytest.mark.parametrize("in_url", [None, WRONG_PASSWORD], ids=["no password", "another password"])
+def test_a_password_of_its_own_setting_arrives_as_it_is(
+    protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_url: str | None
+) -> None:
+    records = create_database(protected.url, "records, too")
+    monkeypatch.setenv("DB_DEV_URL", as_settings_have_it(protected.url.set(password=in_url)))
+    monkeypatch.setenv("DB_DEV_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MCQ_DAGSTER_PASSWORD", PASSWORD)
+    opened = open_database(load_settings())
+    with opened.engine().connect() as connection:
+        assert connection.execute(text("SELECT current_user")).scalar() == "odd us@r"
+    with adbc_driver_postgresql.dbapi.connect(opened.conninfo()) as through_arrow:
+        assert through_arrow.adbc_get_info()["vendor_name"] == "PostgreSQL"
+    written = as_settings_have_it(records.set(password=in_url))
+    with opened_instance(written, tmp_path, monkeypatch) as instance:
+        assert instance.get_runs() == []
+    drop_database(records)
+    assert PASSWORD not in repr(load_settings())
+    assert mask(f"<{PASSWORD}>") == "<***>"

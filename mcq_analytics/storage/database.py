@@ -161,4 +161,4 @@ def get_engine(env: str) -> Engine:
         McqError: its URL is missing or malformed.
 
     """
-    return open_database(load_settings(env)).engine()
+    return open_database(load_settings(env, to_connect_only=True)).engine()
