@@ -172,8 +172,6 @@ def _not_reached(error: Exception, remedy: str) -> AlertError:
 
 
 def _send_email(message: str, settings: AlertSettings) -> None:
-    if settings.would_log_in_without_tls:
-        raise AlertError(LOGIN_WITHOUT_TLS)
     where = f"the mail server {settings.smtp_host}:{settings.smtp_port}"
     try:
         refused = _deliver(_mail(message, settings), settings)
@@ -251,6 +249,8 @@ def _connected(settings: AlertSettings) -> smtplib.SMTP:
 
     Without a context smtplib takes any certificate, and the password would go there.
     """
+    if settings.would_log_in_without_tls:
+        raise AlertError(LOGIN_WITHOUT_TLS)
     host, port = settings.smtp_host, settings.smtp_port
     if settings.smtp_ssl:
         trusted = ssl.create_default_context()

@@ -24,8 +24,8 @@ ALERT_METHODS = ("log", "slack", "email")
 IMPLICIT_TLS_PORT = 465
 """Where mail servers speak TLS from the first octet on (RFC 8314)."""
 LOGIN_WITHOUT_TLS = (
-    "SMTP_USER is set, but neither SMTP_STARTTLS nor SMTP_SSL is: the password would be sent in the "
-    "clear; set SMTP_STARTTLS=true, or SMTP_PORT=465 for implicit TLS (see .env.example)"
+    "SMTP_USER is set, but neither SMTP_STARTTLS nor SMTP_SSL is: the password would be sent in "
+    "the clear; set SMTP_STARTTLS=true, or SMTP_PORT=465 for implicit TLS (see .env.example)"
 )
 
 _SECRETS = (

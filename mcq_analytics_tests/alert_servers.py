@@ -108,13 +108,13 @@ class SmtpHandler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         try:
+            if self.server.implicit_tls:
+                self._encrypt()
             self._converse()
         except OSError:  # the client broke off, as some tests want it to
             return
 
     def _converse(self) -> None:
-        if self.server.implicit_tls:
-            self._encrypt()
         self._say(self.server.greeting)
         while line := self.rfile.readline():
             command = line.decode().strip()
