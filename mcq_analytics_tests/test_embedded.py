@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click.testing
+import pytest
 from sqlalchemy.engine import URL
 
+from mcq_analytics.cli import main
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.embedded import embedded_url
-from mcq_analytics_tests.conftest import drop_database
+from mcq_analytics_tests.conftest import CHECKOUT, drop_database
 from mcq_analytics_tests.facts_of import scalar
 
 
@@ -22,3 +29,55 @@ def test_a_database_that_many_ask_for_at_once_is_made_for_all(
             assert set(urls) == {server.set(database=name)}
             assert scalar(Database(urls[0], "public", "analytics"), "SELECT 1") == 1
             drop_database(urls[0])
+
+
+def test_data_of_another_version_are_left_alone_and_both_versions_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    old = {**os.environ, "PGSERVER_POSTGRES_VERSION": "16", "PYTHONPATH": str(CHECKOUT)}
+    kept = "CREATE TABLE kept AS SELECT 7 AS seven"
+    made = subprocess.run(
+        [sys.executable, "-c", OLD_SERVER, str(home), kept],
+        env=old,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    before = contents(home / "postgres")
+    monkeypatch.setenv("MCQ_HOME", str(home))
+    result = click.testing.CliRunner().invoke(main, ["init-db"])
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert re.search(r"are of PostgreSQL 16, but the installed \S+ runs (1[7-9]|[2-9]\d):", line)
+    assert "dump them with 16, or move the folder aside" in line
+    assert contents(home / "postgres") == before
+    # As docs/operations.md says: the old server still runs.
+    found = subprocess.run(
+        [sys.executable, "-c", OLD_SERVER, str(home), "SELECT seven FROM kept"],
+        env=old,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "[(7,)]\n"
+
+
+OLD_SERVER = """
+import sys
+from pathlib import Path
+from sqlalchemy import create_engine, text
+from mcq_analytics.storage.embedded import embedded_url
+with create_engine(embedded_url(Path(sys.argv[1]))).begin() as connection:
+    rows = connection.execute(text(sys.argv[2]))
+    print(rows.all() if rows.returns_rows else "")
+"""
+
+
+def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path): (path.read_bytes(), path.stat().st_uid)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }

