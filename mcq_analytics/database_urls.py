@@ -113,5 +113,5 @@ def _port(variable: str, port: str | None) -> str | None:
 def _refusal(variable: str, what: str) -> McqError:
     return McqError(
         f"{variable} {what}: write it as postgresql://user:password@host:5432/database, and "
-        f"{_ENCODE}"
+        f"{_ENCODE}, or set {variable.removesuffix('_URL')}_PASSWORD to it"
     )

@@ -133,4 +133,5 @@ def test_what_cannot_be_a_url_is_refused_and_not_repeated(
     assert f"{variable} " in line
     assert "write it as postgresql://user:password@host:5432/database" in line
     assert "percent-encode special characters in the password (@ as %40)" in line
+    assert f"or set {variable.replace('URL', 'PASSWORD')} to it" in line
     assert "Sup3r" not in result.output
