@@ -27,6 +27,7 @@ from sqlalchemy import text
 
 from mcq_analytics.storage.base_tables import create_missing_base_tables
 from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.java import ensure_java
 from mcq_analytics.windows import HOUR
 from mcq_analytics_tests.conftest import CHECKOUT, drop_database
 from mcq_analytics_tests.dagster_dev import Ui
@@ -196,9 +197,7 @@ def test_the_commands_are_the_same_in_both_and_there() -> None:
     for name, service in COMPOSE["services"].items():
         if "command" not in service:
             continue
-        assert " ".join(service["command"]).replace("workspace ", "workspace=") == " ".join(
-            given[name]
-        )
+        assert service["command"] == given[name]
         assert (PROGRAMS / service["command"][0]).exists()
 
 
@@ -218,7 +217,6 @@ class Image:
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mcq_image_"))
-        self.folder.chmod(0o755)
         self.logs = Path(tempfile.mkdtemp(prefix="mcq_logs_"))
         self._ports = ports
         self._user = as_another_user()
@@ -229,7 +227,14 @@ class Image:
         for name in ("dagster.yaml", "deploy/workspace.yaml"):
             text = (CHECKOUT / name).read_text()
             (self.folder / Path(name).name).write_text(self.here(text, ports))
+        self._java = ensure_java(self.folder / "home")
+        self.folder.chmod(0o555)
         [self._set] = re.findall(r"^ENV ((?:.*\\\n)*.*)$", DOCKERFILE, re.M)
+
+    def remove(self) -> None:
+        self.folder.chmod(0o755)
+        for folder in (self.folder, self.logs):
+            shutil.rmtree(folder)
 
     def here(self, text: str, ports: dict[str, int]) -> str:
         """Return a text of a manifest with the folder, the hosts and the ports of this machine."""
@@ -251,6 +256,7 @@ class Image:
             **ours,
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "HOME": str(self.folder / "home"),
+            "JAVA_HOME": str(self._java),
             "PYTHONPATH": str(CHECKOUT),
             # Nothing listens but on loopback.
             "SPARK_LOCAL_IP": "127.0.0.1",
@@ -346,7 +352,7 @@ def services_of_compose(chosen: dict[str, str], directory: Path) -> dict[str, Se
     return found
 
 
-def services_of_kubernetes(chosen: dict[str, str], _: Path) -> dict[str, Service]:
+def services_of_kubernetes(chosen: dict[str, str]) -> dict[str, Service]:
     """Return the services with the secret made, and the settings filled in, as it is said there."""
     [settings] = [one["data"] for one in RESOURCES if one["kind"] == "ConfigMap"]
     sources = {
@@ -367,32 +373,43 @@ def services_of_kubernetes(chosen: dict[str, str], _: Path) -> dict[str, Service
     return found
 
 
-@pytest.mark.parametrize(
-    "services_of", [services_of_compose, services_of_kubernetes], ids=["compose", "kubernetes"]
-)
+CHOSEN = {
+    "DB_PROD_PASSWORD": ODD_PASSWORD,
+    "MCQ_DAGSTER_PASSWORD": ODD_PASSWORD,
+    "MCQ_DAGSTER_WEBSERVER_URL": "https://dagster.example.org",
+    "ALERT_METHOD": "slack",
+    "SLACK_WEBHOOK_URL": "http://127.0.0.1:1/never",
+    "MCQ_SOURCE_SCHEMA": "public",
+    "MCQ_FACT_SCHEMA": "analytics",
+}
+
+
+def test_both_give_every_service_the_same_command_and_environment(tmp_path: Path) -> None:
+    chosen = {
+        **CHOSEN,
+        "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
+        "MCQ_PARTITION_START": "2024-01-01T00:00",
+    }
+    assert services_of_compose(chosen, tmp_path) == services_of_kubernetes(chosen)
+
+
 def test_all_services_start_by_their_own_commands_and_compute_an_hour(
-    own_server: OwnServer,
-    closed: datetime,
-    tmp_path: Path,
-    services_of: Callable[[dict[str, str], Path], dict[str, Service]],
+    own_server: OwnServer, closed: datetime
 ) -> None:
     administration = own_server.url(own_server.port)
     ports = {"3000": 0, "4000": free_port(), "5432": own_server.port, "7077": free_port()}
     chosen = {
+        **CHOSEN,
         "DB_PROD_URL": f"postgresql://mcq_writer@127.0.0.1:{own_server.port}/platform",
-        "DB_PROD_PASSWORD": ODD_PASSWORD,
-        "MCQ_DAGSTER_PASSWORD": ODD_PASSWORD,
         "MCQ_PARTITION_START": (closed - HOUR).strftime("%Y-%m-%dT%H:%M"),
-        "MCQ_DAGSTER_WEBSERVER_URL": "https://dagster.example.org",
-        "SLACK_WEBHOOK_URL": "http://127.0.0.1:1/never",
     }
-    services = services_of(chosen, tmp_path)
+    # Those of Compose are the same.
+    services = services_of_kubernetes(chosen)
     records = services["dagster-db"].environment
     image = Image(ports)
     everything = Database(administration, "public", "analytics")
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, image.folder)
-        stack.callback(shutil.rmtree, image.logs)
+        stack.callback(image.remove)
         run_statement(
             everything, f"CREATE ROLE {records['POSTGRES_USER']} LOGIN PASSWORD '{ODD_PASSWORD}'"
         )
@@ -407,7 +424,9 @@ def test_all_services_start_by_their_own_commands_and_compute_an_hour(
         code = services["code"]
         code_is_ready = stack.enter_context(image.started(code))
         stack.enter_context(image.started(services["spark-master"]))(lambda: listens(ports["7077"]))
-        stack.enter_context(image.started(services["spark-worker"]))
+        worker = stack.enter_context(image.started(services["spark-worker"]))
+        log = image.logs / "spark-worker.log"
+        worker(lambda: "Successfully registered with master" in log.read_text())
         code_is_ready(lambda: listens(ports["4000"]))
         healthcheck = COMPOSE["services"]["code"]["healthcheck"]["test"][1:]
         code_is_ready(lambda: image.run(code, healthcheck).returncode == 0)
