@@ -93,8 +93,8 @@ class Ui:
         )["launchPipelineExecution"]
         return answer
 
-    def wait_for_run(self, run_id: str) -> str:
-        for _ in range(240):
+    def wait_for_run(self, run_id: str, seconds: int = 120) -> str:
+        for _ in range(2 * seconds):
             answer = self.ask(
                 "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
             )

@@ -393,6 +393,7 @@ def test_both_give_every_service_the_same_command_and_environment(tmp_path: Path
     assert services_of_compose(chosen, tmp_path) == services_of_kubernetes(chosen)
 
 
+@pytest.mark.timeout(600)
 def test_all_services_start_by_their_own_commands_and_compute_an_hour(
     own_server: OwnServer, closed: datetime
 ) -> None:
@@ -454,7 +455,7 @@ def test_all_services_start_by_their_own_commands_and_compute_an_hour(
         done = image.run(services["init-db"], services["init-db"].command)
         assert done.returncode == 0, done.stderr
         run_id = ui.launch(hour)
-        assert ui.wait_for_run(run_id) == "SUCCESS"
+        assert ui.wait_for_run(run_id, 300) == "SUCCESS"
         assert wrong_rows(platform) == []
         assert scalar(platform, "SELECT count(*) FROM analytics.question_interaction_fact") == 9
         # Its executors were the worker's.
