@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from mcq_analytics.storage.schema import key_types
 from mcq_analytics.storage.spark_sink import copy_to_staging, copying
 from mcq_analytics.storage.spark_source import SnapshotSource
 from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics_tests.conftest import WORKER
 from mcq_analytics_tests.facts_of import (
     contents,
     execute,
@@ -444,6 +446,35 @@ def test_the_facts_have_locks_of_their_own(database: Database) -> None:
     assert len(keys) == 6
     with database.engine().connect() as connection:
         assert lock_holder(connection, lock_key("analytics", TEST_FUNNEL)) == "another run"
+
+
+@pytest.fixture
+def other_role(database: Database) -> Iterator[Database]:
+    """The database as a role sees it that may log in and read no statistics of others."""
+    role = f"waiting_{WORKER}"
+    execute(database, f"CREATE ROLE {role} LOGIN")
+    yield dataclasses.replace(database, url=database.url.set(username=role), lock_seconds=0)
+    execute(database, f"DROP ROLE {role}")
+
+
+def test_who_waits_for_a_session_of_another_role_is_told_which_it_is(
+    answered: Database, other_role: Database
+) -> None:
+    def told() -> str:
+        waiting = Attempt(other_role, TEST_FUNNEL, NINE, "a-run-of-another")
+        with pytest.raises(McqError) as refused, waiting:
+            waiting.begin()
+        return str(refused.value)
+
+    with Attempt(answered, TEST_FUNNEL, NINE, "a-run-of-the-owner") as holder:
+        holder.begin()
+        named = r"waited 0 s for mcq_analytics a-run-of test_funnel_fact \(server process \d+\),"
+        assert re.search(named, told())
+    key = lock_key("analytics", TEST_FUNNEL)
+    with answered.engine("").connect() as nameless:
+        nameless.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        owner = nameless.execute(text("SELECT current_user")).scalar_one()
+        assert re.search(rf"waited 0 s for a session of {owner} \(server process \d+\),", told())
 
 
 @pytest.mark.parametrize(

@@ -569,10 +569,14 @@ def lock_key(schema: str, fact: Fact) -> int:
 
 
 def lock_holder(connection: Connection, key: int) -> str:
-    """Return a description of the session that holds an advisory lock."""
+    """Return a description of the session that holds an advisory lock.
+
+    Since when it is there is null for whoever may not read the statistics of another role, and an
+    application need not have a name.
+    """
     row = connection.execute(
         text(
-            "SELECT a.pid, a.application_name, a.backend_start FROM pg_locks l "
+            "SELECT a.pid, a.usename, a.application_name, a.backend_start FROM pg_locks l "
             "JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted "
             "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
             "AND ((CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint)) = :key"
@@ -581,4 +585,6 @@ def lock_holder(connection: Connection, key: int) -> str:
     ).first()
     if row is None:
         return "another run"
-    return f"{row.application_name} (server process {row.pid}, since {row.backend_start:%H:%M:%S})"
+    name = row.application_name or f"a session of {row.usename or 'another role'}"
+    since = f", since {row.backend_start:%H:%M:%S}" if row.backend_start else ""
+    return f"{name} (server process {row.pid}{since})"
