@@ -262,12 +262,11 @@ def rescore(question: str | None, dry_run: bool) -> None:
 
         total = sum(window.hours for window in found.windows)
         with progress_bar("computing hours", total=total) as advance:
-            for window in found.windows:
-                launch.run_window(
-                    settings,
-                    window,
-                    lambda hours, until: advance(hours, f"to {format_hour(until)}"),
-                )
+            launch.run_windows(
+                settings,
+                found.windows,
+                lambda hours, until: advance(hours, f"to {format_hour(until)}"),
+            )
     verb = "would move" if dry_run else "moved"
     click.echo(f"{found.stale_hours:,} hours differ from the base tables")
     click.echo(f"{verb} {moves.rows:,} question results of {moves.students:,} students")

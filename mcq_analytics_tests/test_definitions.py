@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from dagster import (
     AssetKey,
@@ -21,6 +25,7 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database
+from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
 
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
@@ -144,6 +149,31 @@ def test_a_long_window_is_cut_into_runs_and_reports_progress(
     assert seen == [2, 1]
     assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 6
     assert wrong_rows(answered) == []
+
+
+def test_a_process_that_computes_a_small_window_before_a_large_one_has_java_for_the_large_one(
+    answered: Database, instance: DagsterInstance
+) -> None:
+    execute(
+        answered,
+        "INSERT INTO answers SELECT n, n % 5, n % 3, 5, 1, 'A', '2024-01-01 10:10Z' "
+        "FROM generate_series(3, 1002) n",
+        "ANALYZE answers",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mcq_analytics_tests.java_of_runs"],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    java, whole_stage = done.stdout.splitlines()
+    assert "log4j2" in java
+    assert "TieredStopAtLevel" not in java
+    assert "UseSerialGC" not in java
+    assert whole_stage == "true"
+    assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 6
 
 
 def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(

@@ -96,12 +96,20 @@ def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
 
 
 def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSession) -> None:
-    names = ("spark.sql.shuffle.partitions", "spark.sql.autoBroadcastJoinThreshold")
+    names = (
+        "spark.sql.shuffle.partitions",
+        "spark.sql.autoBroadcastJoinThreshold",
+        "spark.sql.codegen.wholeStage",
+    )
     again = initialize_spark_session_with_scaling("local", 3 * MILLION)
     assert again is spark
-    assert [spark.conf.get(name) for name in names] == ["32", str(10 * 2**20)]
+    assert [spark.conf.get(name) for name in names] == [
+        "32",
+        str(10 * 2**20),
+        "true",
+    ]
     initialize_spark_session_with_scaling("local", 0)
-    assert [spark.conf.get(name) for name in names] == ["8", "-1"]
+    assert [spark.conf.get(name) for name in names] == ["8", "-1", "false"]
     spark.conf.set("spark.sql.shuffle.partitions", "2")
 
 

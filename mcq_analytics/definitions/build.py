@@ -30,11 +30,15 @@ FACTS_JOB = "hourly_facts"
 
 
 def build_definitions(
-    settings: Settings | None = None, resources: Mapping[str, object] | None = None
+    settings: Settings | None = None,
+    resources: Mapping[str, object] | None = None,
+    *,
+    largest_load: int = 0,
 ) -> Definitions:
     """Return the definitions for `settings` (default: the environment's).
 
-    `resources` replace those of the same key. The executor runs a run's steps in one process,
+    `resources` replace those of the same key. A process that makes several runs gives the records
+    of the largest as `largest_load`. The executor runs a run's steps in one process,
     since they share one Spark session.
     """
     chosen = settings or load_settings()
@@ -52,7 +56,7 @@ def build_definitions(
         description="The three facts of an hour, or of a range of hours in one pass.",
     )
     database = DatabaseResource()
-    spark = ScalingSparkResource()
+    spark = ScalingSparkResource(largest_load=largest_load)
     return Definitions(
         assets=assets,
         asset_checks=fact_checks(),

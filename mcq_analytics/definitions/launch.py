@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -34,6 +34,7 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics.storage.embedded import ignore_git
 from mcq_analytics.storage.faults import explaining
+from mcq_analytics.storage.loads import largest_load
 from mcq_analytics.storage.metadata import get_time_range
 from mcq_analytics.windows import Window, format_hour
 
@@ -106,10 +107,10 @@ def window_to_run(
     return Window(begin, finish)
 
 
-def run_window(
-    settings: Settings, window: Window, progress: Progress | None = None
+def run_windows(
+    settings: Settings, windows: Sequence[Window], progress: Progress | None = None
 ) -> dict[str, FactTotals]:
-    """Compute the facts over a window, in runs of at most `HOURS_PER_RUN` hours, oldest first.
+    """Compute the facts over windows, in runs of at most `HOURS_PER_RUN` hours, in their order.
 
     Raises:
         McqError: a run failed; the message is that of its first error. Earlier runs stand.
@@ -118,19 +119,32 @@ def run_window(
     ensure_dagster_home(settings)
     # Dagster logs every event to stderr; the events themselves are on the instance.
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    job = build_definitions(settings).resolve_job_def(FACTS_JOB)
+    chunks = [chunk for window in windows for chunk in window.chunks(HOURS_PER_RUN)]
+    database = open_database(settings)
+    load = 0
+    if len(chunks) > 1:
+        with explaining("looking at how many rows there are", SQLAlchemyError):
+            load = largest_load(database, chunks)
+    job = build_definitions(settings, largest_load=load).resolve_job_def(FACTS_JOB)
     totals = {fact.name: FactTotals() for fact in FACTS}
     with (
         explaining("the records of past runs", SQLAlchemyError),
         DagsterInstance.get() as instance,
     ):
         end_dead_runs(instance)
-        record_ended_runs(instance, settings, open_database(settings).engine())
-        for chunk in window.chunks(HOURS_PER_RUN):
+        record_ended_runs(instance, settings, database.engine())
+        for chunk in chunks:
             _add(totals, _execute(job, instance, chunk))
             if progress is not None:
                 progress(chunk.hours, chunk.end)
     return totals
+
+
+def run_window(
+    settings: Settings, window: Window, progress: Progress | None = None
+) -> dict[str, FactTotals]:
+    """Compute the facts over one window, as `run_windows` does."""
+    return run_windows(settings, [window], progress)
 
 
 def _execute(

@@ -27,7 +27,8 @@ class DatabaseResource(ConfigurableResource[Database]):
 class ScalingSparkResource(LazyPySparkResource):
     """A Spark session that is started when it is first needed, sized by the records of the run.
 
-    It serves all facts of a run, and stays for later runs of the process.
+    It serves all facts of a run, and stays for later runs of the process: what is fixed when it
+    starts is then for the largest of them.
     """
 
     spark_config: dict[str, str] = Field(
@@ -37,9 +38,15 @@ class ScalingSparkResource(LazyPySparkResource):
         default=None, description="A cluster of the settings; else MCQ_SPARK_CLUSTER decides"
     )
 
+    largest_load: int = Field(
+        default=0, description="Records of the largest run of this process, where they are known"
+    )
+
     def session(self, record_count: int) -> SparkSession:
         """Return the session for a load of about `record_count` records."""
         cluster = self.cluster_name or load_settings().spark.cluster
+        if record_count < self.largest_load:
+            initialize_spark_session_with_scaling(cluster, self.largest_load)
         self._spark_session = initialize_spark_session_with_scaling(cluster, record_count)
         return self._spark_session
 

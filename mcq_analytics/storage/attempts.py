@@ -43,6 +43,7 @@ from mcq_analytics.storage.fingerprints import (
     store_fingerprints,
     watermark,
 )
+from mcq_analytics.storage.loads import planned_rows
 from mcq_analytics.storage.merge import TASK, MergeCounts, merge, staging_columns
 from mcq_analytics.storage.overviews import overview
 from mcq_analytics.storage.retries import retrying
@@ -443,8 +444,8 @@ class Attempt:
                 )
                 for table in self.fact.reads:
                     if table in ("answers", "submissions"):
-                        self._record_count += _planned_rows(
-                            connection, selections.rows_in_window(table), bound
+                        self._record_count += planned_rows(
+                            connection, selections, table, self.window
                         )
                         counts = connection.execute(text(selections.left_out(table)), bound)
                         for what, count in counts.mappings().one().items():
@@ -555,11 +556,6 @@ class Attempt:
         now = monotonic()
         self.report.seconds[name] = round(now - self._clock, 3)
         self._clock = now
-
-
-def _planned_rows(connection: Connection, select: str, bound: Mapping[str, datetime]) -> int:
-    plan = connection.execute(text(f"EXPLAIN (FORMAT JSON) {select}"), bound).scalar_one()
-    return int(plan[0]["Plan"]["Plan Rows"])
 
 
 def lock_key(schema: str, fact: Fact) -> int:

@@ -51,6 +51,8 @@ _QUICK_JOINS = {
     "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
     "spark.sql.defaultSizeInBytes": "1",
 }
+# What is set anew for each load; all else is fixed when a session starts.
+_PER_QUERY = ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage", *_JOINS)
 
 
 def scaling_config(record_count: int) -> dict[str, str]:
@@ -94,6 +96,7 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.ui.explainMode": "simple",
+        "spark.sql.codegen.wholeStage": "true",
         # Three facts need more than the hundred compiled classes that Spark keeps, again and again.
         "spark.sql.codegen.cache.maxEntries": "1000",
         # Where in a transform each column was made, which takes several calls of Java to note.
@@ -135,7 +138,8 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     `local` runs Spark in this machine; another name is a Spark standalone, Kubernetes or YARN
     cluster whose master and conf are in the settings. Dynamic allocation and adaptive execution
     are as `scaling_config` says. A session that this process has already is used again, with what
-    is of each query set anew: executors are fixed when a session starts.
+    is of each query set anew. Executors, and the compiler and collector of Java, are fixed when a
+    session starts: a process with loads of several sizes starts with the largest.
 
     Raises:
         McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
@@ -145,7 +149,7 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     config = session_config(settings, record_count)
     active = SparkSession.getActiveSession()
     if active is not None:
-        for name in ("spark.sql.shuffle.partitions", *_JOINS):
+        for name in _PER_QUERY:
             active.conf.set(name, config[name])
         return active
     home = load_settings().home

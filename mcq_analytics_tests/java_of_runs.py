@@ -1,0 +1,31 @@
+"""A program of the tests: computes two windows, a small and a large one, and prints Java's options.
+
+What is large is made small for it, so that a thousand rows are many.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions import launch
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage import spark_session
+from mcq_analytics.windows import Window, parse_hour
+
+
+def main() -> None:
+    """Compute the two hours, a run each, and print with which Java it was done."""
+    spark_session.QUICK_RECORDS = 100
+    vars(launch)["HOURS_PER_RUN"] = 1
+    launch.run_window(
+        load_settings(), Window(parse_hour("2024-01-01T09"), parse_hour("2024-01-01T11"))
+    )
+    spark = SparkSession.getActiveSession()
+    assert spark is not None
+    java = spark._jvm.java.lang.management.ManagementFactory.getRuntimeMXBean()  # type: ignore[union-attr]
+    print(*java.getInputArguments())
+    print(spark.conf.get("spark.sql.codegen.wholeStage"))
+
+
+if __name__ == "__main__":
+    main()
