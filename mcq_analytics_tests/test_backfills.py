@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.cli import main
 from mcq_analytics.definitions.backfills import plan
+from mcq_analytics.definitions.liveness import process_of
 from mcq_analytics.definitions.partitions import partition_key
 from mcq_analytics.facts import FACTS, IdType
 from mcq_analytics.settings import load_settings
@@ -160,8 +161,8 @@ class Platform:
     def processes_of(self, backfill_id: str) -> list[int]:
         """Return the processes that the runs of a backfill have noted."""
         filters = RunsFilter(tags={"dagster/backfill": backfill_id})
-        noted = [run.tags.get("mcq/process", "").split() for run in self.instance.get_runs(filters)]
-        return [int(words[1]) for words in noted if words]
+        noted = [process_of(run) for run in self.instance.get_runs(filters)]
+        return [process for process in noted if process is not None]
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +302,20 @@ def test_a_backfill_of_the_ui_is_a_single_run_that_is_run_again_when_its_process
         DagsterRunStatus.FAILURE,
         DagsterRunStatus.SUCCESS,
     ]
+
+
+def test_the_tags_of_a_run_show_its_hours_and_not_its_process(
+    platform: Platform, outcome: Outcome
+) -> None:
+    answer = platform.ui.ask(
+        "query($filter: RunsFilter) { runsOrError(filter: $filter) "
+        "{ ... on Runs { results { tags { key } } } } }",
+        filter={"tags": [{"key": "dagster/backfill", "value": outcome.of_the_ui}]},
+    )
+    for run in answer["runsOrError"]["results"]:
+        keys = {tag["key"] for tag in run["tags"]}
+        assert "dagster/asset_partition_range_start" in keys
+        assert not [key for key in keys if "process" in key or key.startswith("mcq/")]
 
 
 def test_dagsters_own_command_takes_a_range_of_partitions(outcome: Outcome) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
-from mcq_analytics.definitions.in_progress import end_dead_runs
+from mcq_analytics.definitions.liveness import end_dead_runs
 from mcq_analytics.definitions.run_errors import error_of_run
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.hour_outcomes import record_ended_runs
-from mcq_analytics.definitions.in_progress import end_dead_runs
+from mcq_analytics.definitions.liveness import end_dead_runs
 from mcq_analytics.definitions.partitions import partition_key
 from mcq_analytics.due import Request, requests
 from mcq_analytics.errors import McqError

@@ -25,7 +25,8 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.hour_outcomes import record_ended_runs, wrong_hours
-from mcq_analytics.definitions.in_progress import end_dead_runs, hours_in_progress
+from mcq_analytics.definitions.in_progress import hours_in_progress
+from mcq_analytics.definitions.liveness import end_dead_runs
 from mcq_analytics.definitions.partitions import run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import open_hours, requests

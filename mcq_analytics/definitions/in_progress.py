@@ -1,15 +1,12 @@
 """Which hours of which facts are about to be computed: by runs and backfills that have not ended.
 
-A run whose process died without a word has ended: its end is recorded here, where it is found out.
+That a run's process died without a word is found out in `liveness`.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 from datetime import datetime, timedelta, timezone
 
-import psutil
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 
 from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_of
@@ -23,7 +20,6 @@ _UNDER_WAY = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-_HOST_TAG, _PROCESS_TAG = "mcq/host", "mcq/process"
 _PARTITION_TAG = "dagster/partition"
 _WILL_RETRY_TAG = "dagster/will_retry"
 MAX_RETRIES_TAG = "dagster/max_retries"
@@ -56,28 +52,6 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
     return hours
 
 
-def end_dead_runs(instance: DagsterInstance) -> None:
-    """Report runs as failed that began on this machine and whose process is gone.
-
-    What they left in the database, the next attempt of their fact records and sweeps.
-    """
-    begun = RunsFilter(statuses=[DagsterRunStatus.STARTED], tags={_HOST_TAG: platform.node()})
-    for run in instance.get_runs(begun):
-        run_id, process, started = run.tags[_PROCESS_TAG].split()
-        # A run that is executed again has the tags of its parent until it begins.
-        if run_id == run.run_id and not _is_alive(int(process), float(started)):
-            instance.report_run_failed(run, "The process of the run died before the run ended.")
-
-
-def process_tags(run_id: str) -> dict[str, str]:
-    """Return the tags by which others find out whether this process, a run's, is alive."""
-    started = psutil.Process().create_time()
-    return {
-        _HOST_TAG: platform.node(),
-        _PROCESS_TAG: f"{run_id} {os.getpid()} {started:.2f}",
-    }
-
-
 def is_retried(instance: DagsterInstance, record: RunRecord) -> bool:
     """Return whether a failed run is about to be tried again by the daemon, or is being.
 
@@ -92,14 +66,6 @@ def is_retried(instance: DagsterInstance, record: RunRecord) -> bool:
     if _WILL_RETRY_TAG not in run.tags:
         return instance.run_retries_enabled and ended < _NOTED_WITHIN
     return run.tags[_WILL_RETRY_TAG] == "true" and ended < _RETRY_WITHIN
-
-
-def _is_alive(process: int, started: float) -> bool:
-    """Return whether a process is there, and not another that got its number."""
-    try:
-        return abs(psutil.Process(process).create_time() - started) < 1.0
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _retried_runs(instance: DagsterInstance) -> list[DagsterRun]:

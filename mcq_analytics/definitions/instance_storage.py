@@ -12,6 +12,7 @@ from typing import Any
 from dagster import DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
+from sqlalchemy.engine import URL
 
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import sqlalchemy_text
@@ -67,6 +68,21 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         self._engine.dispose()
 
 
+def records_url() -> URL:
+    """Return the URL of the database of Dagster's records; the embedded server is started.
+
+    Raises:
+        McqError: the embedded server does not start.
+
+    """
+    settings = load_settings()
+    if settings.dagster_url is not None:
+        return settings.dagster_url
+    return embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
+        {"options": "-c synchronous_commit=off"}
+    )
+
+
 def _plans_an_hour(event: EventLogEntry) -> bool:
     planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     return event.get_dagster_event().event_type is planned
@@ -84,13 +100,7 @@ class InstanceStorage(DagsterPostgresStorage):
 
     def __init__(self, inst_data: Any = None) -> None:
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_PER_BATCH)
-        settings = load_settings()
-        url = settings.dagster_url
-        if url is None:
-            url = embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
-                {"options": "-c synchronous_commit=off"}
-            )
-        text = sqlalchemy_text(url)
+        text = sqlalchemy_text(records_url())
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
         engine = create_engine(

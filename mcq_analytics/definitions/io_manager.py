@@ -19,7 +19,7 @@ from pydantic import PrivateAttr
 from pyspark.sql import DataFrame
 
 from mcq_analytics.definitions.facts import column_lineage
-from mcq_analytics.definitions.in_progress import process_tags
+from mcq_analytics.definitions.liveness import Alive, process_tags
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
 from mcq_analytics.errors import McqError
@@ -42,10 +42,13 @@ class PostgresIOManager(ConfigurableIOManager):
     spark: ScalingSparkResource
 
     _attempts: dict[str, Attempt] = PrivateAttr(default_factory=dict)
+    _alive: Alive | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
-        """Note on the run which process it is."""
+        """Note on the run which process it is, and show that it is alive."""
         if context.run is not None and context.instance is not None:
+            self._alive = Alive(context.run.run_id)
+            self._alive.start()
             context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
 
     def load_input(self, context: InputContext) -> DataFrame:
@@ -95,6 +98,8 @@ class PostgresIOManager(ConfigurableIOManager):
             else:
                 said = "the asset failed before its rows were stored; see its run"
                 self._end(name, McqError(said))
+        if self._alive is not None:
+            self._alive.stop()
 
     def _open(self, context: InputContext, name: str) -> Attempt:
         if not context.has_asset_partitions:

@@ -24,7 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.hour_outcomes import record_ended_runs
-from mcq_analytics.definitions.in_progress import MAX_RETRIES_TAG, end_dead_runs, process_tags
+from mcq_analytics.definitions.in_progress import MAX_RETRIES_TAG
+from mcq_analytics.definitions.liveness import end_dead_runs, process_tags
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.run_errors import first_error
 from mcq_analytics.due import HOURS_PER_RUN

@@ -1,0 +1,24 @@
+"""A program of the tests: says of a run that this is its process, and lives until it is killed."""
+
+from __future__ import annotations
+
+import sys
+from time import sleep
+
+from dagster import DagsterInstance
+
+from mcq_analytics.definitions.liveness import Alive, process_tags
+
+
+def main(run_id: str) -> None:
+    """Note it on the run, hold its lock, and say so."""
+    with DagsterInstance.get() as instance:
+        instance.add_run_tags(run_id, process_tags(run_id))
+    Alive(run_id).start()
+    print("alive", flush=True)
+    while True:
+        sleep(60)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
