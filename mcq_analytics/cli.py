@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from mcq_analytics import demo_start
 from mcq_analytics.errors import UsageError
 from mcq_analytics.masking import mask
 from mcq_analytics.progress import progress_bar
@@ -341,10 +342,14 @@ def demo(no_ui: bool, force: bool) -> None:
     settings, database = _open_to_fill("demo", force)
     _initialise(database, settings, with_base_tables=True)
     span = _span(database)
+    is_sample = settings.database_url is None
     if span is None:
         start = last_closed_hour_end() - DEMO_HOURS * HOUR
         _generate(database, students=DEMO_STUDENTS, start=start, hours=DEMO_HOURS, seed=1)
         span = Window(start, start + DEMO_HOURS * HOUR)
+        is_sample = True
+    if is_sample and settings.env != "prod":
+        _note_start(settings, span.start)
     if not _has_succeeded(database, settings, span):
         _run(format_hour(span.start), format_hour(span.end))
     _print_facts(database)
@@ -498,6 +503,15 @@ def _run(start: str | None, end: str | None) -> None:
             for name, total in totals.items()
         ],
     )
+
+
+def _note_start(settings: Settings, start: datetime) -> None:
+    """Let all processes of this home begin where the sample does: nothing was missed before it."""
+    if demo_start.note_start(settings.home, settings.database_url, start):
+        click.echo(
+            f"the first hour here is {format_hour(start)}, by {settings.home / demo_start.FILE}; "
+            "MCQ_PARTITION_START would go before it"
+        )
 
 
 def _print_facts(database: Database) -> None:

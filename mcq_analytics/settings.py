@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from sqlalchemy.engine import URL
 
 from mcq_analytics.database_urls import read_postgres_url
+from mcq_analytics.demo_start import noted_start
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.masking import remember
 from mcq_analytics.windows import parse_hour
@@ -100,6 +101,7 @@ class Settings:
     alert_after: int
     webserver_url: str
     docs_url: str | None
+    automation: bool = True
 
 
 def load_settings(
@@ -133,8 +135,8 @@ def load_settings(
         dagster_url=_postgres_url("MCQ_DAGSTER_URL", "MCQ_DAGSTER_PASSWORD", values),
         source_schema=values.get("MCQ_SOURCE_SCHEMA", "public"),
         fact_schema=values.get("MCQ_FACT_SCHEMA", "analytics"),
-        partition_start=_partition_start(values),
-        home=Path(values.get("MCQ_HOME", ".mcq")).expanduser().absolute(),
+        partition_start=_partition_start(chosen, values),
+        home=_home(values),
         alerts=_alert_settings(values),
         spark=spark,
         statement_seconds=_integer("MCQ_STATEMENT_TIMEOUT", values, 3_600),
@@ -145,6 +147,7 @@ def load_settings(
         alert_after=_integer("MCQ_ALERT_AFTER", values, 2),
         webserver_url=values.get("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000").rstrip("/"),
         docs_url=values.get("MCQ_DOCS_URL"),
+        automation=_is_automated(chosen, values),
     )
 
 
@@ -193,9 +196,27 @@ def _postgres_url(name: str, password_name: str, values: Mapping[str, str]) -> U
     return url if password is None else url.set(password=password)
 
 
-def _partition_start(values: Mapping[str, str]) -> datetime:
+def _home(values: Mapping[str, str]) -> Path:
+    return Path(values.get("MCQ_HOME", ".mcq")).expanduser().absolute()
+
+
+def _is_automated(env: str, values: Mapping[str, str]) -> bool:
+    """Return whether schedule and sensors run: not where a person looks at production."""
+    text = values.get("MCQ_AUTOMATION")
+    if text is None:
+        # `dagster dev` sets it for all its processes.
+        return env != "prod" or "DAGSTER_IS_DEV_CLI" not in values
+    if text.lower() not in ("true", "false"):
+        raise McqError(f"MCQ_AUTOMATION is {text!r}; it must be true or false")
+    return text.lower() == "true"
+
+
+def _partition_start(env: str, values: Mapping[str, str]) -> datetime:
+    given = values.get("MCQ_PARTITION_START")
+    if given is None and env != "prod":
+        given = noted_start(_home(values), _database_url(env, values))
     try:
-        return parse_hour(values.get("MCQ_PARTITION_START", "2024-01-01T00:00"))
+        return parse_hour(given or "2024-01-01T00:00")
     except UsageError as error:
         raise McqError(f"MCQ_PARTITION_START: {error}") from None
 

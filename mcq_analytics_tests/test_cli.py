@@ -10,13 +10,17 @@ from pathlib import Path
 
 import click.testing
 import pytest
-from dagster import DagsterInstance
+from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
 from mcq_analytics.cli import main
+from mcq_analytics.definitions.build import build_definitions
+from mcq_analytics.definitions.partitions import partition_key
+from mcq_analytics.demo_start import note_start
+from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database, get_engine
-from mcq_analytics.windows import HOUR, format_hour
+from mcq_analytics.windows import HOUR, format_hour, parse_hour
 from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
@@ -257,6 +261,7 @@ def test_the_demo_runs_in_production_when_forced(
             ("the server cannot be reached", "check host and port"),
         ),
         ({"MCQ_PARTITION_START": "2024-01-01T00:30"}, 1, ("MCQ_PARTITION_START",)),
+        ({"MCQ_AUTOMATION": "perhaps"}, 1, ("MCQ_AUTOMATION", "must be true or false")),
         ({"ALERT_METHOD": "pigeon"}, 1, ("ALERT_METHOD", "log, slack, email")),
         ({"ALERT_METHOD": "slack"}, 1, ("SLACK_WEBHOOK_URL",)),
         ({**EMAIL, "SMTP_USER": "mcq"}, 1, ("SMTP_USER", "set SMTP_STARTTLS=true")),
@@ -365,6 +370,7 @@ def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
     first = call("demo", "--no-ui")
     assert first.exit_code == 0, first.output
     assert "generated " in first.stdout
+    assert "the first hour here is " in first.stdout
     for fact in ("question_interaction_fact", "test_summary_fact", "test_funnel_fact"):
         assert f"{fact}: " in first.stdout
     assert wrong_rows(empty_database) == []
@@ -373,6 +379,55 @@ def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
     assert second.exit_code == 0
     assert scalar(empty_database, "SELECT count(*) FROM analytics.etl_metadata") == attempts
     assert second.stdout in first.stdout
+
+
+def test_a_demo_begins_with_its_sample_for_every_process_of_its_home(
+    empty_database: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    closed: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 5)
+    monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 3)
+    done = call("demo", "--no-ui")
+    assert done.exit_code == 0, done.output
+    told = subprocess.run(
+        [sys.executable, "-m", "mcq_analytics", "status"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    ).stdout
+    assert [line.split("\t")[2] for line in told.splitlines()] == ["missing hours", "0", "0", "0"]
+    assert call("run").stdout.startswith("nothing to do")
+    first = closed - 3 * HOUR
+    hours = build_definitions().resolve_asset_graph().get(AssetKey("test_funnel_fact"))
+    assert hours.partitions_def is not None
+    assert hours.partitions_def.get_first_partition_key() == partition_key(first)
+    assert load_settings().partition_start == first
+
+
+def test_a_demo_decides_for_its_own_database_and_a_setting_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = parse_hour("2025-03-01T05")
+    monkeypatch.setenv("DB_DEV_URL", "postgresql://u:hunter2@127.0.0.1/demo")
+    home = load_settings().home
+    assert note_start(home, load_settings().database_url, start)
+    assert not note_start(home, load_settings().database_url, start)
+    assert load_settings().partition_start == start
+    assert "hunter2" not in "".join(path.read_text() for path in home.iterdir())
+    monkeypatch.setenv("MCQ_PARTITION_START", "2025-02-01T00")
+    assert load_settings().partition_start == parse_hour("2025-02-01T00")
+    monkeypatch.delenv("MCQ_PARTITION_START")
+    (tmp_path / ".env").write_text("MCQ_PARTITION_START=2025-04-01T00\n")
+    assert load_settings().partition_start == parse_hour("2025-04-01T00")
+    (tmp_path / ".env").write_text("MCQ_PARTITION_START=\n")
+    monkeypatch.setenv("DB_DEV_URL", "postgresql://u:hunter2@127.0.0.1/another")
+    assert load_settings().partition_start == parse_hour("2024-01-01T00")
+    (home / "demo.json").write_text("[]")
+    fails(call("init-db"), 1, "demo.json cannot be read", "remove it, or set MCQ_PARTITION_START")
 
 
 def test_alert_test_sends_a_message_and_fails_where_it_is_not_accepted(

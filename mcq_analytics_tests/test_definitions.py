@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime, timezone
 
 import pytest
 from dagster import (
@@ -13,14 +14,18 @@ from dagster import (
     DefaultScheduleStatus,
     DefaultSensorStatus,
     Definitions,
+    build_schedule_context,
+    build_sensor_context,
 )
 from pyspark.sql import SparkSession
 from sqlalchemy import Engine, event
 
 from mcq_analytics.definitions import launch
+from mcq_analytics.definitions.automation import OFF
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.instance_storage import BatchingEventLogStorage
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import load_settings
@@ -110,6 +115,52 @@ def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -
     }
     for sensor in repository.sensor_defs:
         assert sensor.default_status is DefaultSensorStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("variables", "automated"),
+    [
+        ({"DAGSTER_IS_DEV_CLI": "1"}, True),
+        ({"MCQ_AUTOMATION": "false"}, False),
+        ({"MCQ_ENV": "prod"}, True),
+        ({"MCQ_ENV": "prod", "DAGSTER_IS_DEV_CLI": "1"}, False),
+        ({"MCQ_ENV": "prod", "DAGSTER_IS_DEV_CLI": "1", "MCQ_AUTOMATION": "true"}, True),
+        ({"MCQ_ENV": "prod", "MCQ_AUTOMATION": "false"}, False),
+    ],
+)
+def test_nothing_runs_by_itself_where_a_person_looks_at_production(
+    database: Database,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    automated: bool,
+) -> None:
+    """The ticks are those that a second daemon would make on an instance with hours to compute."""
+    monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    definitions = build_definitions()
+    repository = definitions.get_repository_def()
+    [hourly] = repository.schedule_defs
+    sensors = repository.sensor_defs
+    statuses = {hourly.default_status.value, *(one.default_status.value for one in sensors)}
+    assert statuses == {"RUNNING" if automated else "STOPPED"}
+    assert {one.name for one in sensors} == {"alert_sensor", "late_data_sensor"}
+    with build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.now(timezone.utc),
+        repository_def=repository,
+        resources={"database": DatabaseResource()},
+    ) as context:
+        tick = hourly.evaluate_tick(context)
+    assert bool(tick.run_requests) is automated
+    if not automated:
+        assert tick.skip_message == OFF
+        for one in sensors:
+            with build_sensor_context(instance=instance, definitions=definitions) as looking:
+                assert one.evaluate_tick(looking).skip_message == OFF
+        for described in (hourly.description, *(one.description for one in sensors)):
+            assert "MCQ_AUTOMATION=true" in str(described)
 
 
 def test_one_run_covers_a_range_and_marks_every_hour(

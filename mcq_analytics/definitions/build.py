@@ -15,6 +15,7 @@ from dagster import (
     in_process_executor,
 )
 
+from mcq_analytics.definitions import automation
 from mcq_analytics.definitions.alert_sensor import alert_sensor
 from mcq_analytics.definitions.base_tables import IO_MANAGER_KEY, base_table_specs
 from mcq_analytics.definitions.catch_up import hourly_schedule, recovery_sensor
@@ -57,12 +58,17 @@ def build_definitions(
     )
     database = DatabaseResource()
     spark = ScalingSparkResource(largest_load=largest_load)
+    schedules = [hourly_schedule(FACTS_JOB)]
+    sensors = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB), alert_sensor()]
+    if not chosen.automation:
+        schedules = [automation.idle_schedule(one) for one in schedules]
+        sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
         asset_checks=fact_checks(),
         jobs=[facts],
-        schedules=[hourly_schedule(FACTS_JOB)],
-        sensors=[recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB), alert_sensor()],
+        schedules=schedules,
+        sensors=sensors,
         resources={
             "database": database,
             "spark": spark,
