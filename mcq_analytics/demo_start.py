@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.home import ready_home
 from mcq_analytics.windows import format_hour
 
 FILE = "demo.json"
@@ -22,13 +23,12 @@ def note_start(home: Path, url: URL | None, start: datetime) -> bool:
     """Note where the demo of a database starts; return whether that is new.
 
     Raises:
-        OSError: the file cannot be written.
+        McqError: the folder cannot be written to.
 
     """
     if noted_start(home, url) == format_hour(start):
         return False
-    home.mkdir(parents=True, exist_ok=True)
-    partial = home / f"{FILE}.new"
+    partial = ready_home(home) / f"{FILE}.new"
     partial.write_text(json.dumps({"database": _name(url), "start": format_hour(start)}) + "\n")
     partial.replace(home / FILE)
     return True
@@ -45,7 +45,7 @@ def noted_start(home: Path, url: URL | None) -> str | None:
     try:
         found = json.loads(path.read_text())
         return str(found["start"]) if found["database"] == _name(url) else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise McqError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from mcq_analytics.cli import main
+from mcq_analytics.errors import McqError
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.embedded import embedded_url
 from mcq_analytics_tests.conftest import CHECKOUT, drop_database
@@ -81,3 +83,37 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
         for path in directory.rglob("*")
         if path.is_file()
     }
+
+
+@pytest.mark.parametrize("command", ["init-db", "status", "demo"])
+def test_a_folder_that_cannot_hold_files_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MCQ_HOME", str(tmp_path / "file"))
+    done = click.testing.CliRunner().invoke(main, [command])
+    assert done.exit_code == 1
+    [line] = done.stderr.splitlines()
+    assert line == (
+        f"error: local files go to {tmp_path / 'file'}, which cannot be written to (File exists): "
+        "set MCQ_HOME to a folder that can"
+    )
+
+
+def test_a_disk_that_is_full_or_for_reading_alone_is_called_that(tmp_path: Path) -> None:
+    home = tmp_path / "disk"
+    home.mkdir()
+    mount = shutil.which("mount") or "mount"
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "none", str(home)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        with pytest.raises(McqError, match=r"whose disk is full \(\d+ MB are free, at least 64"):
+            embedded_url(home)
+        subprocess.run([mount, "-o", "remount,ro", str(home)], check=True)
+        with pytest.raises(McqError, match=r"cannot be written to .*: set MCQ_HOME to a folder"):
+            embedded_url(home)
+    finally:
+        subprocess.run([shutil.which("umount") or "umount", str(home)], check=True)

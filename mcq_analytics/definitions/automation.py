@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from functools import cache
 
 from dagster import (
     DefaultScheduleStatus,
@@ -23,10 +24,11 @@ logger = logging.getLogger(__name__)
 
 OFF = (
     "Off here: this is dagster dev, and MCQ_ENV is prod, or MCQ_AUTOMATION is false. Another "
-    "daemon computes the hours and sends the alerts; set MCQ_AUTOMATION=true if this is to be the one."
+    "daemon computes the hours and sends the alerts; set MCQ_AUTOMATION=true to let this one do it."
 )
 
 
+@cache
 def warn() -> None:
     """Say once that nothing happens by itself: the code server does, and none of its runs."""
     if multiprocessing.parent_process() is None:

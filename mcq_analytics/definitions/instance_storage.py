@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import sqlalchemy_text
-from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url
+from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url, keep_started
 
 EVENTS_PER_BATCH = "1000"
 CONNECTIONS_KEPT = 2
@@ -110,6 +110,9 @@ class InstanceStorage(DagsterPostgresStorage):
             max_overflow=-1,
             pool_pre_ping=True,
         )
+        settings = load_settings()
+        if settings.dagster_url is None:
+            keep_started(engine, settings.home)
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
             part._engine = engine
 

@@ -31,9 +31,9 @@ from mcq_analytics.definitions.run_errors import first_error
 from mcq_analytics.due import HOURS_PER_RUN
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.facts import FACTS
+from mcq_analytics.home import ready_home
 from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database, open_database
-from mcq_analytics.storage.embedded import ignore_git
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.loads import largest_load
 from mcq_analytics.storage.metadata import get_time_range
@@ -65,8 +65,7 @@ def ensure_dagster_home(settings: Settings) -> None:
     home = Path.cwd()
     if not (home / "dagster.yaml").exists():
         home = settings.home
-        home.mkdir(parents=True, exist_ok=True)
-        ignore_git(home)
+        ready_home(home)
         if not (home / "dagster.yaml").exists():
             packaged = files("mcq_analytics") / "definitions" / "dagster.yaml"
             (home / "dagster.yaml").write_text(packaged.read_text())

