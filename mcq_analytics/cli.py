@@ -150,7 +150,7 @@ def generate(students: int, start: str | None, hours: int, seed: int, force: boo
 
 
 @main.command()
-@click.option("--start", default=None, help="First hour, ISO 8601 [default: after what succeeded].")
+@click.option("--start", default=None, help="First hour, ISO 8601 [default: first not done].")
 @click.option("--end", default=None, help="End, exclusive [default: the end of the last hour].")
 @click.option(
     "--lock-timeout",

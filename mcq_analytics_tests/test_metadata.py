@@ -16,6 +16,11 @@ from mcq_analytics_tests.facts_of import execute
 FACT = "test_summary_fact"
 
 
+@pytest.fixture(autouse=True)
+def _first_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCQ_PARTITION_START", "2024-03-01T00:00")
+
+
 def attempt(database: Database, start: str, end: str, status: str, fact: str = FACT) -> None:
     error = "NULL" if status == "success" else "'the disk is full'"
     execute(
@@ -61,6 +66,29 @@ def test_the_next_window_begins_where_success_ends(database: Database, closed: d
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
     attempt(database, "2024-03-01 05:00", "2024-03-01 06:00", "success")
     assert due(database) == (parse_hour("2024-03-01T06"), closed)
+
+
+def test_hours_before_the_earliest_success_are_not_passed_over(
+    database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt(database, "2024-03-01 00:00", f"{closed:%Y-%m-%d %H:%M}", "success")
+    assert due(database) == (closed, closed)
+    monkeypatch.setenv("MCQ_PARTITION_START", "2024-02-29T22:00")
+    assert due(database) == (parse_hour("2024-02-29T22"), closed)
+    attempt(database, "2024-02-29 22:00", "2024-02-29 23:00", "success")
+    assert due(database) == (parse_hour("2024-02-29T23"), closed)
+    attempt(database, "2024-02-29 23:00", "2024-03-01 00:00", "failed")
+    assert due(database) == (parse_hour("2024-02-29T23"), closed)
+    attempt(database, "2024-02-29 23:00", "2024-03-01 00:00", "success")
+    assert due(database) == (closed, closed)
+
+
+def test_hours_before_the_first_partition_are_nobodys(
+    database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
+    monkeypatch.setenv("MCQ_PARTITION_START", "2024-03-01T08:00")
+    assert due(database) == (parse_hour("2024-03-01T08"), closed)
 
 
 def test_a_gap_is_not_passed_over(database: Database) -> None:

@@ -81,9 +81,9 @@ def get_time_range(
 ) -> tuple[datetime, datetime]:
     """Return the window that a fact should be computed over next, as `(start, end)` in UTC.
 
-    An override wins. Otherwise the start is the first hour that has not succeeded after the
-    earliest that has, or the partition start where none has; the end is that of the last hour
-    that is over. Both are the same where there is nothing to do. Where the last two attempts
+    An override wins. Otherwise the start is the first hour, from the partition start on, that has
+    not succeeded: where all have in their order, the end of what has. The end is that of the last
+    hour that is over. Both are the same where there is nothing to do. Where the last two attempts
     failed, an alert is sent.
 
     Raises:
@@ -253,10 +253,9 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
 
 def _first_open_hour(engine: Engine, pipeline_name: str, settings: Settings) -> datetime:
     statuses = hour_statuses(engine, pipeline_name, settings)
-    done = [hour for hour, status in statuses.items() if status == SUCCESS]
-    if not done:
-        return settings.partition_start
-    return ranges(done)[0].end
+    done = ranges(hour for hour, status in statuses.items() if status == SUCCESS)
+    first = settings.partition_start
+    return next((window.end for window in done if window.start <= first < window.end), first)
 
 
 def _alert_after_two_failures(engine: Engine, pipeline_name: str) -> None:
