@@ -6,6 +6,7 @@ It looks at production, where nothing is to happen by itself.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from sqlalchemy.engine import URL
 
@@ -27,7 +27,7 @@ from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute
-from mcq_analytics_tests.servers import children, free_port, is_running, wait_until
+from mcq_analytics_tests.servers import children, free_port, is_running, processes, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -120,9 +120,8 @@ def seen(
 
             run_id = looking.launch(range_tags(hour))
             wait_until(lambda: "step" in status_and_steps(looking, run_id))
-            found.copiers = [
-                line for process in of_dagster(found.home) if "tail" in (line := process)
-            ]
+            commands = [line for _, _, line in processes()]
+            found.copiers = [line for line in commands if "tail" in line and str(directory) in line]
             found.statuses.append(looking.wait_for_run(run_id))
             found.printed["a good run"] = log.since()
 
@@ -151,16 +150,6 @@ def status_and_steps(looking: Ui, run_id: str) -> str:
     return "step" if run["stepStats"] else str(run["status"])
 
 
-def of_dagster(home: Path) -> list[str]:
-    """Return the command lines of processes that name a file under a home."""
-    lines = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(home) in line:
-            lines.append(line)
-    return lines
-
-
 def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Seen) -> None:
     names = {one["name"] for one in seen.automations}
     assert names == {"hourly_facts_schedule", "late_data_sensor", "alert_sensor"}
@@ -168,8 +157,11 @@ def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Se
         state = one.get("scheduleState") or one["sensorState"]
         assert state["status"] == "STOPPED"
         assert one["description"].startswith(OFF)
-    everything = [line for lines in seen.printed.values() for line in lines]
-    assert len([line for line in everything if OFF in line]) == 1
+    [said] = [line for lines in seen.printed.values() for line in lines if OFF in line]
+    dated = (
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+ - mcq_analytics\.definitions\.automation - WARNING - "
+    )
+    assert re.match(dated, said)
 
 
 def test_a_second_ui_of_the_same_folder_is_refused(seen: Seen) -> None:

@@ -14,6 +14,7 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 from sqlalchemy.engine import URL
 
+from mcq_analytics.definitions.console import name_and_date_lines
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import sqlalchemy_text
 from mcq_analytics.storage.embedded import DAGSTER_DATABASE, embedded_url, keep_started
@@ -100,6 +101,8 @@ class InstanceStorage(DagsterPostgresStorage):
 
     def __init__(self, inst_data: Any = None) -> None:
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_PER_BATCH)
+        if "DAGSTER_IS_DEV_CLI" in os.environ:
+            name_and_date_lines()
         text = sqlalchemy_text(records_url())
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
