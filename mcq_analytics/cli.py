@@ -290,7 +290,7 @@ def status() -> None:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from mcq_analytics.definitions import hour_outcomes, launch  # noqa: PLC0415
-    from mcq_analytics.definitions.in_progress import end_dead_runs  # noqa: PLC0415
+    from mcq_analytics.definitions.liveness import end_dead_runs  # noqa: PLC0415
     from mcq_analytics.storage.faults import explaining  # noqa: PLC0415
 
     launch.ensure_dagster_home(settings)
