@@ -38,8 +38,8 @@ from mcq_analytics.storage.metadata import MISSING, fact_record
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 
 SECONDS_BETWEEN_TICKS = 60
-AWAY = "away"
-"""Cursor of the recovery sensor after a tick that found no database."""
+AWAY, HERE = "away", "here"
+"""Cursors of the recovery sensor: whether its last tick found the database answering."""
 
 MINUTE_OF_HOUR = 5
 
@@ -120,7 +120,7 @@ def recovery_sensor(job_name: str) -> SensorDefinition:
         return SensorResult(
             run_requests=[run_request(request, None) for request in found],
             skip_reason=None if found else SkipReason("No hour has failed beside others."),
-            cursor="",
+            cursor=HERE,
         )
 
     return recovery

@@ -1,0 +1,231 @@
+"""Hours that failed recover between the ticks of the schedule, and each failure has its own cause.
+
+The runs are real ones on a real instance; ticks are those of the definitions.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunRequest,
+    build_schedule_context,
+    build_sensor_context,
+)
+from pyspark.sql import SparkSession
+
+from mcq_analytics.definitions import checks
+from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
+from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.facts import FACTS
+from mcq_analytics.settings import load_settings
+from mcq_analytics.storage.database import Database
+from mcq_analytics.storage.metadata import fact_record
+from mcq_analytics.storage.verdicts import store_verdicts
+from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
+from mcq_analytics_tests.test_cli import call
+
+NAMES = [fact.name for fact in FACTS]
+HOURS = 4
+
+
+class Platform:
+    """Four hours of activity that have just closed, the first partitions that there are."""
+
+    def __init__(
+        self, database: Database, instance: DagsterInstance, patch: pytest.MonkeyPatch
+    ) -> None:
+        self.database, self.instance = database, instance
+        self.first = last_closed_hour_end() - HOURS * HOUR
+        patch.setenv("MCQ_PARTITION_START", f"{self.first:%Y-%m-%dT%H:%M}")
+        self.definitions = build_definitions()
+        self.cursor: str | None = None
+        execute(
+            database,
+            "INSERT INTO answers SELECT n, n, n, 5, 1, 'A', "
+            f"timestamptz '{self.first}' + n * interval '1 h' FROM generate_series(0, 3) n",
+        )
+
+    def tick(self) -> list[RunRequest]:
+        sensor = self.definitions.resolve_sensor_def("recovery_sensor")
+        with build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            definitions=self.definitions,
+            resources={"database": DatabaseResource()},
+        ) as context:
+            data = sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        return list(data.run_requests or [])
+
+    def schedule_tick(self) -> list[RunRequest]:
+        schedule = self.definitions.resolve_schedule_def("hourly_facts_schedule")
+        with build_schedule_context(
+            instance=self.instance,
+            scheduled_execution_time=datetime.now(timezone.utc),
+            repository_def=self.definitions.get_repository_def(),
+            resources={"database": DatabaseResource()},
+        ) as context:
+            return list(schedule.evaluate_tick(context).run_requests or [])
+
+    def window(self, first: int, end: int) -> Window:
+        return Window(self.first + first * HOUR, self.first + end * HOUR)
+
+    def run(self, request: RunRequest) -> DagsterRunStatus:
+        """Carry out a request without retries, and return what became of it."""
+        done = self.definitions.resolve_job_def(FACTS_JOB).execute_in_process(
+            instance=self.instance,
+            tags={**request.tags, "dagster/max_retries": "0"},
+            partition_key=request.partition_key,
+            asset_selection=list(request.asset_selection or []),
+            raise_on_error=False,
+        )
+        found = self.instance.get_run_by_id(done.run_id)
+        assert found is not None
+        return found.status
+
+    def ask(self, first: int, end: int, *facts: str) -> RunRequest:
+        return RunRequest(
+            tags=range_tags(self.window(first, end)),
+            asset_selection=[AssetKey(fact) for fact in facts or NAMES],
+        )
+
+
+@pytest.fixture
+def platform(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Platform:
+    return Platform(database, instance, monkeypatch)
+
+
+@pytest.mark.usefixtures("spark")
+def test_a_bad_hour_is_soon_alone_and_its_neighbours_are_good(platform: Platform) -> None:
+    execute(
+        platform.database,
+        "CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.student_id = 2 THEN RAISE 'a bad hour'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER bad BEFORE INSERT ON analytics.question_interaction_fact "
+        "FOR EACH ROW EXECUTE FUNCTION bad()",
+    )
+    assert platform.run(platform.ask(0, HOURS)) is DagsterRunStatus.FAILURE
+    asked = []
+    while found := platform.tick():
+        for request in found:
+            assert request.asset_selection == [AssetKey("question_interaction_fact")]
+            asked.append(request)
+            platform.run(request)
+        assert len(asked) <= 4
+    record = fact_record(platform.database.engine(), "question_interaction_fact", load_settings())
+    assert [record.hours[platform.first + n * HOUR].is_done for n in range(HOURS)] == [
+        *(True, True, False, True)
+    ]
+    # One that stands alone is left to the schedule.
+    [left] = platform.schedule_tick()
+    assert left.partition_key == f"{platform.first + 2 * HOUR:%Y-%m-%d-%H:%M}"
+
+
+def test_hours_are_asked_for_as_soon_as_the_database_is_back(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert platform.tick() == []
+    with monkeypatch.context() as away:
+        gone = platform.database.url.set(database="gone").render_as_string(hide_password=False)
+        away.setenv("DB_DEV_URL", gone)
+        assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.FAILURE
+        assert platform.tick() == []
+        assert platform.tick() == []
+    [request] = [one for one in platform.tick() if one.partition_key]
+    assert request.partition_key == f"{platform.first:%Y-%m-%d-%H:%M}"
+    assert platform.tick() == []
+
+
+def test_status_knows_what_dagster_alone_knows_and_gives_each_failure_its_cause(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        gone = platform.database.url.set(database="gone").render_as_string(hide_password=False)
+        away.setenv("DB_DEV_URL", gone)
+        platform.run(platform.ask(0, 1))
+    execute(platform.database, "ALTER TABLE answers RENAME COLUMN session_id TO sitting_id")
+    platform.run(platform.ask(2, 4, "test_summary_fact"))
+    shown = call("status")
+    assert shown.exit_code == 1
+    rows = {row.split("\t")[0]: row.split("\t")[1:] for row in shown.stdout.splitlines()}
+    assert [rows[name][2] for name in NAMES] == ["1", "3", "1"]
+    lines = [line for line in shown.stderr.splitlines() if line.startswith("test_summary_fact")]
+    [newest, oldest] = lines
+    assert f"failed over {platform.window(2, 4)}, last at " in newest
+    assert "the base table public.answers has no column session_id" in newest
+    assert f"failed over {platform.window(0, 1)}, last at " in oldest
+    assert 'database "gone" does not exist' in oldest
+
+
+@pytest.mark.usefixtures("spark")
+def test_what_somebody_cancels_leaves_hours_as_they_were_and_is_not_asked_for_again(
+    platform: Platform,
+) -> None:
+    assert platform.run(platform.ask(0, 2)) is DagsterRunStatus.SUCCESS
+    for first, end in ((0, 2), (2, 4)):
+        run = platform.instance.create_run_for_job(
+            platform.definitions.resolve_job_def(FACTS_JOB),
+            tags=range_tags(platform.window(first, end)),
+            asset_selection=frozenset(map(AssetKey, NAMES)),
+        )
+        platform.instance.report_run_canceled(run)
+    shown = call("status")
+    assert shown.exit_code == 0, shown.output
+    for row in shown.stdout.splitlines()[1:]:
+        _, last, missing, failed, lag, _ = row.split("\t")
+        assert (last, missing, failed, lag) == (
+            f"{platform.first + HOUR:%Y-%m-%dT%H:%MZ}",
+            *("2", "0", "2 h"),
+        )
+    assert platform.schedule_tick() == []
+    assert platform.tick() == []
+    # Asked for by hand, they are computed.
+    assert platform.run(platform.ask(2, 4)) is DagsterRunStatus.SUCCESS
+    assert wrong_rows(platform.database) == []
+    cancelled = "SELECT count(*) FROM analytics.etl_metadata WHERE status = 'cancelled'"
+    assert scalar(platform.database, cancelled) == 2 * len(NAMES)
+
+
+def test_a_wrong_hour_stays_wrong_however_many_checks_of_others_come_after_it(
+    platform: Platform, spark: SparkSession
+) -> None:
+    hour = platform.window(0, 1)
+    said = {checks.RECOMPUTED: "rows wrong: 1", checks.IN_RANGE: None}
+    with platform.database.engine().begin() as connection:
+        store_verdicts(connection, "analytics", FACTS[0], hour, run_id="the-run", verdicts=said)
+    for _ in range(510):
+        platform.instance.report_runless_asset_event(
+            AssetCheckEvaluation(
+                asset_key=AssetKey(FACTS[0].name),
+                check_name=checks.RECOMPUTED,
+                passed=True,
+                severity=AssetCheckSeverity.ERROR,
+                metadata={},
+            )
+        )
+
+    def wrong() -> dict[datetime, str]:
+        found = wrong_hours(platform.instance, platform.database.engine(), load_settings())
+        return {hour: failure.text for hour, failure in found[FACTS[0].name].items()}
+
+    assert wrong() == {hour.start: "rows wrong: 1"}
+    assert any(
+        AssetKey(FACTS[0].name) in (request.asset_selection or [])
+        for request in platform.schedule_tick()
+    )
+    # A run over it whose checks pass ends it.
+    assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.SUCCESS
+    assert wrong() == {}
+    assert open_hours_of(platform.instance).failed()[FACTS[0].name] == set()
