@@ -5,6 +5,7 @@ The runs are real ones on a real instance; ticks are those of the definitions.
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -18,11 +19,14 @@ from dagster import (
     build_schedule_context,
     build_sensor_context,
 )
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._daemon.types import DaemonHeartbeat
 from pyspark.sql import SparkSession
 
-from mcq_analytics.definitions import checks
+from mcq_analytics.definitions import backfills, checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.in_progress import hours_in_progress
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.facts import FACTS
@@ -229,3 +233,20 @@ def test_a_wrong_hour_stays_wrong_however_many_checks_of_others_come_after_it(
     assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.SUCCESS
     assert wrong() == {}
     assert open_hours_of(platform.instance).failed()[FACTS[0].name] == set()
+
+
+def test_a_backfill_keeps_its_hours_however_many_have_begun_after_it(platform: Platform) -> None:
+    settings, window = load_settings(), platform.window(0, HOURS)
+    platform.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "BACKFILL", "here", []))
+    pieces = backfills.plan(platform.instance, platform.database, settings, window, chunk=HOURS)
+    [first] = backfills.submit(platform.instance, settings, pieces)
+    begun = platform.instance.get_backfill(first)
+    assert begun is not None
+    for number in range(110):
+        ended = begun._replace(
+            backfill_id=f"later{number}", status=BulkActionStatus.COMPLETED_SUCCESS
+        )
+        platform.instance.add_backfill(ended)
+    busy = {name: {hour.start for hour in window.chunks(1)} for name in NAMES}
+    assert hours_in_progress(platform.instance) == busy
+    assert platform.schedule_tick() == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_of
 from mcq_analytics.facts import FACTS
@@ -27,8 +28,11 @@ BACKFILL_TAG = "dagster/backfill"
 _RETRY_TAG = "dagster/auto_retry_run_id"
 _NOTED_WITHIN = timedelta(minutes=1)
 _RETRY_WITHIN = timedelta(minutes=10)
-_UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
-_LATEST_BACKFILLS = 100
+_UNFINISHED_BACKFILLS = [
+    BulkActionStatus.REQUESTED,
+    BulkActionStatus.CANCELING,
+    BulkActionStatus.FAILING,
+]
 
 
 def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
@@ -41,8 +45,8 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
         for fact in FACTS:
             if run.asset_selection is None or AssetKey(fact.name) in run.asset_selection:
                 hours[fact.name].update(_hours_of(run))
-    for backfill in instance.get_backfills(limit=_LATEST_BACKFILLS):
-        if backfill.status.value not in _UNFINISHED_BACKFILLS or not backfill.asset_backfill_data:
+    for backfill in instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
+        if not backfill.asset_backfill_data:
             continue
         target = backfill.asset_backfill_data.target_subset
         for fact in FACTS:
