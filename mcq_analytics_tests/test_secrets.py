@@ -64,11 +64,11 @@ def protected(
     execute(Database(owner, "public", "analytics"), 'DROP ROLE "odd us@r"')
 
 
-def as_settings_have_it(url: URL) -> str:
+def as_settings_have_it(url: URL, *, with_password: bool = True) -> str:
     user, password, name = (
         quote(part or "", safe="") for part in (url.username, url.password, url.database)
     )
-    given = f":{password}" if password else ""
+    given = f":{password}" if with_password else ""
     return f"postgresql://{user}{given}@{url.host}:{url.port}/{name}"
 
 
@@ -156,22 +156,25 @@ def test_no_secret_is_in_any_record_log_or_page(
     assert scalar(protected, "SELECT count(*) FROM analytics.etl_metadata") == len(FACTS)
 
 
-@pytest.mark.parametrize("in_url", [None, WRONG_PASSWORD], ids=["no password", "another password"])
+@pytest.mark.parametrize("in_url", [False, True], ids=["no password", "another password"])
 def test_a_password_of_its_own_setting_arrives_as_it_is(
-    protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_url: str | None
+    protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_url: bool
 ) -> None:
     records = create_database(protected.url, "records, too")
-    monkeypatch.setenv("DB_DEV_URL", as_settings_have_it(protected.url.set(password=in_url)))
-    monkeypatch.setenv("DB_DEV_PASSWORD", PASSWORD)
-    monkeypatch.setenv("MCQ_DAGSTER_PASSWORD", PASSWORD)
-    opened = open_database(load_settings())
-    with opened.engine().connect() as connection:
-        assert connection.execute(text("SELECT current_user")).scalar() == "odd us@r"
-    with adbc_driver_postgresql.dbapi.connect(opened.conninfo()) as through_arrow:
-        assert through_arrow.adbc_get_info()["vendor_name"] == "PostgreSQL"
-    written = as_settings_have_it(records.set(password=in_url))
-    with opened_instance(written, tmp_path, monkeypatch) as instance:
-        assert instance.get_runs() == []
-    drop_database(records)
+    for name, url in (("DB_DEV", protected.url), ("MCQ_DAGSTER", records)):
+        wrong = url.set(password=WRONG_PASSWORD)
+        monkeypatch.setenv(f"{name}_URL", as_settings_have_it(wrong, with_password=in_url))
+        monkeypatch.setenv(f"{name}_PASSWORD", PASSWORD)
+    try:
+        opened = open_database(load_settings())
+        with opened.engine().connect() as connection:
+            assert connection.execute(text("SELECT current_user")).scalar() == "odd us@r"
+        with adbc_driver_postgresql.dbapi.connect(opened.conninfo()) as through_arrow:
+            assert through_arrow.adbc_get_info()["vendor_name"] == "PostgreSQL"
+        written = os.environ["MCQ_DAGSTER_URL"]
+        with opened_instance(written, tmp_path, monkeypatch) as instance:
+            assert instance.get_runs() == []
+    finally:
+        drop_database(records)
     assert PASSWORD not in repr(load_settings())
     assert mask(f"<{PASSWORD}>") == "<***>"
