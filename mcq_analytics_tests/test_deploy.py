@@ -186,7 +186,7 @@ def test_nothing_is_published_but_on_loopback_and_no_secret_is_written_down() ->
         assert resource["kind"] not in ("Secret", "Ingress")
         if resource["kind"] == "Service":
             assert resource["spec"].get("type", "ClusterIP") == "ClusterIP"
-    for path in [*MANIFESTS, DEPLOY / "compose.yaml"]:
+    for path in [*DEPLOY.glob("*.yaml"), *DEPLOY.glob("kubernetes/*.yaml")]:
         for line in path.read_text().splitlines():
             if re.search(r"(PASSWORD|TOKEN|WEBHOOK_URL)\w*: |://[^/\s]*:[^/\s]*@", line):
                 assert "${" in line, line
