@@ -16,8 +16,7 @@
 BEGIN;
 SET LOCAL client_min_messages = warning;
 -- Blocks of code see no variables of psql.
-SELECT set_config('mcq.source', :'source', true) AS source, set_config('mcq.facts', :'facts', true) AS facts
-\gset
+SELECT set_config('mcq.source', :'source', true), set_config('mcq.facts', :'facts', true) \gset set_
 
 DO $$
 BEGIN
@@ -74,8 +73,8 @@ END $$;
 
 CREATE SCHEMA IF NOT EXISTS :"facts" AUTHORIZATION mcq_writer;
 
--- Facts that init-db made as somebody else are given to mcq_writer; what others keep in the schema,
--- such as views, stays theirs.
+-- What init-db made as somebody else is given to mcq_writer: the tables of all migrations. What others
+-- keep in the schema, such as views, stays theirs.
 DO $$
 DECLARE
     facts text := current_setting('mcq.facts');
@@ -96,8 +95,8 @@ BEGIN
                 relname ~ '^(question_interaction|test_summary|test_funnel)_fact(_hour)?$'
                 OR relname ~ '^stg_(question_interaction|test_summary|test_funnel)_fact_'
                 OR relname IN (
-                    'etl_metadata', 'running_attempt', 'hour_fingerprint', 'wrong_hour',
-                    'alembic_version'
+                    'alembic_version', 'etl_metadata', 'hour_fingerprint', 'running_attempt',
+                    'wrong_hour'
                 )
             )
         -- The schema first: who is given a table must be able to make one there.
