@@ -256,8 +256,9 @@ def _alert_settings(values: Mapping[str, str]) -> AlertSettings:
             "ALERT_METHOD is email, but ALERT_EMAIL_FROM or ALERT_EMAIL_TO is not set; "
             "add them to .env (see .env.example)"
         )
-    # Where Slack accepts nothing, alerts go by email.
-    if method != "log" and settings.email_to and settings.would_log_in_without_tls:
+    # Where Slack accepts nothing, alerts go by email, if that is set as well.
+    sends_mail = method != "log" and settings.email_from and settings.email_to
+    if sends_mail and settings.would_log_in_without_tls:
         raise McqError(LOGIN_WITHOUT_TLS)
     return settings
 

