@@ -201,14 +201,12 @@ def _home(values: Mapping[str, str]) -> Path:
 
 
 def _is_automated(env: str, values: Mapping[str, str]) -> bool:
-    """Return whether schedule and sensors run: not where a person looks at production."""
-    text = values.get("MCQ_AUTOMATION")
-    if text is None:
-        # `dagster dev` sets it for all its processes.
-        return env != "prod" or "DAGSTER_IS_DEV_CLI" not in values
-    if text.lower() not in ("true", "false"):
-        raise McqError(f"MCQ_AUTOMATION is {text!r}; it must be true or false")
-    return text.lower() == "true"
+    """Return whether schedule and sensors run: not where a person looks at production.
+
+    `dagster dev` sets DAGSTER_IS_DEV_CLI for all its processes.
+    """
+    looking = env == "prod" and "DAGSTER_IS_DEV_CLI" in values
+    return _boolean("MCQ_AUTOMATION", values, default=not looking)
 
 
 def _partition_start(env: str, values: Mapping[str, str]) -> datetime:

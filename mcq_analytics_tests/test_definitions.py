@@ -137,6 +137,8 @@ def test_nothing_runs_by_itself_where_a_person_looks_at_production(
 ) -> None:
     """The ticks are those that a second daemon would make on an instance with hours to compute."""
     monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
+    monkeypatch.setenv("MCQ_PARTITION_START", "2024-01-01T00:00")
+    monkeypatch.setenv("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     definitions = build_definitions()
