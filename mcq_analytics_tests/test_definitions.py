@@ -33,6 +33,7 @@ from mcq_analytics.storage.database import Database
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
 
+SENSORS = {"alert_sensor", "late_data_sensor", "recovery_sensor"}
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
 THREE_HOURS = window("2024-01-01T09", "2024-01-01T12")
 
@@ -108,11 +109,7 @@ def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -
     assert schedule.cron_schedule == "5 * * * *"
     assert schedule.execution_timezone == "UTC"
     assert schedule.default_status is DefaultScheduleStatus.RUNNING
-    assert {sensor.name for sensor in repository.sensor_defs} == {
-        "alert_sensor",
-        "late_data_sensor",
-        "recovery_sensor",
-    }
+    assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     for sensor in repository.sensor_defs:
         assert sensor.default_status is DefaultSensorStatus.RUNNING
 
@@ -147,7 +144,7 @@ def test_nothing_runs_by_itself_where_a_person_looks_at_production(
     sensors = repository.sensor_defs
     statuses = {hourly.default_status.value, *(one.default_status.value for one in sensors)}
     assert statuses == {"RUNNING" if automated else "STOPPED"}
-    assert {one.name for one in sensors} == {"alert_sensor", "late_data_sensor"}
+    assert {one.name for one in sensors} == SENSORS
     with build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime.now(timezone.utc),

@@ -150,7 +150,12 @@ def status_and_steps(looking: Ui, run_id: str) -> str:
 
 def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Seen) -> None:
     names = {one["name"] for one in seen.automations}
-    assert names == {"hourly_facts_schedule", "late_data_sensor", "alert_sensor"}
+    assert names == {
+        "hourly_facts_schedule",
+        "recovery_sensor",
+        "late_data_sensor",
+        "alert_sensor",
+    }
     for one in seen.automations:
         state = one.get("scheduleState") or one["sensorState"]
         assert state["status"] == "STOPPED"
