@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta, timezone
 
+import click.testing
 import pytest
+from dagster import DagsterInstance
 
 import mcq_analytics
+from mcq_analytics.cli import main
+from mcq_analytics.definitions import launch
 from mcq_analytics.errors import UsageError
+from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database
 from mcq_analytics.windows import HOUR, Window, parse_hour, parse_time, ranges
+from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.facts_of import execute
 
 FACT = "test_summary_fact"
@@ -137,6 +143,28 @@ def test_two_failures_in_a_row_send_an_alert(
     attempt(database, "2024-03-01 00:00", "2024-03-01 01:00", "success")
     due(database)
     assert caplog.text == ""
+
+
+def test_no_command_alerts_of_hours_that_failed(
+    database: Database,
+    instance: DagsterInstance,
+    slack: SlackServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALERT_METHOD", "slack")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", slack.webhook().slack_webhook_url or "")
+    for _ in range(2):
+        attempt(database, "2024-03-01 00:00", "2024-03-01 01:00", "failed")
+    options = ["--start", "2024-03-01", "--end", "2024-03-02", "--only-failed", "--dry-run"]
+    result = click.testing.CliRunner().invoke(main, ["backfill", *options])
+    assert "[2024-03-01T00:00Z, 2024-03-01T01:00Z)" in result.output
+    # What `run` computes without times; `demo` leaves out what is done.
+    window = launch.window_to_run(database, load_settings(), None, None)
+    assert window is not None
+    launch.window_to_run(database, load_settings(), "2024-03-01", None, skip_done=True)
+    assert slack.requests == []
+    assert due(database) == (window.start, window.end)
+    assert len(slack.requests) == 1
 
 
 def test_an_alert_that_is_refused_does_not_stop_the_work(

@@ -36,7 +36,7 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.loads import largest_load
-from mcq_analytics.storage.metadata import get_time_range
+from mcq_analytics.storage.metadata import next_window
 from mcq_analytics.windows import Window, format_hour
 
 Progress = Callable[[int, datetime], None]
@@ -82,7 +82,7 @@ def window_to_run(
 ) -> Window | None:
     """Return the window that `run` computes, or None where there is nothing to do.
 
-    Without a start it is the earliest that `get_time_range` gives for any fact. With `skip_done`
+    Without a start it is the earliest that `next_window` gives for any fact. With `skip_done`
     hours before that are left out though a start is given.
 
     Raises:
@@ -92,9 +92,9 @@ def window_to_run(
     """
     engine = database.engine()
     with explaining("reading etl_metadata", SQLAlchemyError):
-        bounds = [get_time_range(engine, fact.name, start, end) for fact in FACTS]
+        bounds = [next_window(engine, fact.name, start, end) for fact in FACTS]
         if skip_done:
-            open_from = min(get_time_range(engine, fact.name)[0] for fact in FACTS)
+            open_from = min(next_window(engine, fact.name)[0] for fact in FACTS)
             bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
     begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
     if begin >= finish:

@@ -79,12 +79,30 @@ def get_time_range(
     start_override: datetime | str | None = None,
     end_override: datetime | str | None = None,
 ) -> tuple[datetime, datetime]:
+    """Return the window of `next_window`, and alert where the last two attempts failed (SPEC 4).
+
+    Commands ask `next_window`: what failed is the alert sensor's to tell.
+
+    Raises:
+        UsageError: an override is off the hour or in the future, or the end is before the start.
+
+    """
+    window = next_window(engine, pipeline_name, start_override, end_override)
+    _alert_after_two_failures(engine, pipeline_name)
+    return window
+
+
+def next_window(
+    engine: Engine,
+    pipeline_name: str,
+    start_override: datetime | str | None = None,
+    end_override: datetime | str | None = None,
+) -> tuple[datetime, datetime]:
     """Return the window that a fact should be computed over next, as `(start, end)` in UTC.
 
     An override wins. Otherwise the start is the first hour, from the partition start on, that has
     not succeeded: where all have in their order, the end of what has. The end is that of the last
-    hour that is over. Both are the same where there is nothing to do. Where the last two attempts
-    failed, an alert is sent.
+    hour that is over. Both are the same where there is nothing to do.
 
     Raises:
         UsageError: an override is off the hour or in the future, or the end is before the start.
@@ -112,7 +130,6 @@ def get_time_range(
                 f"all hours of {pipeline_name} before {format_hour(end)} have succeeded: "
                 "give a start to compute them again"
             )
-    _alert_after_two_failures(engine, pipeline_name)
     return min(start, end), end
 
 
