@@ -6,7 +6,7 @@ What failed is read, and what is told is sent, by `definitions.alert_sensor`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -66,17 +66,18 @@ class Incident:
 
 @dataclass(frozen=True)
 class Message:
-    """A text that is to be sent, and how many ticks could not send it."""
+    """A text that is to be sent, how many ticks could not send it, and how often it was refused."""
 
     text: str
     trials: int = 0
+    refusals: int = 0
 
 
 @dataclass(frozen=True)
 class State:
     """What is remembered from tick to tick: open incidents, and messages not accepted yet.
 
-    Nothing is sent before `not_before`.
+    Slack is left alone before `not_before`.
     """
 
     incidents: tuple[Incident, ...] = ()
@@ -100,7 +101,9 @@ class State:
                     }
                     for incident in self.incidents
                 ],
-                "outbox": [[message.text, message.trials] for message in self.outbox],
+                "outbox": [
+                    [message.text, message.trials, message.refusals] for message in self.outbox
+                ],
                 "not_before": self.not_before.isoformat() if self.not_before else None,
             }
         )
@@ -127,7 +130,7 @@ class State:
                 )
                 for incident in found["incidents"]
             ),
-            tuple(Message(text, trials) for text, trials in found["outbox"]),
+            tuple(Message(*message) for message in found["outbox"]),
             parse_time(found["not_before"]) if found["not_before"] else None,
         )
 
@@ -180,28 +183,47 @@ def with_message(state: State, text: str) -> State:
     return replace(state, outbox=(*state.outbox, Message(text)))
 
 
-def next_message(state: State, now: datetime) -> Message | None:
-    """Return the message to send now, if there is one."""
-    if not state.outbox or (state.not_before is not None and now < state.not_before):
-        return None
-    return state.outbox[0]
+def next_message(untried: Sequence[Message], *, last_refused: bool) -> Message:
+    """Return which of the messages that a tick has not tried is to be tried next.
 
-
-def accepted(state: State) -> State:
-    """Return the state after the first message was accepted: it is never sent again."""
-    return replace(state, outbox=state.outbox[1:], not_before=None)
-
-
-def refused(state: State, now: datetime, retry_after: float | None) -> State:
-    """Return the state after the first message was not accepted: a later tick tries again.
-
-    `retry_after` is the number of seconds to wait, where the other side asked for it.
+    They keep their order. After one that was refused it is the one that was refused least often:
+    its fate shows whether the channel is down, or takes all but the one.
     """
-    first = replace(state.outbox[0], trials=state.outbox[0].trials + 1)
-    wait = timedelta(seconds=min(retry_after, HOUR.total_seconds())) if retry_after else None
-    return replace(
-        state, outbox=(first, *state.outbox[1:]), not_before=now + wait if wait else None
-    )
+    if not last_refused:
+        return untried[0]
+    return min(untried, key=lambda message: message.refusals)
+
+
+def accepted(state: State, message: Message) -> State:
+    """Return the state after a message was accepted: it is never sent again."""
+    outbox = list(state.outbox)
+    outbox.remove(message)
+    return replace(state, outbox=tuple(outbox))
+
+
+def refused(state: State, message: Message) -> State:
+    """Return the state after a message was not accepted: a later tick tries again."""
+    outbox = list(state.outbox)
+    outbox[outbox.index(message)] = replace(message, refusals=message.refusals + 1)
+    return replace(state, outbox=tuple(outbox))
+
+
+def left_alone(state: State, now: datetime, retry_after: float) -> State:
+    """Return the state after Slack asked to be left alone for some seconds: an hour at most."""
+    wait = timedelta(seconds=min(retry_after, HOUR.total_seconds()))
+    return replace(state, not_before=now + wait)
+
+
+def without_wait_that_is_over(state: State, now: datetime) -> State:
+    """Return the state without the time at which Slack may be asked again, once it has come."""
+    over = state.not_before is not None and now >= state.not_before
+    return replace(state, not_before=None) if over else state
+
+
+def waited(state: State) -> State:
+    """Return the state after a tick that could not send what is left."""
+    outbox = (replace(message, trials=message.trials + 1) for message in state.outbox)
+    return replace(state, outbox=tuple(outbox))
 
 
 def opening_text(incident: Incident, failure: Failure, webserver: str) -> str:

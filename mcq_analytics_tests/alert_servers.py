@@ -6,7 +6,7 @@ import json
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -30,6 +30,7 @@ class SlackServer(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.body = "ok"
         self.behaviour = "answer"
+        self.refuses: Callable[[dict[str, Any]], bool] = lambda _: False
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.released = threading.Event()
 
@@ -53,9 +54,12 @@ class SlackHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, dict(self.headers), json.loads(body)))
+        posted = json.loads(body)
+        self.server.requests.append((self.path, dict(self.headers), posted))
         if self.server.behaviour == "hang":
             self.server.released.wait(30)
+        elif self.server.refuses(posted):
+            self._answer(400, {}, "invalid_payload")
         elif self.server.behaviour == "answer":
             self._answer(self.server.status, self.server.headers, self.server.body)
 

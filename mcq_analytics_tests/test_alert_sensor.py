@@ -11,10 +11,13 @@ from dagster import AssetKey, DagsterInstance, DagsterRun, build_sensor_context
 from pyspark.sql import SparkSession
 
 from mcq_analytics import alerts
-from mcq_analytics.definitions.alert_sensor import send_next
+from mcq_analytics.alerts import AlertError
+from mcq_analytics.definitions import alert_sensor
+from mcq_analytics.definitions.alert_sensor import NAME, send_waiting
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.checks import REMEDY
 from mcq_analytics.definitions.hour_outcomes import wrong_hours
+from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.incidents import State, with_message
 from mcq_analytics.settings import AlertSettings, load_settings
@@ -43,6 +46,10 @@ class Sensor:
         with build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
             data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
+
+    def known(self) -> State:
+        """Return what the next tick will know."""
+        return State.from_cursor(KeptCursor(self.instance, NAME, self.cursor).read())
 
 
 @pytest.fixture
@@ -170,45 +177,152 @@ def test_a_failure_that_the_daemon_will_retry_is_told_when_the_last_retry_failed
     assert body["text"].startswith("test_funnel_fact failed in a backfill, on the final attempt")
 
 
+class Outbox:
+    """Messages that wait, and the ticks that send them; each begins with what the last one kept."""
+
+    def __init__(self, *texts: str) -> None:
+        self.state = State()
+        for text in texts:
+            self.state = with_message(self.state, text)
+
+    def tick(self, alerts: AlertSettings, now: datetime = NOW) -> str:
+        kept: list[State] = []
+        state, sent = send_waiting(
+            State.from_cursor(self.state.as_cursor()), alerts, now, kept.append
+        )
+        # Whatever was accepted is noted at once: a tick that is killed then sends it never again.
+        assert len(kept) == len(sent.told)
+        self.state = state
+        return str(sent)
+
+    @property
+    def waiting(self) -> list[str]:
+        return [message.text for message in self.state.outbox]
+
+
+def texts(slack: SlackServer) -> list[str]:
+    return [str(body["text"]) for _, _, body in slack.requests]
+
+
+def refusing(slack: SlackServer, *words: str) -> None:
+    """Let Slack refuse messages with one of the words, for good, and take all others."""
+    slack.refuses = lambda body: any(word in str(body["text"]) for word in words)
+
+
 def test_slack_that_is_down_is_tried_at_each_tick_and_after_three_the_alert_goes_by_email(
     slack: SlackServer, smtp: SmtpServer
 ) -> None:
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
-    state = with_message(with_message(State(), "two hours failed"), "all is well")
+    outbox = Outbox("two hours failed", "all is well")
     slack.status = 500
     for tick in range(3):
-        state, said = send_next(state, both, NOW)
-        assert said.startswith("Not accepted yet: Slack refused the alert with HTTP 500")
-        assert (len(slack.requests), len(smtp.mails)) == (tick + 1, 0)
-    state, said = send_next(state, both, NOW)
-    assert said == "Told: two hours failed"
-    assert (len(slack.requests), len(smtp.mails)) == (3, 1)
+        assert outbox.tick(both).startswith("Not accepted: Slack refused the alert with HTTP 500")
+        assert (len(slack.requests), len(smtp.mails)) == (2 * (tick + 1), 0)
+        assert outbox.waiting == ["two hours failed", "all is well"]
+    said = outbox.tick(both)
+    assert said.startswith("Told: two hours failed; all is well. Not accepted: Slack refused")
+    assert (len(slack.requests), len(smtp.mails)) == (8, 2)
     slack.status = 200
-    state, said = send_next(state, both, NOW)
-    assert said == "Told: all is well"
-    assert (len(slack.requests), len(smtp.mails)) == (4, 1)
-    assert state == State()
+    assert outbox.tick(both) == ""
+    assert (len(slack.requests), len(smtp.mails)) == (8, 2)
+    assert outbox.state == State()
+
+
+def test_slack_that_comes_back_is_used_again_though_email_has_refused(
+    slack: SlackServer, smtp: SmtpServer
+) -> None:
+    both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
+    outbox = Outbox("first", "second", "third")
+    slack.status, smtp.replies["MAIL"] = 500, "550 not you"
+    for _ in range(5):
+        said = outbox.tick(both)
+    assert "HTTP 500" in said
+    assert "refused the sender (550)" in said
+    assert smtp.verbs().count("MAIL") == 4  # two ticks, two messages each: it seems to be down
+    slack.requests.clear()
+    slack.status = 200
+    assert outbox.tick(both) == "Told: first; second; third"
+    assert texts(slack) == ["first", "second", "third"]
+    assert (outbox.state, smtp.mails) == (State(), [])
+
+
+def test_messages_that_nobody_accepts_hold_up_no_others(
+    slack: SlackServer, smtp: SmtpServer
+) -> None:
+    both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
+    smtp.replies["MAIL"] = "550 not you"
+    refusing(slack, "bad")
+    outbox = Outbox("bad 1", "good 1", "good 2", "bad 2", "good 3")
+    said = outbox.tick(both)
+    assert said.startswith("Told: good 1; good 2; good 3. Not accepted: Slack refused")
+    assert outbox.waiting == ["bad 1", "bad 2"]
+    outbox = Outbox("bad 1", "bad 2", "bad 3", "bad 4", "good 4")
+    tries = []
+    while "good 4" in outbox.waiting:
+        slack.requests.clear()
+        outbox.tick(both)
+        tries.append(len(slack.requests))
+    assert len(tries) <= 5
+    assert max(tries) <= 4  # two that are refused, one that is not, and two again at most
+
+
+def test_a_refused_tick_fails_with_the_reason_and_keeps_what_it_knows(
+    sensor: Sensor, slack: SlackServer
+) -> None:
+    waiting = with_message(with_message(State(), "first"), "second").as_cursor()
+    sensor.cursor = waiting
+    slack.status = 403
+    for tick in range(1, 3):
+        with pytest.raises(
+            AlertError, match=r"^Waiting: 2\. Not accepted: Slack refused the alert with HTTP 403"
+        ):
+            sensor.tick()
+        assert sensor.cursor == waiting  # as Dagster leaves it
+        assert [one.trials for one in sensor.known().outbox] == [tick, tick]
+    slack.requests.clear()
+    refusing(slack, "second")
+    slack.status = 200
+    with pytest.raises(AlertError):
+        sensor.tick()
+    refusing(slack)
+    sensor.tick()
+    assert texts(slack) == ["first", "second", "second"]
+    assert sensor.cursor == State().as_cursor()
+    sensor.tick()
+    assert len(slack.requests) == 3
+    sensor.cursor = waiting  # somebody sets it in the UI
+    sensor.tick()
+    assert texts(slack)[3:] == ["first", "second"]
 
 
 def test_without_email_slack_is_tried_for_ever(slack: SlackServer) -> None:
-    state = with_message(State(), "two hours failed")
+    outbox = Outbox("two hours failed")
     slack.status = 500
     for _ in range(6):
-        state, _ = send_next(state, slack.webhook(), NOW)
+        outbox.tick(slack.webhook())
     slack.status = 200
-    state, said = send_next(state, slack.webhook(), NOW)
-    assert said == "Told: two hours failed"
-    assert state == State()
+    assert outbox.tick(slack.webhook()) == "Told: two hours failed"
+    assert outbox.state == State()
 
 
-def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer) -> None:
-    state = with_message(State(), "two hours failed")
+def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: SmtpServer) -> None:
+    both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
+    outbox = Outbox("two hours failed", "another")
     slack.status, slack.headers = 429, {"Retry-After": "90"}
-    state, _ = send_next(state, slack.webhook(), NOW)
+    assert "again in 90 s" in outbox.tick(both)
     slack.status = 200
-    state, _ = send_next(state, slack.webhook(), NOW + timedelta(seconds=89))
+    for seconds in (30, 60):
+        said = outbox.tick(both, NOW + timedelta(seconds=seconds))
+        assert said == "Not accepted: Slack asked to be left alone until 00:01:30Z"
+    assert (len(slack.requests), len(smtp.mails)) == (1, 0)
+    # Meanwhile it has waited for three ticks: email need not wait for Slack.
+    outbox.tick(both, NOW + timedelta(seconds=89))
+    assert (len(slack.requests), len(smtp.mails)) == (1, 2)
+    alone = Outbox("two hours failed")
+    alone.state = replace(alone.state, not_before=NOW + timedelta(seconds=90))
+    alone.tick(slack.webhook(), NOW + timedelta(seconds=89))
     assert len(slack.requests) == 1
-    state, said = send_next(state, slack.webhook(), NOW + timedelta(seconds=90))
+    said = alone.tick(slack.webhook(), NOW + timedelta(seconds=90))
     assert said == "Told: two hours failed"
     assert len(slack.requests) == 2
 
@@ -220,14 +334,33 @@ def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
     monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
     slack.behaviour = behaviour
     began = time.monotonic()
-    state, said = send_next(with_message(State(), "two hours failed"), slack.webhook(), NOW)
+    outbox = Outbox("two hours failed")
+    said = outbox.tick(slack.webhook())
     assert time.monotonic() - began < 60
-    assert said.startswith("Not accepted yet: Slack")
+    assert said.startswith("Not accepted: Slack")
     slack.behaviour = "answer"
-    state, said = send_next(state, slack.webhook(), NOW)
-    assert (state, said) == (State(), "Told: two hours failed")
+    assert outbox.tick(slack.webhook()) == "Told: two hours failed"
+    assert outbox.state == State()
+
+
+def test_a_tick_takes_no_longer_than_it_may_however_much_waits(
+    slack: SlackServer, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(alert_sensor, "SECONDS_TO_SEND", 0.2)
+    both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
+    slack.behaviour, smtp.greeting = "hang", "421 later"
+    outbox = Outbox(*map(str, range(20)))
+    outbox.state = replace(
+        outbox.state, outbox=tuple(replace(one, trials=9) for one in outbox.state.outbox)
+    )
+    said = outbox.tick(both)
+    assert len(slack.requests) == 1
+    assert "Slack did not answer" in said
+    assert "refused the alert (421)" in said  # email has its turn though the time is over
 
 
 def test_where_alerts_go_to_the_log_they_are_told_there() -> None:
-    state, said = send_next(with_message(State(), "two hours failed"), AlertSettings(), NOW)
-    assert (state, said) == (State(), "Told: two hours failed")
+    outbox = Outbox("two hours failed")
+    assert outbox.tick(AlertSettings()) == "Told: two hours failed"
+    assert outbox.state == State()

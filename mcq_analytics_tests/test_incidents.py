@@ -20,11 +20,14 @@ from mcq_analytics.incidents import (
     State,
     accepted,
     decide,
+    left_alone,
     next_message,
     opening_text,
     recovery_text,
     refused,
+    waited,
     with_message,
+    without_wait_that_is_over,
 )
 from mcq_analytics.windows import HOUR, Window, ranges
 
@@ -180,22 +183,41 @@ def test_a_fact_that_is_wrong_is_an_incident_at_once() -> None:
     assert [one.kind for one in told.recovered] == [CHECK]
 
 
-def test_a_message_is_due_until_it_is_accepted_and_waits_as_long_as_asked() -> None:
+def test_a_message_waits_until_it_is_accepted_and_slack_as_long_as_it_asks() -> None:
     state = with_message(with_message(State(), "first"), "second")
-    state = refused(state, NOON, retry_after=120)
+    state = waited(left_alone(state, NOON, retry_after=120))
     state = State.from_cursor(state.as_cursor())
-    assert next_message(state, NOON + timedelta(seconds=119)) is None
-    assert next_message(state, NOON + timedelta(seconds=120)) == Message("first", trials=1)
-    state = refused(state, NOON, retry_after=None)
-    assert next_message(state, NOON) == Message("first", trials=2)
-    state = accepted(state)
-    assert next_message(state, NOON) == Message("second")
-    assert next_message(accepted(state), NOON) is None
+    until = NOON + timedelta(seconds=120)
+    assert without_wait_that_is_over(state, NOON + timedelta(seconds=119)).not_before == until
+    state = without_wait_that_is_over(state, until)
+    assert state.not_before is None
+    first, second = state.outbox
+    assert (first, second) == (Message("first", trials=1), Message("second", trials=1))
+    state = waited(refused(state, first))
+    assert state.outbox[0] == Message("first", trials=2, refusals=1)
+    state = State.from_cursor(state.as_cursor())
+    state = accepted(state, Message("first", trials=2, refusals=1))
+    assert state.outbox == (Message("second", trials=2),)
+    assert accepted(state, state.outbox[0]) == State()
+
+
+def test_messages_keep_their_order_and_after_a_refusal_one_that_was_refused_least_is_tried() -> (
+    None
+):
+    waiting = [Message("a", refusals=2), Message("b", refusals=2), Message("c"), Message("d")]
+    assert next_message(waiting, last_refused=False).text == "a"
+    assert next_message(waiting, last_refused=True).text == "c"
+    assert next_message(waiting[:2], last_refused=True).text == "a"
 
 
 def test_nobody_waits_longer_than_an_hour_whatever_is_asked() -> None:
-    state = refused(with_message(State(), "first"), NOON, retry_after=1e12)
-    assert next_message(state, NOON + HOUR) is not None
+    state = left_alone(with_message(State(), "first"), NOON, retry_after=1e12)
+    assert without_wait_that_is_over(state, NOON + HOUR).not_before is None
+
+
+def test_messages_that_an_older_version_kept_are_still_sent() -> None:
+    older = '{"incidents": [], "outbox": [["first", 2]], "not_before": null}'
+    assert State.from_cursor(older).outbox == (Message("first", trials=2),)
 
 
 def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:

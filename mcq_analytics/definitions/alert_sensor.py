@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from dagster import (
@@ -19,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.liveness import end_dead_runs
 from mcq_analytics.definitions.run_errors import error_of_run
 from mcq_analytics.errors import McqError
@@ -29,32 +32,55 @@ from mcq_analytics.incidents import (
     LIVE,
     TRIALS_BEFORE_EMAIL,
     Failure,
+    Message,
     Seen,
     State,
     accepted,
     decide,
+    left_alone,
     next_message,
     opening_text,
     recovery_text,
     refused,
+    waited,
     with_message,
+    without_wait_that_is_over,
 )
 from mcq_analytics.settings import AlertSettings, Settings, load_settings
 from mcq_analytics.storage.database import open_database
 
 logger = logging.getLogger(__name__)
 
+NAME = "alert_sensor"
 SECONDS_BETWEEN_TICKS = 30
+SECONDS_TO_SEND = 20
+"""Dagster gives a tick a minute, and a message takes up to ten seconds."""
+REFUSALS_IN_A_ROW = 2
+"""After which a channel is taken for down; one message alone may be what it does not like."""
+SLACK = "slack"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a tick has told, by first lines, and why channels refused what they did."""
+
+    told: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"Told: {'; '.join(self.told)}"] if self.told else []
+        return ". ".join([*parts, *(f"Not accepted: {reason}" for reason in self.refusals)])
 
 
 def alert_sensor() -> SensorDefinition:
     """Return the sensor of incidents: one message when one opens, one when it is over.
 
-    A tick sends at most one message, and notes it as sent once it was accepted.
+    A message is noted as sent once it was accepted. A tick that leaves one unsent fails with the
+    reason.
     """
 
     @sensor(
-        name="alert_sensor",
+        name=NAME,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,
         description="Consecutive hours that failed on their final attempt: one alert for all of "
@@ -63,9 +89,19 @@ def alert_sensor() -> SensorDefinition:
     def alerts(context: SensorEvaluationContext) -> SensorResult:
         settings = load_settings()
         now = datetime.now(timezone.utc)
-        state = _told(context.instance, State.from_cursor(context.cursor), settings, now)
-        state, said = send_next(state, settings.alerts, now)
-        return SensorResult(skip_reason=SkipReason(said), cursor=state.as_cursor())
+        cursor = KeptCursor.of(context, NAME)
+
+        def keep(state: State) -> None:
+            cursor.keep(state.as_cursor())
+
+        state = _told(context.instance, State.from_cursor(cursor.read()), settings, now)
+        keep(state)
+        state, sent = send_waiting(state, settings.alerts, now, keep)
+        keep(state)
+        if state.outbox and sent.refusals:
+            raise AlertError(f"Waiting: {len(state.outbox)}. {sent}")
+        nothing = f"{len(state.incidents)} open incidents, nothing to tell."
+        return SensorResult(skip_reason=SkipReason(str(sent) or nothing), cursor=state.as_cursor())
 
     return alerts
 
@@ -108,18 +144,65 @@ def _wrong(
         return told
 
 
-def send_next(state: State, alerts: AlertSettings, now: datetime) -> tuple[State, str]:
-    """Send the next message, if one is due; return the state after it, and what was done.
+def send_waiting(
+    state: State, alerts: AlertSettings, now: datetime, keep: Callable[[State], None]
+) -> tuple[State, Sent]:
+    """Send what waits, within a tick's time; return the state after it, and what was done.
 
-    Where Slack has not accepted it for some ticks, it is sent by email if that is configured.
+    Slack is tried first. What it has not accepted for some ticks goes by email, where that is
+    configured. `keep` gets the state after each message that was accepted.
     """
-    message = next_message(state, now)
-    if message is None:
-        return state, f"{len(state.incidents)} open incidents, nothing to tell."
-    by_email = alerts.email_from and alerts.email_to and message.trials >= TRIALS_BEFORE_EMAIL
-    try:
-        send_alert(message.text, replace(alerts, method="email") if by_email else alerts)
-    except AlertError as error:
-        logger.warning("the alert was not accepted, the next tick tries again: %s", error)
-        return refused(state, now, error.retry_after), f"Not accepted yet: {error}"
-    return accepted(state), f"Told: {message.text.splitlines()[0]}"
+    delivery = _Delivery(state, now, keep)
+    delivery.send(state.outbox, alerts)
+    if alerts.method == SLACK and alerts.email_from and alerts.email_to:
+        waiting = delivery.state.outbox
+        late = [message for message in waiting if message.trials >= TRIALS_BEFORE_EMAIL]
+        delivery.send(late, replace(alerts, method="email"))
+    state = waited(delivery.state) if delivery.refusals else delivery.state
+    return state, Sent(tuple(delivery.told), tuple(delivery.refusals))
+
+
+class _Delivery:
+    """What one tick sends. It ends after `SECONDS_TO_SEND`, but tries each channel once."""
+
+    def __init__(self, state: State, now: datetime, keep: Callable[[State], None]) -> None:
+        self.state = state
+        self.told: list[str] = []
+        self.refusals: list[str] = []
+        self._now = now
+        self._keep = keep
+        self._until = time.monotonic() + SECONDS_TO_SEND
+
+    def send(self, messages: Iterable[Message], channel: AlertSettings) -> None:
+        """Send messages by a channel, until it refuses two in a row or asks to be left alone."""
+        untried = list(messages)
+        if channel.method == SLACK and untried:
+            self.state = without_wait_that_is_over(self.state, self._now)
+            if self.state.not_before is not None:
+                self._note(f"Slack asked to be left alone until {self.state.not_before:%H:%M:%SZ}")
+                return
+        in_a_row = 0
+        while untried and in_a_row < REFUSALS_IN_A_ROW:
+            message = next_message(untried, last_refused=in_a_row > 0)
+            untried.remove(message)
+            try:
+                send_alert(message.text, channel)
+            except AlertError as error:
+                self._note(str(error))
+                if error.retry_after:
+                    self.state = left_alone(self.state, self._now, error.retry_after)
+                    return
+                self.state = refused(self.state, message)
+                in_a_row += 1
+            else:
+                self.state = accepted(self.state, message)
+                self._keep(self.state)
+                self.told.append(message.text.splitlines()[0])
+                in_a_row = 0
+            if time.monotonic() >= self._until:
+                return
+
+    def _note(self, refusal: str) -> None:
+        logger.warning("an alert was not accepted, the next tick tries again: %s", refusal)
+        if refusal not in self.refusals:
+            self.refusals.append(refusal)
