@@ -6,7 +6,8 @@ What failed is read, and what is told is sent, by `definitions.alert_sensor`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -31,16 +32,37 @@ _RECOVERED = {
     CHECK: "its rows pass the checks again",
 }
 RANGES_NAMED = 5
+CAUSES_NAMED = 5
+LONGEST_ERROR = 1_000
+"""Characters of an error in a message: Slack takes no message of more than 40,000."""
+
+# An error begins with the fact and the window that it was met over. That is no part of the cause,
+# and there is nothing but the text of an error in the records of a run.
+_PLACE = re.compile(r"^\S+ over \[[^)]*\): ")
 
 Hours = Mapping[str, AbstractSet[datetime]]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What the messages of an incident tell of its latest failure; `text` is one line."""
+    """What went wrong in a run; `text` is one line."""
 
     run_id: str
     text: str
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """What the messages of an incident tell of a run: its error, in one line, and its hours.
+
+    `by_hand` is a run that no schedule, sensor or backfill has asked for.
+    """
+
+    run_id: str
+    text: str
+    hours: Hours
+    ended: datetime
+    by_hand: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,14 +248,19 @@ def waited(state: State) -> State:
     return replace(state, outbox=tuple(outbox))
 
 
-def opening_text(incident: Incident, failure: Failure, webserver: str) -> str:
-    """Return what is sent when an incident opens: facts, hours, the last error, and links."""
+def opening_text(
+    incident: Incident, runs: Iterable[FailedRun], webserver: str, older_runs: int = 0
+) -> str:
+    """Return what is sent when an incident opens: facts, hours, its causes, and links.
+
+    `runs` are those that failed. Each error is told once, the latest first, by the latest run that
+    it failed. `older_runs` is the number of those whose errors were not read.
+    """
     return "\n".join(
         [
             f"{_facts(incident)} {_OPENED[incident.kind]}",
-            *_lines(incident),
-            f"last error: {failure.text}",
-            f"run: {webserver}/runs/{failure.run_id}",
+            *_lines(incident.hours),
+            *_causes(incident, runs, webserver, older_runs),
             *(
                 f"hours of {fact}: {webserver}/assets/{fact}?view=partitions"
                 for fact in sorted(incident.hours)
@@ -247,7 +274,7 @@ def recovery_text(incident: Incident) -> str:
     return "\n".join(
         [
             f"{_facts(incident)} recovered: {_RECOVERED[incident.kind]}",
-            *_lines(incident),
+            *_lines(incident.hours),
         ]
     )
 
@@ -284,12 +311,41 @@ def _facts(incident: Incident) -> str:
     return ", ".join(sorted(incident.hours))
 
 
-def _lines(incident: Incident) -> list[str]:
+def _causes(
+    incident: Incident, runs: Iterable[FailedRun], webserver: str, older_runs: int
+) -> list[str]:
+    """Tell each cause with a link to its latest run; and with its hours where there are several."""
+    causes: dict[str, list[FailedRun]] = {}
+    for run in sorted(runs, key=lambda run: run.ended, reverse=True):
+        causes.setdefault(_PLACE.sub("", run.text), []).append(run)
+    lines = []
+    for number, alike in enumerate(list(causes.values())[:CAUSES_NAMED]):
+        latest = alike[0]
+        lines += [
+            f"{'last' if number == 0 else 'earlier'} error: {_cut(latest.text)}",
+            f"run{' by hand' if latest.by_hand else ''}: {webserver}/runs/{latest.run_id}",
+        ]
+        if len(causes) > 1 or older_runs:
+            hours: dict[str, frozenset[datetime]] = {}
+            for run in alike:
+                hours = _union(hours, run.hours)
+            name_facts = len(incident.hours) > 1
+            lines += [f"  its {line}" for line in _lines(hours, name_facts=name_facts)]
+    more = [f"{len(causes) - CAUSES_NAMED} more errors"] if len(causes) > CAUSES_NAMED else []
+    more += [f"those of {older_runs:,} older runs"] if older_runs else []
+    return [*lines, *(f"and {one}" for one in more)]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
+
+
+def _lines(by_fact: Hours, *, name_facts: bool = False) -> list[str]:
     """Name the hours: once where they are the same for all facts."""
     by_hours: dict[frozenset[datetime], list[str]] = {}
-    for fact, hours in sorted(incident.hours.items()):
-        by_hours.setdefault(hours, []).append(fact)
-    if len(by_hours) == 1:
+    for fact, hours in sorted(by_fact.items()):
+        by_hours.setdefault(frozenset(hours), []).append(fact)
+    if len(by_hours) == 1 and not name_facts:
         return [f"hours: {_named(hours)}" for hours in by_hours]
     return [f"hours of {', '.join(facts)}: {_named(hours)}" for hours, facts in by_hours.items()]
 

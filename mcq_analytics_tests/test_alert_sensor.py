@@ -97,7 +97,7 @@ def test_a_fact_that_fails_over_five_hours_is_one_alert_and_one_recovery(
     told = []
     runs = []
     for hour in FIVE_HOURS.chunks(1):
-        runs.append(run(sensor.instance, hour, max_retries="0"))
+        runs.append(run(sensor.instance, hour, max_retries="0", schedule_name="hourly"))
         sensor.tick()
         sensor.tick()
         told.append(len(slack.requests))
@@ -123,6 +123,25 @@ def test_a_fact_that_fails_over_five_hours_is_one_alert_and_one_recovery(
         f"hours: {FIVE_HOURS} (5 in all)",
     ]
     assert [line for line in wrong_rows(submitted) if "funnel" in line] == []
+
+
+def test_the_last_error_is_that_of_the_latest_run_whatever_its_hour(
+    submitted: Database, spark: SparkSession, sensor: Sensor, slack: SlackServer
+) -> None:
+    execute(submitted, BREAK)
+    later = run(sensor.instance, Window(FIRST + HOUR, FIRST + 2 * HOUR), max_retries="0")
+    execute(submitted, MEND, "ALTER TABLE analytics.test_funnel_fact_hour RENAME TO elsewhere")
+    earlier = run(
+        sensor.instance, Window(FIRST, FIRST + HOUR), max_retries="0", schedule_name="hourly"
+    )
+    sensor.tick()
+    _, _, last, run_of_last, hours_of_last, before, run_before, *_ = texts(slack)[0].splitlines()
+    assert last.startswith("last error: the table analytics.test_funnel_fact_hour is missing: ")
+    assert run_of_last == f"run: http://dagster.example/runs/{earlier.run_id}"
+    assert hours_of_last == f"  its hours: {Window(FIRST, FIRST + HOUR)} (1 in all)"
+    assert before.startswith("earlier error: test_funnel_fact over [2024-01-01T10:00Z, ")
+    assert 'violates check constraint "broken"' in before
+    assert run_before == f"run by hand: http://dagster.example/runs/{later.run_id}"
 
 
 def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_is_right(

@@ -13,7 +13,7 @@ from mcq_analytics.incidents import (
     GROWS_WITHIN,
     LIVE,
     Change,
-    Failure,
+    FailedRun,
     Incident,
     Message,
     Seen,
@@ -222,7 +222,8 @@ def test_messages_that_an_older_version_kept_are_still_sent() -> None:
 
 def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:
     incident = Incident(LIVE, {"funnel": at(1, 2), "summary": at(1, 2)}, NOON)
-    text = opening_text(incident, Failure("abc", "no such table"), "http://dagster.example")
+    run = FailedRun("abc", "no such table", incident.hours, NOON)
+    text = opening_text(incident, [run], "http://dagster.example")
     assert text.splitlines() == [
         "funnel, summary failed in hourly runs, on the final attempt",
         f"hours: {Window(START + HOUR, START + 3 * HOUR)} (2 in all)",
@@ -236,3 +237,38 @@ def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:
     assert lines[0] == "funnel, summary recovered: all failed hours of the backfill are good"
     assert lines[1].endswith("and 15 more ranges (20 in all)")
     assert lines[2].startswith("hours of summary: ")
+
+
+def test_each_cause_is_told_once_the_latest_first_with_its_hours_and_its_latest_run() -> None:
+    incident = Incident(LIVE, {"funnel": at(1, 2, 3), "summary": at(1)}, NOON)
+    runs = [
+        FailedRun(
+            "c", f"funnel over {Window(START, NOON)}: lost", {"funnel": at(3)}, NOON - 2 * HOUR
+        ),
+        FailedRun("b", "funnel over [1, 2): lost", {"funnel": at(2)}, NOON - HOUR, by_hand=True),
+        FailedRun(
+            "a", "the disk is full", {"funnel": at(1), "summary": at(1)}, NOON, by_hand=False
+        ),
+    ]
+    lines = opening_text(incident, runs, "http://d").splitlines()
+    assert lines[3:-2] == [
+        "last error: the disk is full",
+        "run: http://d/runs/a",
+        f"  its hours of funnel, summary: {Window(START + HOUR, START + 2 * HOUR)} (1 in all)",
+        "earlier error: funnel over [1, 2): lost",
+        "run by hand: http://d/runs/b",
+        f"  its hours of funnel: {Window(START + 2 * HOUR, START + 4 * HOUR)} (2 in all)",
+    ]
+
+
+def test_a_message_has_an_end_however_many_causes_there_are_and_how_long_their_texts() -> None:
+    incident = Incident(LIVE, {"funnel": at(*range(90))}, NOON)
+    runs = [
+        FailedRun(str(one), f"{one} {'x' * 9_999}", {"funnel": at(one)}, START + one * HOUR)
+        for one in range(90)
+    ]
+    text = opening_text(incident, runs, "http://d", older_runs=1_200)
+    errors = [line for line in text.splitlines() if " error: " in line]
+    assert [line.split()[2] for line in errors] == ["89", "88", "87", "86", "85"]
+    assert {"and 85 more errors", "and those of 1,200 older runs"} <= set(text.splitlines())
+    assert len(text) < 10_000

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
+    RunRecord,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -21,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerts import AlertError, send_alert
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.in_progress import BACKFILL_TAG
 from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.liveness import end_dead_runs
 from mcq_analytics.definitions.run_errors import error_of_run
@@ -31,7 +34,9 @@ from mcq_analytics.incidents import (
     CHECK,
     LIVE,
     TRIALS_BEFORE_EMAIL,
+    FailedRun,
     Failure,
+    Incident,
     Message,
     Seen,
     State,
@@ -58,6 +63,10 @@ SECONDS_TO_SEND = 20
 REFUSALS_IN_A_ROW = 2
 """After which a channel is taken for down; one message alone may be what it does not like."""
 SLACK = "slack"
+RUNS_READ = 50
+"""Of a new incident, the latest: each takes a query. There are seldom more than two."""
+
+_ASKED_FOR_BY = ("dagster/schedule_name", "dagster/sensor_name", BACKFILL_TAG)
 
 
 @dataclass(frozen=True)
@@ -120,13 +129,14 @@ def _told(instance: DagsterInstance, state: State, settings: Settings, now: date
     for incident in change.recovered:
         state = with_message(state, recovery_text(incident))
     for incident in change.opened:
-        newest, fact = max((max(hours), fact) for fact, hours in incident.hours.items())
-        if incident.kind == CHECK:
-            failure = wrong[fact][newest]
-        else:
-            run_id = found.runs[fact][newest].run_id
-            failure = Failure(run_id, error_of_run(instance, run_id))
-        state = with_message(state, opening_text(incident, failure, settings.webserver_url))
+        known = {
+            fact: wrong[fact]
+            if incident.kind == CHECK
+            else {hour: run.run_id for hour, run in found.runs[fact].items()}
+            for fact in incident.hours
+        }
+        runs, older = _failed_runs(instance, incident, known)
+        state = with_message(state, opening_text(incident, runs, settings.webserver_url, older))
     return state
 
 
@@ -142,6 +152,41 @@ def _wrong(
             for fact, hours in incident.hours.items() if incident.kind == CHECK else ():
                 told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
         return told
+
+
+def _failed_runs(
+    instance: DagsterInstance,
+    incident: Incident,
+    known: Mapping[str, Mapping[datetime, Failure | str]],
+) -> tuple[list[FailedRun], int]:
+    """Return the latest runs of an incident with their errors, and how many older ones there are.
+
+    `known` has, by fact and hour, what a check said, or the run that failed.
+    """
+    hours: dict[Failure | str, dict[str, set[datetime]]] = {}
+    for fact, bad in incident.hours.items():
+        for hour in bad:
+            hours.setdefault(known[fact][hour], {}).setdefault(fact, set()).add(hour)
+    run_ids = {one.run_id if isinstance(one, Failure) else one for one in hours}
+    records = {
+        record.dagster_run.run_id: record
+        for record in instance.get_run_records(RunsFilter(run_ids=sorted(run_ids)))
+    }
+    latest = sorted(records, key=lambda run_id: _ended(records[run_id]), reverse=True)[:RUNS_READ]
+    runs = []
+    for one, of_facts in hours.items():
+        run_id = one.run_id if isinstance(one, Failure) else one
+        if run_id in latest:
+            text = one.text if isinstance(one, Failure) else error_of_run(instance, run_id)
+            record = records[run_id]
+            by_hand = not any(tag in record.dagster_run.tags for tag in _ASKED_FOR_BY)
+            runs.append(FailedRun(run_id, text, of_facts, _ended(record), by_hand))
+    return runs, len(run_ids) - len(latest)
+
+
+def _ended(record: RunRecord) -> datetime:
+    seconds = record.end_time or record.update_timestamp.replace(tzinfo=timezone.utc).timestamp()
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def send_waiting(
