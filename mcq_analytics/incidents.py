@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from mcq_analytics.windows import HOUR, Window, parse_time, ranges
+from mcq_analytics.windows import HOUR, Window, format_hour, parse_time, ranges
 
 LIVE, BACKFILL, CHECK = "live", "backfill", "check"
 KINDS = (LIVE, BACKFILL, CHECK)
@@ -87,6 +87,14 @@ class Incident:
 
 
 @dataclass(frozen=True)
+class FailingTicks:
+    """Of a schedule or sensor: since when all its ticks fail, and the last error, in one line."""
+
+    since: datetime
+    error: str
+
+
+@dataclass(frozen=True)
 class Message:
     """A text that is to be sent, how many ticks could not send it, and how often it was refused."""
 
@@ -99,12 +107,14 @@ class Message:
 class State:
     """What is remembered from tick to tick: open incidents, and messages not accepted yet.
 
-    Slack is left alone before `not_before`.
+    Slack is left alone before `not_before`. `failing` are the schedules and sensors whose ticks
+    fail, as was told, and since when.
     """
 
     incidents: tuple[Incident, ...] = ()
     outbox: tuple[Message, ...] = ()
     not_before: datetime | None = None
+    failing: Mapping[str, datetime] = field(default_factory=dict)
 
     def as_cursor(self) -> str:
         """Return the text that `from_cursor` reads; hours are written as ranges."""
@@ -127,6 +137,7 @@ class State:
                     [message.text, message.trials, message.refusals] for message in self.outbox
                 ],
                 "not_before": self.not_before.isoformat() if self.not_before else None,
+                "failing": {name: since.isoformat() for name, since in self.failing.items()},
             }
         )
 
@@ -154,6 +165,7 @@ class State:
             ),
             tuple(Message(*message) for message in found["outbox"]),
             parse_time(found["not_before"]) if found["not_before"] else None,
+            {name: parse_time(since) for name, since in found.get("failing", {}).items()},
         )
 
 
@@ -198,6 +210,25 @@ def decide(state: State, seen: Seen, now: datetime, after: int) -> tuple[State, 
         replace(state, incidents=(*still, *opened)),
         Change(tuple(opened), tuple(recovered)),
     )
+
+
+def decide_ticks(
+    state: State, failing: Mapping[str, FailingTicks], good: AbstractSet[str], webserver: str
+) -> State:
+    """Return the state with a message for each schedule and sensor that begins or ceases to fail.
+
+    One that does neither, since somebody has stopped it, is left as it was told.
+    """
+    for name, ticks in sorted(failing.items()):
+        if name not in state.failing:
+            state = with_message(state, _failing_text(name, ticks, webserver))
+            state = replace(state, failing={**state.failing, name: ticks.since})
+    for name, since in sorted(state.failing.items()):
+        if name in good:
+            still = {other: begun for other, begun in state.failing.items() if other != name}
+            state = with_message(state, _ticking_text(name, since))
+            state = replace(state, failing=still)
+    return state
 
 
 def with_message(state: State, text: str) -> State:
@@ -275,6 +306,26 @@ def recovery_text(incident: Incident) -> str:
         [
             f"{_facts(incident)} recovered: {_RECOVERED[incident.kind]}",
             *_lines(incident.hours),
+        ]
+    )
+
+
+def _failing_text(name: str, ticks: FailingTicks, webserver: str) -> str:
+    return "\n".join(
+        [
+            f"{name} does not work: its ticks fail",
+            f"since: {format_hour(ticks.since)}",
+            f"last error: {_cut(ticks.error)}",
+            f"ticks: {webserver}/automation",
+        ]
+    )
+
+
+def _ticking_text(name: str, since: datetime) -> str:
+    return "\n".join(
+        [
+            f"{name} recovered: its latest tick succeeded",
+            f"it had failed since: {format_hour(since)}",
         ]
     )
 

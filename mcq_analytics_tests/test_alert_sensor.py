@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRun, build_sensor_context
+from dagster import (
+    AssetKey,
+    DagsterError,
+    DagsterInstance,
+    DagsterRun,
+    build_sensor_context,
+)
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._utils.error import serializable_error_info_from_exc_info
 from pyspark.sql import SparkSession
 
 from mcq_analytics import alerts
@@ -19,6 +40,7 @@ from mcq_analytics.definitions.checks import REMEDY
 from mcq_analytics.definitions.hour_outcomes import wrong_hours
 from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.errors import McqError
 from mcq_analytics.incidents import State, with_message
 from mcq_analytics.settings import AlertSettings, load_settings
 from mcq_analytics.storage.database import Database
@@ -194,6 +216,85 @@ def test_a_failure_that_the_daemon_will_retry_is_told_when_the_last_retry_failed
     sensor.tick()
     [(_, _, body)] = slack.requests
     assert body["text"].startswith("test_funnel_fact failed in a backfill, on the final attempt")
+
+
+class Ticks:
+    """The ticks of a sensor as the daemon records them, a minute apart."""
+
+    def __init__(self, instance: DagsterInstance, name: str, location: str = "mcq") -> None:
+        origin = RemoteInstigatorOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__"), name
+        )
+        self.instance = instance
+        self.state = InstigatorState(
+            origin, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE, SensorInstigatorData()
+        )
+        self.moment = NOW
+        instance.add_instigator_state(self.state)
+
+    def add(self, *outcomes: str) -> None:
+        """Record ticks that succeeded, were skipped, run still, or failed with an error."""
+        for outcome in outcomes:
+            error = None
+            if outcome not in TickStatus.__members__:
+                try:
+                    raise DagsterError("the tick failed") from McqError(f"comparing: {outcome}")
+                except DagsterError:
+                    error = serializable_error_info_from_exc_info(sys.exc_info())
+            status = TickStatus.FAILURE if error else TickStatus[outcome]
+            self.instance.create_tick(
+                TickData(
+                    self.state.instigator_origin_id,
+                    self.state.name,
+                    InstigatorType.SENSOR,
+                    status,
+                    self.moment.timestamp(),
+                    error=error,
+                    selector_id=self.state.selector_id,
+                )
+            )
+            self.moment += timedelta(minutes=1)
+
+
+def test_a_sensor_whose_ticks_fail_is_told_once_and_its_recovery(
+    sensor: Sensor, slack: SlackServer
+) -> None:
+    gone = Ticks(sensor.instance, "late_data_sensor", "a location that is no more")
+    gone.add("old", "old", "old")
+    others = Ticks(sensor.instance, "somebody_elses_sensor")
+    others.add("no", "no", "no")
+    itself = Ticks(sensor.instance, NAME)
+    itself.add("no", "no", "no")
+    ticks = Ticks(sensor.instance, "late_data_sensor")
+    ticks.moment += timedelta(hours=1)
+    ticks.add("SKIPPED", "lock", "timeout")
+    sensor.tick()
+    assert slack.requests == []
+    ticks.add("disk", "STARTED")
+    for _ in range(2):
+        sensor.tick()
+    [told] = texts(slack)
+    assert told.splitlines() == [
+        "late_data_sensor does not work: its ticks fail",
+        "since: 2024-01-02T01:01Z",
+        "last error: comparing: disk",
+        "ticks: http://dagster.example/automation",
+    ]
+    ticks.add("disk")
+    sensor.tick()
+    sensor.instance.update_instigator_state(ticks.state.with_status(InstigatorStatus.STOPPED))
+    sensor.tick()
+    sensor.instance.update_instigator_state(ticks.state)
+    sensor.tick()
+    assert len(slack.requests) == 1
+    ticks.add("SKIPPED")
+    for _ in range(2):
+        sensor.tick()
+    [_, recovery] = texts(slack)
+    assert recovery.splitlines() == [
+        "late_data_sensor recovered: its latest tick succeeded",
+        "it had failed since: 2024-01-02T01:01Z",
+    ]
 
 
 class Outbox:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
@@ -22,6 +22,7 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerts import AlertError, send_alert
+from mcq_analytics.definitions.failing_ticks import failing_ticks
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
 from mcq_analytics.definitions.in_progress import BACKFILL_TAG
 from mcq_analytics.definitions.kept_cursors import KeptCursor
@@ -42,6 +43,7 @@ from mcq_analytics.incidents import (
     State,
     accepted,
     decide,
+    decide_ticks,
     left_alone,
     next_message,
     opening_text,
@@ -81,8 +83,10 @@ class Sent:
         return ". ".join([*parts, *(f"Not accepted: {reason}" for reason in self.refusals)])
 
 
-def alert_sensor() -> SensorDefinition:
+def alert_sensor(watched: Collection[str]) -> SensorDefinition:
     """Return the sensor of incidents: one message when one opens, one when it is over.
+
+    `watched` are the names of the schedules and sensors whose failing ticks are told, too.
 
     A message is noted as sent once it was accepted. A tick that leaves one unsent fails with the
     reason.
@@ -103,13 +107,16 @@ def alert_sensor() -> SensorDefinition:
         def keep(state: State) -> None:
             cursor.keep(state.as_cursor())
 
-        state = _told(context.instance, State.from_cursor(cursor.read()), settings, now)
+        state = State.from_cursor(cursor.read())
+        state = _told(context.instance, state, settings, now)
+        failing, good = failing_ticks(context.instance, watched)
+        state = decide_ticks(state, failing, good, settings.webserver_url)
         keep(state)
         state, sent = send_waiting(state, settings.alerts, now, keep)
         keep(state)
         if state.outbox and sent.refusals:
             raise AlertError(f"Waiting: {len(state.outbox)}. {sent}")
-        nothing = f"{len(state.incidents)} open incidents, nothing to tell."
+        nothing = f"{len(state.incidents) + len(state.failing)} open incidents, nothing to tell."
         return SensorResult(skip_reason=SkipReason(str(sent) or nothing), cursor=state.as_cursor())
 
     return alerts

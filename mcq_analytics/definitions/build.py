@@ -59,7 +59,9 @@ def build_definitions(
     database = DatabaseResource()
     spark = ScalingSparkResource(largest_load=largest_load)
     schedules = [hourly_schedule(FACTS_JOB)]
-    sensors = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB), alert_sensor()]
+    asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
+    watched = tuple(one.name for one in (*schedules, *asking))
+    sensors = [*asking, alert_sensor(watched=watched)]
     if not chosen.automation:
         schedules = [automation.idle_schedule(one) for one in schedules]
         sensors = [automation.idle_sensor(one) for one in sensors]

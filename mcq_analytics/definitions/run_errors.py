@@ -1,10 +1,12 @@
-"""What went wrong in a run, in one line, as its events tell it."""
+"""What went wrong in a run, in one line, as its events tell it.
+
+Dagster does not export the class of recorded errors: it is imported from where it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
 from dagster import (
     DagsterEvent,
@@ -12,6 +14,7 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
 )
+from dagster_shared.error import SerializableErrorInfo
 
 from mcq_analytics.errors import McqError, UsageError, WaitedInVainError
 from mcq_analytics.storage.faults import first_line
@@ -31,11 +34,16 @@ def first_error(events: Iterable[DagsterEvent]) -> str | None:
         error = getattr(event.event_specific_data, "error", None)
         if error is None:
             return first_line(RuntimeError(event.message or "the run failed"))
-        while error.cause is not None and error.cls_name not in _OURS:
-            error = error.cause
-        said = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
-        return first_line(said) if error.cls_name in _OURS else f"the run: {first_line(said)}"
+        return error_line(error)
     return None
+
+
+def error_line(error: SerializableErrorInfo, where: str = "the run") -> str:
+    """Return what a recorded error says: our own error among its causes, else the first of them."""
+    while error.cause is not None and error.cls_name not in _OURS:
+        error = error.cause
+    said = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
+    return first_line(said) if error.cls_name in _OURS else f"{where}: {first_line(said)}"
 
 
 def error_of_run(instance: DagsterInstance, run_id: str) -> str:
@@ -65,7 +73,7 @@ def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
     return Ending.FAILED
 
 
-def _classes(error: Any) -> list[str | None]:
+def _classes(error: SerializableErrorInfo | None) -> list[str | None]:
     """Return the names of the classes of an error and its causes, as Dagster has kept them."""
     names = []
     while error is not None:
