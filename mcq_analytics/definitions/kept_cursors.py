@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from dagster import DagsterInstance, SensorEvaluationContext
 
+_NOTHING = "null"
+
 
 @dataclass(frozen=True)
 class KeptCursor:
@@ -29,7 +31,7 @@ class KeptCursor:
     def read(self) -> str | None:
         """Return where the latest tick came to, whether it succeeded or failed."""
         kept = self._stored()
-        if kept is None:
+        if kept is None or kept == _NOTHING:
             return self.given
         begun_with, reached = json.loads(kept)
         return reached if self.given in (begun_with, reached) else self.given
@@ -39,6 +41,11 @@ class KeptCursor:
         kept = json.dumps([self.given, reached])
         if kept != self._stored():
             self.instance.daemon_cursor_storage.set_cursor_values({self._key: kept})
+
+    def forget(self) -> None:
+        """Leave it to Dagster, which takes the cursor of this tick: it succeeds."""
+        if self._stored() not in (None, _NOTHING):
+            self.instance.daemon_cursor_storage.set_cursor_values({self._key: _NOTHING})
 
     @property
     def _key(self) -> str:

@@ -1,13 +1,12 @@
 """The sensor that observes the base tables, and requests hours that are not what they were.
 
-What an hour was computed from is in `storage.fingerprints`, the answer key in
-`storage.corrections`. Hours that never succeeded, or failed, are the schedule's.
+What is compared, and how much of it at a tick, is in `storage.comparisons`. Hours that never
+succeeded, or failed, are the schedule's.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from dagster import (
@@ -21,65 +20,33 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.in_progress import hours_in_progress
+from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.partitions import partition_key, run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import requests
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY
+from mcq_analytics.facts import FACTS
+from mcq_analytics.masking import without_secrets
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.base_snapshot import snapshot_connection
-from mcq_analytics.storage.base_tables import BaseTables
-from mcq_analytics.storage.corrections import Corrections
-from mcq_analytics.storage.faults import explaining
-from mcq_analytics.storage.fingerprints import stale_hours
+from mcq_analytics.storage.comparisons import Comparison, Progress
+from mcq_analytics.storage.faults import explain, explaining
 from mcq_analytics.storage.metadata import fact_record
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
+from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 
+NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
-STATEMENT_SECONDS = 45
-"""Dagster gives a tick a minute; a statement that needs longer is to say so by itself."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the sensor remembers between ticks.
-
-    `answer_key` is the one that all rows agreed with; up to `compared_until` the past was compared
-    in this round.
-    """
-
-    answer_key: str | None = None
-    compared_until: datetime | None = None
-
-    @classmethod
-    def from_cursor(cls, cursor: str | None) -> Progress:
-        """Return what a cursor says; an empty one says nothing."""
-        found = json.loads(cursor) if cursor else {}
-        until = found.get("compared_until")
-        return cls(found.get("answer_key"), parse_hour(until) if until else None)
-
-    def as_cursor(self) -> str:
-        """Return the text that `from_cursor` reads."""
-        until = self.compared_until.isoformat() if self.compared_until else None
-        return json.dumps({"answer_key": self.answer_key, "compared_until": until})
-
-
-@dataclass
-class Findings:
-    """Hours to compute again, by fact; and new fingerprints, by hour and base table."""
-
-    hours: dict[str, set[datetime]]
-    changed: dict[tuple[datetime, str], str]
+SESSION_SECONDS = 60
+"""Dagster gives a tick a minute: no statement of it takes longer, and no session waits longer."""
 
 
 def late_data_sensor(job_name: str) -> SensorDefinition:
     """Return the sensor of the facts' job: hours whose base rows have changed run again, once."""
 
     @sensor(
-        name="late_data_sensor",
+        name=NAME,
         job_name=job_name,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,
@@ -94,20 +61,27 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
         if closed <= settings.partition_start:
             return SkipReason("The first hour is not over yet.")
         span = Window(settings.partition_start, closed)
+        cursor = KeptCursor.of(context, NAME)
         busy = hours_in_progress(context.instance)
-        with explaining("comparing the base tables with the facts", SQLAlchemyError):
-            findings, progress = _observe(
-                database, settings, span, Progress.from_cursor(context.cursor)
-            )
-        found = requests(findings.hours, busy, settings.catch_up_hours)
+        doing = "comparing the base tables with the facts"
+        with explaining(doing, SQLAlchemyError):
+            compared = _compare(database, settings, span, Progress.from_cursor(cursor.read()))
+        found = requests(compared.hours, busy, settings.catch_up_hours)
+        reached = compared.progress.as_cursor()
+        if compared.failure is not None:
+            # What is found is asked for all the same; else the tick fails, so that it is seen.
+            error = explain(compared.failure, doing)
+            if not found:
+                cursor.keep(reached)
+                raise error from without_secrets(compared.failure)
+            context.log.warning("%s", error)
+        cursor.forget()
         asked = {hour.start for request in found for hour in request.window.chunks(1)}
         return SensorResult(
             # Without a key: a change that comes back asks for the same run again.
             run_requests=[run_request(request, None) for request in found],
-            skip_reason=None
-            if found
-            else SkipReason("All hours are what their facts were computed from."),
-            cursor=progress.as_cursor(),
+            skip_reason=None if found else SkipReason(_nothing_found(compared.progress)),
+            cursor=reached,
             asset_events=[
                 AssetObservation(
                     AssetKey(table),
@@ -115,7 +89,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
                     tags={"dagster/data_version": fingerprint},
                     metadata={"rows": MetadataValue.int(int(fingerprint.split(":")[0]))},
                 )
-                for (hour, table), fingerprint in sorted(findings.changed.items())
+                for (hour, table), fingerprint in sorted(compared.changed.items())
                 if hour in asked
             ],
         )
@@ -123,64 +97,48 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
     return late_data
 
 
-def _observe(
+def _compare(
     resource: DatabaseResource, settings: Settings, span: Window, progress: Progress
-) -> tuple[Findings, Progress]:
+) -> Comparison:
     """Compare the lookback, the next part of the past, and the answer key, in one snapshot."""
-    database = replace(resource.open(), statement_seconds=STATEMENT_SECONDS)
+    database = replace(resource.open(), statement_seconds=SESSION_SECONDS)
     engine = database.engine()
-    windows, until = windows_to_compare(span, settings, progress.compared_until)
-    findings = Findings({fact.name: set() for fact in FACTS}, {})
+    recent, past = windows_to_compare(span, settings, progress.compared_until)
     with snapshot_connection(engine, database.source_schema) as (connection, base):
-        for fact in FACTS:
-            for window in windows:
-                stale = stale_hours(connection, base, database.fact_schema, fact, window)
-                findings.hours[fact.name] |= set(stale)
-                findings.changed.update(
-                    ((hour, table), fingerprint)
-                    for hour, tables in stale.items()
-                    for table, fingerprint in tables.items()
-                )
-        key, wrong = _wrong_rows(connection, base, database.fact_schema, progress.answer_key)
-    for fact in (QUESTION_INTERACTION, TEST_SUMMARY):
-        findings.hours[fact.name] |= wrong
+        compared = Comparison(connection, base, database.fact_schema, progress)
+        if recent is not None:
+            compared.compare_recent(recent)
+        if past is not None:
+            compared.compare_past(past)
+        compared.compare_answer_key()
     for fact in FACTS:
         known = fact_record(engine, fact.name, settings).hours
-        findings.hours[fact.name] &= {hour for hour, record in known.items() if record.is_done}
-        findings.hours[fact.name] = {
-            hour for hour in findings.hours[fact.name] if span.start <= hour < span.end
+        compared.hours[fact.name] = {
+            hour
+            for hour in compared.hours[fact.name]
+            if span.start <= hour < span.end and hour in known and known[hour].is_done
         }
-    return findings, Progress(key, until)
+    return compared
 
 
-def _wrong_rows(
-    connection: Connection, base: BaseTables, schema: str, known: str | None
-) -> tuple[str | None, set[datetime]]:
-    """Return the answer key that all rows agree with, if they do, and hours of those that do not.
-
-    The fact is not looked at while the answer key is the one that it agreed with.
-    """
-    corrections = Corrections(base, schema)
-    key = corrections.answer_key(connection)
-    if key == known:
-        return key, set()
-    wrong = corrections.hours_of_wrong_rows(connection)
-    return (None if wrong else key), wrong
+def _nothing_found(progress: Progress) -> str:
+    if progress.recent_down_to is not None or progress.round is not None:
+        return "Nothing found so far: the next tick goes on."
+    return "All hours are what their facts were computed from."
 
 
 def windows_to_compare(
     span: Window, settings: Settings, compared_until: datetime | None
-) -> tuple[list[Window], datetime | None]:
-    """Return the lookback and the next hours of the past before it, and where these end.
+) -> tuple[Window | None, Window | None]:
+    """Return the lookback, and the next hours of the past before it, where there are such.
 
     The past is gone through again and again, `MCQ_AUDIT_HOURS` at a time.
     """
-    recent = max(span.start, span.end - settings.lookback_hours * HOUR)
-    windows = [Window(recent, span.end)] if recent < span.end else []
-    if settings.audit_hours == 0 or recent <= span.start:
-        return windows, None
+    begin = max(span.start, span.end - settings.lookback_hours * HOUR)
+    recent = Window(begin, span.end) if begin < span.end else None
+    if settings.audit_hours == 0 or begin <= span.start:
+        return recent, None
     start = compared_until or span.start
-    if not span.start <= start < recent:
+    if not span.start <= start < begin:
         start = span.start
-    end = min(recent, start + settings.audit_hours * HOUR)
-    return [Window(start, end), *windows], end
+    return recent, Window(start, min(begin, start + settings.audit_hours * HOUR))

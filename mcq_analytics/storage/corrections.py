@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from mcq_analytics.facts import QUESTION_INTERACTION, TEST_SUMMARY
+from mcq_analytics.facts import QUESTION_INTERACTION, TEST_SUMMARY, IdType
 from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.judged_answers import is_correct, judged, outcomes
 from mcq_analytics.storage.selections import Selections, quoted
@@ -33,6 +34,34 @@ _WRONG_HOURS = f"""
     WHERE f.is_correct IS DISTINCT FROM {is_correct("f.final_answer_option", "k.correct_option")}
         AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
 """
+
+# The rows that follow a key in the order of the primary key, whose index serves, and the last of
+# them. Ids are compared in the widest of their types: the owner may have changed that of a table.
+_PAGE = f"""
+    WITH page AS MATERIALIZED (
+        SELECT f.student_id, f.test_id, f.question_id, f.final_answer_option, f.is_correct,
+            f.last_answer_time
+        FROM {{interactions}} f WHERE {{follows}}
+        ORDER BY f.student_id, f.test_id, f.question_id LIMIT :rows
+    ), answer_keys AS (
+        SELECT q.question_id, {{answer_key}} AS correct_option
+        FROM (SELECT DISTINCT question_id FROM page) c
+        JOIN {{questions}} q ON q.question_id = c.question_id
+        GROUP BY q.question_id
+    )
+    SELECT CAST(l.student_id AS text) AS student_id, CAST(l.test_id AS text) AS test_id,
+        CAST(l.question_id AS text) AS question_id, (SELECT count(*) FROM page) AS rows,
+        ARRAY(
+            SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
+            FROM page f LEFT JOIN answer_keys k ON k.question_id = f.question_id
+            WHERE f.is_correct IS DISTINCT FROM
+                    {is_correct("f.final_answer_option", "k.correct_option")}
+                AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
+        ) AS hours
+    FROM page l ORDER BY l.student_id DESC, l.test_id DESC, l.question_id DESC LIMIT 1
+"""
+_FOLLOWS = "(f.student_id, f.test_id, f.question_id) > ({})"
+_WIDEST = {IdType.INTEGER: "bigint", IdType.BIGINT: "bigint", IdType.TEXT: "text"}
 
 _QUESTION_IS_KNOWN = """
     SELECT EXISTS (SELECT 1 FROM {questions} q WHERE CAST(q.question_id AS text) = :question)
@@ -95,6 +124,23 @@ _MOVES = (
 )
 
 
+class Key(NamedTuple):
+    """The key of a row of `question_interaction_fact`, as texts."""
+
+    student_id: str
+    test_id: str
+    question_id: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows: how many, the key of the last, and an hour of each that disagrees with the key."""
+
+    rows: int
+    last: Key | None
+    hours: set[datetime]
+
+
 @dataclass(frozen=True)
 class Moves:
     """What a correction moves: rows of `question_interaction_fact`, and their students.
@@ -128,6 +174,27 @@ class Corrections:
         """
         return set(connection.execute(text(self._fill(_WRONG_HOURS))).scalars())
 
+    def wrong_rows_after(self, connection: Connection, after: Key | None, rows: int) -> Page:
+        """Return as `hours_of_wrong_rows` of the next rows after a key, or of the first rows.
+
+        It costs what so many rows cost, however many there are.
+        """
+        follows = "true"
+        if after is not None:
+            ids = ", ".join(
+                f"CAST(:{name} AS {_WIDEST.get(self.base.id_type('answers', name), 'uuid')})"
+                for name in Key._fields
+            )
+            follows = _FOLLOWS.format(ids)
+        statement = text(self._fill(_PAGE, follows=follows))
+        found = connection.execute(
+            statement, {"rows": rows, **(after._asdict() if after else {})}
+        ).one_or_none()
+        if found is None:
+            return Page(0, None, set())
+        last = Key(found.student_id, found.test_id, found.question_id)
+        return Page(found.rows, last, set(found.hours))
+
     def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
         """Return the hours in which a question was answered, or None where nobody knows it."""
         bound = {"question": question}
@@ -144,10 +211,10 @@ class Corrections:
         ).one()
         return Moves(row.rows, row.students, row.before, row.after)
 
-    def _fill(self, template: str) -> str:
+    def _fill(self, template: str, **more: str) -> str:
         names = {
             "interactions": quoted(self.schema, QUESTION_INTERACTION.name),
             "interaction_hours": quoted(self.schema, QUESTION_INTERACTION.hours_table),
             "summaries": quoted(self.schema, TEST_SUMMARY.name),
         }
-        return Selections(QUESTION_INTERACTION, self.base, names).fill(template)
+        return Selections(QUESTION_INTERACTION, self.base, names).fill(template, **more)

@@ -12,6 +12,7 @@ from mcq_analytics.facts import FACTS
 from mcq_analytics.storage.task_errors import Origin, Report
 
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ _BY_STATE = {
     "53100": DISK_FULL,
     "53300": TOO_MANY,
     LOCK_NOT_AVAILABLE: LOCKED,
-    "57014": CANCELLED,
+    QUERY_CANCELED: CANCELLED,
     "57P01": LOST,
     "57P02": STARTING,
     "57P03": STARTING,

@@ -12,11 +12,12 @@ from types import TracebackType
 from mcq_analytics.errors import BaseTablesChangedError, McqError
 from mcq_analytics.masking import mask, without_secrets
 from mcq_analytics.storage.error_reports import report_of
-from mcq_analytics.storage.fault_kinds import LOCK_NOT_AVAILABLE, Fault, fault_of
+from mcq_analytics.storage.fault_kinds import LOCK_NOT_AVAILABLE, QUERY_CANCELED, Fault, fault_of
 from mcq_analytics.storage.task_errors import Origin, Report
 
 __all__ = [
     "LOCK_NOT_AVAILABLE",
+    "QUERY_CANCELED",
     "explain",
     "explaining",
     "first_line",
