@@ -60,7 +60,7 @@ def build_definitions(
     spark = ScalingSparkResource(largest_load=largest_load)
     schedules = [hourly_schedule(FACTS_JOB)]
     asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
-    watched = tuple(one.name for one in (*schedules, *asking))
+    watched = (*(one.name for one in schedules), *(one.name for one in asking))
     sensors = [*asking, alert_sensor(watched=watched)]
     if not chosen.automation:
         schedules = [automation.idle_schedule(one) for one in schedules]
