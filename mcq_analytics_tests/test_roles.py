@@ -141,6 +141,19 @@ def test_an_owner_who_is_no_superuser_makes_roles_that_do_their_work(owned: Owne
         assert scalar(writer, query) is may_read
 
 
+def test_a_schema_that_is_open_to_all_as_before_15_need_not_be_the_owners(owned: Owned) -> None:
+    execute(
+        owned.by_superuser,
+        "ALTER SCHEMA public OWNER TO CURRENT_USER",
+        "REVOKE ALL ON SCHEMA public FROM plain_owner, pg_database_owner",
+        "GRANT ALL ON SCHEMA public TO PUBLIC",
+    )
+    done = run_roles(owned.database)
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr
+    make_facts(writer_of(owned.database))
+
+
 def test_facts_of_the_wrong_owner_are_given_to_the_writer_with_their_schema(owned: Owned) -> None:
     database = owned.database
     make_facts(database)
