@@ -22,7 +22,7 @@ from mcq_analytics.storage.base_tables import BaseTables
 from mcq_analytics.storage.corrections import Corrections, Key
 from mcq_analytics.storage.faults import QUERY_CANCELED
 from mcq_analytics.storage.fingerprints import Fingerprints, stale_hours
-from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics.windows import HOUR, Window, format_hour, parse_hour
 
 PIECE_SECONDS = 8
 """After which the server ends a piece. Dagster gives a tick a minute for all of them."""
@@ -106,7 +106,7 @@ class Comparison:
     """The comparison of one tick, on a connection whose transaction sees one state.
 
     `hours` are those to compute again, by fact; `changed` new fingerprints, by hour and base table;
-    `failure` is the error of a piece that took too long though it was as small as can be.
+    `failure` names a piece that took too long though it was as small as can be.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Comparison:
         self.progress = progress
         self.hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
         self.changed: dict[tuple[datetime, str], str] = {}
-        self.failure: DBAPIError | None = None
+        self.failure: str | None = None
         self._connection = connection
         self._base = base
         self._schema = schema
@@ -145,7 +145,9 @@ class Comparison:
         wrong: the next one shows whether its run has brought it right.
         """
         corrections = Corrections(self._base, self._schema)
-        key = self._piece(PIECE_SECONDS, lambda: corrections.answer_key(self._connection))
+        key = self._piece(
+            PIECE_SECONDS, lambda: corrections.answer_key(self._connection), "the answer key"
+        )
         if key is None:
             return
         if key == self.progress.answer_key:
@@ -165,7 +167,7 @@ class Comparison:
         page = self._piece(
             PIECE_SECONDS,
             lambda: corrections.wrong_rows_after(self._connection, under_way.after, rows),
-            is_smallest=rows <= FEWEST_ROWS,
+            f"{rows} rows of {QUESTION_INTERACTION.name}" if rows <= FEWEST_ROWS else None,
         )
         if page is None:
             self.progress = replace(self.progress, rows_at_once=max(FEWEST_ROWS, rows // 2))
@@ -208,7 +210,8 @@ class Comparison:
         stale: dict[str, Fingerprints] = {}
         for fact in FACTS:
             left = PIECE_SECONDS - (monotonic() - began)
-            found = self._piece(left, self._stale(fact, window), is_smallest=window.hours == 1)
+            smallest = f"the hour {format_hour(window.start)}" if window.hours == 1 else None
+            found = self._piece(left, self._stale(fact, window), smallest)
             if found is None:
                 return False
             stale[fact.name] = found
@@ -227,10 +230,11 @@ class Comparison:
     def _stale(self, fact: Fact, window: Window) -> Callable[[], Fingerprints]:
         return lambda: stale_hours(self._connection, self._base, self._schema, fact, window)
 
-    def _piece(
-        self, seconds: float, work: Callable[[], _T], *, is_smallest: bool = True
-    ) -> _T | None:
-        """Do a piece of work in a savepoint; return None where the server had to end it."""
+    def _piece(self, seconds: float, work: Callable[[], _T], smallest: str | None) -> _T | None:
+        """Do a piece of work in a savepoint; return None where the server had to end it.
+
+        `smallest` is the name of one that cannot be cut.
+        """
         try:
             with self._connection.begin_nested():
                 self._connection.execute(
@@ -241,8 +245,7 @@ class Comparison:
         except DBAPIError as error:
             if getattr(error.orig, "pgcode", None) != QUERY_CANCELED:
                 raise
-            if is_smallest:
-                self.failure = error
+            self.failure = smallest or self.failure
             return None
 
     def _elapsed(self) -> float:
