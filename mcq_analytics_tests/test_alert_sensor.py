@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -30,6 +31,8 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._utils.error import serializable_error_info_from_exc_info
 from pyspark.sql import SparkSession
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import ProgrammingError
 
 from mcq_analytics import alerts
 from mcq_analytics.alerts import AlertError
@@ -302,8 +305,8 @@ class Outbox:
 
     def __init__(self, *texts: str) -> None:
         self.state = State()
-        for text in texts:
-            self.state = with_message(self.state, text)
+        for one in texts:
+            self.state = with_message(self.state, one)
 
     def tick(self, alerts: AlertSettings, now: datetime = NOW) -> str:
         kept: list[State] = []
@@ -413,6 +416,25 @@ def test_a_refused_tick_fails_with_the_reason_and_keeps_what_it_knows(
     sensor.cursor = waiting  # somebody sets it in the UI
     sensor.tick()
     assert texts(slack)[3:] == ["first", "second"]
+
+
+def test_what_waits_is_sent_though_the_records_cannot_be_read(
+    sensor: Sensor, slack: SlackServer
+) -> None:
+    sensor.cursor = with_message(State(), "two hours failed").as_cursor()
+    rename = "ALTER TABLE {} RENAME TO {}"
+    engine = create_engine(os.environ["MCQ_DAGSTER_URL"])
+    with engine.begin() as connection:
+        connection.execute(text(rename.format("event_logs", "elsewhere")))
+    for _ in range(2):
+        with pytest.raises(ProgrammingError, match="event_logs"):
+            sensor.tick()
+    with engine.begin() as connection:
+        connection.execute(text(rename.format("elsewhere", "event_logs")))
+    engine.dispose()
+    assert texts(slack) == ["two hours failed"]
+    sensor.tick()
+    assert len(slack.requests) == 1
 
 
 def test_without_email_slack_is_tried_for_ever(slack: SlackServer) -> None:

@@ -108,12 +108,15 @@ def alert_sensor(watched: Collection[str]) -> SensorDefinition:
             cursor.keep(state.as_cursor())
 
         state = State.from_cursor(cursor.read())
-        state = _told(context.instance, state, settings, now)
-        failing, good = failing_ticks(context.instance, watched)
-        state = decide_ticks(state, failing, good, settings.webserver_url)
-        keep(state)
-        state, sent = send_waiting(state, settings.alerts, now, keep)
-        keep(state)
+        try:
+            state = _told(context.instance, state, settings, now)
+            failing, good = failing_ticks(context.instance, watched)
+            state = decide_ticks(state, failing, good, settings.webserver_url)
+            keep(state)
+        finally:
+            # What waits is sent though the records cannot be read.
+            state, sent = send_waiting(state, settings.alerts, now, keep)
+            keep(state)
         if state.outbox and sent.refusals:
             raise AlertError(f"Waiting: {len(state.outbox)}. {sent}")
         nothing = f"{len(state.incidents) + len(state.failing)} open incidents, nothing to tell."
