@@ -149,12 +149,13 @@ def test_status_exits_with_1_when_something_has_failed(answered: Database) -> No
         answered,
         "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
         "started_at, finished_at, error) VALUES ('test_funnel_fact', '2024-01-01 09:00Z', "
-        "'2024-01-01 11:00Z', 'failed', now(), now(), 'the disk is full')",
+        "'2024-01-01 11:00Z', 'failed', now(), '2024-01-01 11:05Z', 'the disk is full')",
     )
     result = call("status")
     assert result.exit_code == 1
     assert result.stderr == (
-        "test_funnel_fact failed over [2024-01-01T09:00Z, 2024-01-01T11:00Z): the disk is full\n"
+        "test_funnel_fact failed over [2024-01-01T09:00Z, 2024-01-01T11:00Z), "
+        "last at 2024-01-01T11:05Z: the disk is full\n"
     )
     assert "test_funnel_fact\tnone\t" in result.stdout
 

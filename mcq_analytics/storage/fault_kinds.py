@@ -189,6 +189,7 @@ _OUR_TABLES = {
     "etl_metadata",
     "running_attempt",
     "hour_fingerprint",
+    "wrong_hour",
     *(name for fact in FACTS for name in (fact.name, fact.hours_table)),
 }
 _NO_SUCH_SNAPSHOT = ("22023", "42704")
