@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -18,8 +18,6 @@ from dagster import (
     DagsterRunStatus,
     Definitions,
     RunRequest,
-    build_schedule_context,
-    build_sensor_context,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +29,6 @@ from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.late_data import windows_to_compare
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
-from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.due import open_hours, requests
 from mcq_analytics.errors import McqError
 from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
@@ -51,6 +48,7 @@ from mcq_analytics_tests.conftest import (
     made_databases,
 )
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 NAMES = [fact.name for fact in FACTS]
 START = parse_hour("2024-01-01")
@@ -190,25 +188,10 @@ class Platform:
         self.cursor: str | None = None
 
     def schedule_tick(self) -> list[RunRequest]:
-        schedule = self.definitions.resolve_schedule_def("hourly_facts_schedule")
-        with build_schedule_context(
-            instance=self.instance,
-            scheduled_execution_time=datetime.now(timezone.utc),
-            repository_def=self.definitions.get_repository_def(),
-            resources={"database": DatabaseResource()},
-        ) as context:
-            data = schedule.evaluate_tick(context)
-        return list(data.run_requests or [])
+        return schedule_tick(self.definitions, self.instance)
 
     def sensor_tick(self) -> list[RunRequest]:
-        sensor = self.definitions.resolve_sensor_def("late_data_sensor")
-        with build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursor,
-            definitions=self.definitions,
-            resources={"database": DatabaseResource()},
-        ) as context:
-            data = sensor.evaluate_tick(context)
+        data = sensor_tick(self.definitions, self.instance, "late_data_sensor", self.cursor)
         self.cursor = data.cursor
         for event in data.asset_events:
             self.instance.report_runless_asset_event(event)

@@ -6,7 +6,7 @@ The runs are real ones on a real instance; ticks are those of the definitions.
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 
 import pytest
 from dagster import (
@@ -16,8 +16,6 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
-    build_schedule_context,
-    build_sensor_context,
 )
 from dagster._core.execution.backfill import BulkActionStatus
 from dagster._daemon.types import DaemonHeartbeat
@@ -28,7 +26,6 @@ from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
 from mcq_analytics.definitions.in_progress import hours_in_progress
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import load_settings
 from mcq_analytics.storage.database import Database
@@ -37,6 +34,7 @@ from mcq_analytics.storage.verdicts import store_verdicts
 from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 from mcq_analytics_tests.test_cli import call
+from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 NAMES = [fact.name for fact in FACTS]
 HOURS = 4
@@ -60,26 +58,12 @@ class Platform:
         )
 
     def tick(self) -> list[RunRequest]:
-        sensor = self.definitions.resolve_sensor_def("recovery_sensor")
-        with build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursor,
-            definitions=self.definitions,
-            resources={"database": DatabaseResource()},
-        ) as context:
-            data = sensor.evaluate_tick(context)
+        data = sensor_tick(self.definitions, self.instance, "recovery_sensor", self.cursor)
         self.cursor = data.cursor
         return list(data.run_requests or [])
 
     def schedule_tick(self) -> list[RunRequest]:
-        schedule = self.definitions.resolve_schedule_def("hourly_facts_schedule")
-        with build_schedule_context(
-            instance=self.instance,
-            scheduled_execution_time=datetime.now(timezone.utc),
-            repository_def=self.definitions.get_repository_def(),
-            resources={"database": DatabaseResource()},
-        ) as context:
-            return list(schedule.evaluate_tick(context).run_requests or [])
+        return schedule_tick(self.definitions, self.instance)
 
     def window(self, first: int, end: int) -> Window:
         return Window(self.first + first * HOUR, self.first + end * HOUR)

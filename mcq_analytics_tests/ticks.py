@@ -1,0 +1,41 @@
+"""Ticks of the schedule and the sensors of the definitions, when a test says so."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from dagster import (
+    DagsterInstance,
+    Definitions,
+    RunRequest,
+    build_schedule_context,
+    build_sensor_context,
+)
+
+from mcq_analytics.definitions.resources import DatabaseResource
+
+
+def schedule_tick(definitions: Definitions, instance: DagsterInstance) -> list[RunRequest]:
+    """Let the hourly schedule tick, and return what it asks for."""
+    schedule = definitions.resolve_schedule_def("hourly_facts_schedule")
+    with build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.now(timezone.utc),
+        repository_def=definitions.get_repository_def(),
+        resources={"database": DatabaseResource()},
+    ) as context:
+        return list(schedule.evaluate_tick(context).run_requests or [])
+
+
+def sensor_tick(
+    definitions: Definitions, instance: DagsterInstance, name: str, cursor: str | None
+) -> Any:
+    """Let a sensor tick, and return what it asks for, its cursor and its events."""
+    with build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        definitions=definitions,
+        resources={"database": DatabaseResource()},
+    ) as context:
+        return definitions.resolve_sensor_def(name).evaluate_tick(context)
