@@ -40,8 +40,8 @@ def serve(host: str, port: int) -> None:
             signal.signal(number, signal.default_int_handler)
         code = _run_dev(host, port)
         forget_dead_users(settings.home)
-    if code:
-        raise McqError(f"the Dagster UI ended with exit code {code}")
+    if code is not None:
+        raise McqError(f"the Dagster UI ended by itself, with exit code {code}: see above")
 
 
 def _require_free(host: str, port: int) -> None:
@@ -55,8 +55,11 @@ def _require_free(host: str, port: int) -> None:
             ) from None
 
 
-def _run_dev(host: str, port: int) -> int:
-    """Return the exit code of `dagster dev`, 0 where it was interrupted."""
+def _run_dev(host: str, port: int) -> int | None:
+    """Return the exit code of `dagster dev`, None where it was interrupted.
+
+    It may be 0 though a process of its own has died, and it ended the others.
+    """
     process = psutil.Popen(
         [
             sys.executable,
@@ -86,7 +89,7 @@ def _run_dev(host: str, port: int) -> int:
         started |= _descendants(process)
         process.terminate()
         process.wait()
-        return 0
+        return None
     finally:
         _end(started)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click.testing
+import psutil
 import pytest
 from sqlalchemy.engine import URL
 
@@ -117,3 +118,37 @@ def test_a_disk_that_is_full_or_for_reading_alone_is_called_that(tmp_path: Path)
             embedded_url(home)
     finally:
         subprocess.run([shutil.which("umount") or "umount", str(home)], check=True)
+
+
+LAST_USER = '''
+import os, signal, subprocess, sys
+from pathlib import Path
+from mcq_analytics.storage.embedded import embedded_url, forget_dead_users
+home = Path(sys.argv[1])
+embedded_url(home)
+os.kill(int((home / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+again = """
+import sys
+from pathlib import Path
+from mcq_analytics.storage.embedded import embedded_url
+embedded_url(Path(sys.argv[1]))
+"""
+subprocess.run([sys.executable, "-c", again, sys.argv[1]], check=True)
+print((home / "postgres" / "postmaster.pid").read_text().split()[0])
+forget_dead_users(home)
+'''
+
+
+def test_a_server_that_another_process_started_again_ends_with_its_last_user(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_USER, str(tmp_path / "home")],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    server = int(done.stdout)
+    ended = not psutil.pid_exists(server) or psutil.Process(server).status() == "zombie"
+    assert ended, done.stderr

