@@ -318,6 +318,25 @@ def test_a_run_waits_for_another_no_longer_than_it_was_told(
         first.fail(McqError("ended by the test"))
 
 
+def test_an_attempt_that_died_had_ended_before_its_retry_began(
+    answered: Database, spark: SparkSession
+) -> None:
+    dead = Attempt(answered, TEST_FUNNEL, NINE, "first-run")
+    dead.begin()
+    dead.close()
+    run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="its-retry")
+    told = (
+        "SELECT array_agg(run_id || ' ' || status ORDER BY finished_at) FROM analytics.etl_metadata"
+    )
+    assert scalar(answered, told) == ["first-run failed", "its-retry success"]
+    order = (
+        "SELECT d.started_at < d.finished_at AND d.finished_at <= r.started_at "
+        "FROM analytics.etl_metadata d, analytics.etl_metadata r "
+        "WHERE d.run_id = 'first-run' AND r.run_id = 'its-retry'"
+    )
+    assert scalar(answered, order) is True
+
+
 def test_no_session_waits_for_ever(answered: Database) -> None:
     hasty = dataclasses.replace(answered, statement_seconds=1)
     with hasty.engine().connect() as connection:
