@@ -171,7 +171,8 @@ def test_every_run_of_a_fact_is_checked_and_what_is_only_noted_is_a_warning(
     noted = found["question_interaction_fact", checks.REFERENCES]
     assert noted.severity is AssetCheckSeverity.WARN
     assert noted.description == "answers without question: 6, answers without session: 18"
-    assert checks.window_of(noted.metadata) == THREE
+    bounds = [noted.metadata[f"window_{bound}"].value for bound in ("start", "end")]
+    assert bounds == [moment.timestamp() for moment in (THREE.start, THREE.end)]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def require_settled(database: Database, over: Window = DAY) -> None:
             assert (found.wrong, found.awaiting) == ((), ())
             assert stale_hours(connection, base, "analytics", fact, over) == {}
         corrections = Corrections(base, "analytics")
-        assert corrections.hours_of_wrong_rows(connection) == set()
+        assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
         hours = [hour.start for hour in over.chunks(1)]
         assert corrections.moves(connection, hours).rows == 0
 
@@ -145,7 +145,7 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
                 assert stale_hours(connection, base, "analytics", fact, DAY) == {}
             corrections = Corrections(base, "analytics")
             assert len(corrections.hours_of_question(connection, "at") or ()) == 3
-            assert corrections.hours_of_wrong_rows(connection) == set()
+            assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
 
 
 def noise(length: int) -> str:
@@ -260,7 +260,7 @@ def test_an_option_may_be_of_any_type_in_every_statement(
         }
         assert stale_hours(connection, base, "analytics", QUESTION_INTERACTION, DAY) == {}
         corrections = Corrections(base, "analytics")
-        assert corrections.hours_of_wrong_rows(connection) == set()
+        assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
         assert corrections.moves(connection, [NINE.start]).rows == 0
 
 

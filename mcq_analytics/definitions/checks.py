@@ -7,8 +7,7 @@ Dagster reads the annotation of a check's context, which therefore must not be p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from datetime import timedelta
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -18,7 +17,6 @@ from dagster import (
     AssetCheckSpec,
     AssetKey,
     MetadataValue,
-    TimestampMetadataValue,
     multi_asset_check,
 )
 from sqlalchemy import Connection
@@ -244,11 +242,3 @@ def _outcome(
 
 def _in_short(key: str) -> str:
     return key if len(key) <= _KEY_WIDTH else f"{key[:_KEY_WIDTH]}…"
-
-
-def window_of(metadata: Mapping[str, MetadataValue[Any]]) -> Window | None:
-    """Return the window that an evaluation was about, if its metadata tells it."""
-    start, end = metadata.get("window_start"), metadata.get("window_end")
-    if not isinstance(start, TimestampMetadataValue) or not isinstance(end, TimestampMetadataValue):
-        return None
-    return Window(*(datetime.fromtimestamp(bound.value, timezone.utc) for bound in (start, end)))

@@ -24,17 +24,6 @@ _ANSWER_KEY = """
     FROM {questions} q
 """
 
-_WRONG_HOURS = f"""
-    SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
-    FROM {{interactions}} f
-    LEFT JOIN (
-        SELECT q.question_id, {{answer_key}} AS correct_option
-        FROM {{questions}} q GROUP BY q.question_id
-    ) k ON k.question_id = f.question_id
-    WHERE f.is_correct IS DISTINCT FROM {is_correct("f.final_answer_option", "k.correct_option")}
-        AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
-"""
-
 # The rows that follow a key in the order of the primary key, whose index serves, and the last of
 # them. Ids are compared in the widest of their types: the owner may have changed that of a table.
 _PAGE = f"""
@@ -166,18 +155,11 @@ class Corrections:
         """Return a fingerprint of the answer key: while it is the same, no row went wrong by it."""
         return str(connection.execute(text(self._fill(_ANSWER_KEY))).scalar_one())
 
-    def hours_of_wrong_rows(self, connection: Connection) -> set[datetime]:
-        """Return an hour of each `question_interaction_fact` row that disagrees with the key.
-
-        A run of it brings the row right, wherever the student's other answers are. It costs a scan
-        of the fact.
-        """
-        return set(connection.execute(text(self._fill(_WRONG_HOURS))).scalars())
-
     def wrong_rows_after(self, connection: Connection, after: Key | None, rows: int) -> Page:
-        """Return as `hours_of_wrong_rows` of the next rows after a key, or of the first rows.
+        """Return an hour of each of the next rows of the fact that disagrees with the answer key.
 
-        It costs what so many rows cost, however many there are.
+        The rows are those after a key, or the first ones; it costs what so many cost, however many
+        there are. A run of the hour brings a row right, wherever the student's other answers are.
         """
         follows = "true"
         if after is not None:
