@@ -40,6 +40,18 @@ def mask(text: str) -> str:
     letters alone is blotted out only where no other word character is beside it: a password `mcq`
     leaves `mcq_analytics` readable.
     """
+    # What is blotted out may leave a word by itself that was a part of one before.
+    masked = _masked_once(text)
+    while _shown(masked) < _shown(text):
+        text, masked = masked, _masked_once(masked)
+    return masked
+
+
+def _shown(text: str) -> int:
+    return len(text) - text.count("*")
+
+
+def _masked_once(text: str) -> str:
     for pattern in _patterns(frozenset(_remembered)):
         text = pattern.sub(BLOT, text)
     text = _URL_PASSWORD.sub(rf"\1:{BLOT}@", text)
