@@ -20,7 +20,7 @@ from mcq_analytics.storage.corrections import Corrections, Moves
 from mcq_analytics.storage.database import Database
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.windows import Window, last_closed_hour_end, ranges
+from mcq_analytics.windows import Window, hours_so_far, ranges
 
 HOURS_AT_A_TIME = 1_000
 BRIDGED = timedelta(hours=24)
@@ -83,9 +83,11 @@ def bridged(hours: Iterable[datetime]) -> list[Window]:
 
 
 def _windows_to_compare(settings: Settings, asked: set[datetime] | None) -> list[Window]:
-    start, closed = settings.partition_start, last_closed_hour_end()
+    span = hours_so_far(settings.partition_start)
+    if span is None:
+        return []
     if asked is not None:
-        found = bridged(hour for hour in asked if start <= hour < closed)
+        found = bridged(hour for hour in asked if span.start <= hour < span.end)
     else:
-        found = [Window(start, closed)] if start < closed else []
+        found = [span]
     return [chunk for window in found for chunk in window.chunks(HOURS_AT_A_TIME)]

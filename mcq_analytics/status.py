@@ -17,7 +17,7 @@ from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.metadata import HourRecord, fact_record
 from mcq_analytics.storage.selections import quoted
-from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end, ranges
+from mcq_analytics.windows import HOUR, format_hour, hours_so_far, last_closed_hour_end, ranges
 
 CAUSES_NAMED = 5
 RANGES_NAMED = 3
@@ -70,7 +70,7 @@ def fact_statuses(
     engine = database.engine()
     closed = last_closed_hour_end()
     start = settings.partition_start
-    span = Window(start, closed) if start < closed else None
+    span = hours_so_far(start)
     found = []
     with explaining("reading the status", SQLAlchemyError):
         for fact in FACTS:

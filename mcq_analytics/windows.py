@@ -89,6 +89,12 @@ def last_closed_hour_end(now: datetime | None = None) -> datetime:
     return floor_hour(now or datetime.now(timezone.utc))
 
 
+def hours_so_far(first: datetime) -> Window | None:
+    """Return the hours from `first` on that are over, None where there is none yet."""
+    closed = last_closed_hour_end()
+    return Window(first, closed) if first < closed else None
+
+
 def format_hour(moment: datetime) -> str:
     """Return `moment` in UTC as ISO 8601, to the minute where it has no seconds."""
     utc = moment.astimezone(timezone.utc)

@@ -35,7 +35,7 @@ from mcq_analytics.facts import FACTS
 from mcq_analytics.settings import Settings, load_settings
 from mcq_analytics.storage.faults import explain
 from mcq_analytics.storage.metadata import MISSING, fact_record
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics.windows import HOUR, Window, hours_so_far
 
 SECONDS_BETWEEN_TICKS = 60
 AWAY, HERE = "away", "here"
@@ -64,7 +64,7 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
         context: ScheduleEvaluationContext, database: DatabaseResource
     ) -> list[RunRequest] | SkipReason:
         settings = load_settings(database.environment)
-        span = partitions_so_far(settings)
+        span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason("The first hour is not over yet.")
         end_dead_runs(context.instance)
@@ -105,7 +105,7 @@ def recovery_sensor(job_name: str) -> SensorDefinition:
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
         settings = load_settings(database.environment)
-        span = partitions_so_far(settings)
+        span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason("The first hour is not over yet.")
         end_dead_runs(context.instance)
@@ -139,14 +139,6 @@ class KnownHours:
             fact: {hour for hour, window in windows.items() if window.hours > 1} & self.wanted[fact]
             for fact, windows in self.failed.items()
         }
-
-
-def partitions_so_far(settings: Settings) -> Window | None:
-    """Return the hours from the first partition on that are over, None before the first one is."""
-    closed = last_closed_hour_end()
-    if closed <= settings.partition_start:
-        return None
-    return Window(settings.partition_start, closed)
 
 
 def _known_hours(

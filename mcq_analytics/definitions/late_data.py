@@ -34,7 +34,7 @@ from mcq_analytics.storage.base_snapshot import snapshot_connection
 from mcq_analytics.storage.comparisons import PIECE_SECONDS, Comparison, Progress
 from mcq_analytics.storage.faults import explaining
 from mcq_analytics.storage.metadata import fact_record
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics.windows import HOUR, Window, hours_so_far
 
 NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
@@ -57,10 +57,9 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
         settings = load_settings(database.environment)
-        closed = last_closed_hour_end()
-        if closed <= settings.partition_start:
+        span = hours_so_far(settings.partition_start)
+        if span is None:
             return SkipReason("The first hour is not over yet.")
-        span = Window(settings.partition_start, closed)
         cursor = KeptCursor.of(context, NAME)
         busy = hours_in_progress(context.instance)
         with explaining("comparing the base tables with the facts", SQLAlchemyError):
