@@ -33,7 +33,7 @@ $(READY): requirements.lock setup.cfg
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m mcq_analytics.class_archive
+	@$(BIN)/python -m mcq_analytics.spark.class_archive
 	@touch $(READY)
 
 demo: $(READY)

@@ -26,16 +26,16 @@ def mark(name):
     marks[name] = now - begin
     begin = now
 from dagster import DagsterInstance
-from mcq_analytics.definitions import launch
+from mcq_analytics.launching import in_process
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
-from mcq_analytics.windows import Window, parse_hour, HOUR
+from mcq_analytics.spark.session import initialize_spark_session_with_scaling
+from mcq_analytics.model.windows import Window, parse_hour, HOUR
 mark("imports")
 settings = load_settings()
 start = parse_hour(sys.argv[1])
 initialize_spark_session_with_scaling("local", 0)
 mark("JVM")
-totals = launch.run_window(settings, Window(start, start + HOUR))
+totals = in_process.run_window(settings, Window(start, start + HOUR))
 whole = time.perf_counter() - begin
 attempts = sum(total.seconds for total in totals.values())
 marks["bookkeeping (Dagster)"] = whole - attempts

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from mcq_analytics.sample import SampleTables, generate_sample
-from mcq_analytics.storage.base_load import LOAD_ORDER, arrow_schema, copy_base_tables
-from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.embedded import embedded_url
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.embedded import embedded_url
+from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
+from mcq_analytics.sample.csv_load import LOAD_ORDER, arrow_schema, copy_base_tables
+from mcq_analytics.sample.generator import SampleTables, generate_sample
 
 
 def copy_seconds(database: Database, sample: SampleTables, *, indexes_last: bool) -> float:

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcq_analytics.alerts import send_alert
-    from mcq_analytics.storage.database import get_engine
-    from mcq_analytics.storage.metadata import get_last_successful_runs, get_time_range
-    from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+    from mcq_analytics.alerting.send import send_alert
+    from mcq_analytics.postgres.database import get_engine
+    from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range
+    from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 
 __all__ = [
     "get_engine",
@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "get_engine": "mcq_analytics.storage.database",
-    "get_last_successful_runs": "mcq_analytics.storage.metadata",
-    "get_time_range": "mcq_analytics.storage.metadata",
-    "initialize_spark_session_with_scaling": "mcq_analytics.storage.spark_session",
-    "send_alert": "mcq_analytics.alerts",
+    "get_engine": "mcq_analytics.postgres.database",
+    "get_last_successful_runs": "mcq_analytics.postgres.metadata",
+    "get_time_range": "mcq_analytics.postgres.metadata",
+    "initialize_spark_session_with_scaling": "mcq_analytics.spark.session",
+    "send_alert": "mcq_analytics.alerting.send",
 }
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from mcq_analytics.windows import floor_hour
+from mcq_analytics.model.windows import floor_hour
 from mcq_analytics_tests.conftest import CHECKOUT
 
 HEADING = "## Which hours to run again"

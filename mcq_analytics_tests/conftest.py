@@ -19,12 +19,12 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from mcq_analytics.facts import IdType
-from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
-from mcq_analytics.windows import last_closed_hour_end
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.model.windows import last_closed_hour_end
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
+from mcq_analytics.postgres.schema import key_types, migrate
+from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY

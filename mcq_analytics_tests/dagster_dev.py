@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from mcq_analytics.definitions.build import FACTS_JOB
-from mcq_analytics.facts import FACTS
+from mcq_analytics.model.facts import FACTS
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import free_port
 
@@ -116,7 +116,7 @@ def dagster_dev(directory: Path) -> Iterator[Ui]:
             [
                 *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
                 *(sys.executable, "-c"),
-                f"from mcq_analytics import ui; ui.serve('127.0.0.1', {port})",
+                f"from mcq_analytics.launching import ui; ui.serve('127.0.0.1', {port})",
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

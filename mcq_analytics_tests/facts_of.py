@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.facts import FACTS, Fact
-from mcq_analytics.storage.attempts import Attempt, AttemptReport
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.sample_load import load_sample
+from mcq_analytics.compute.attempt import Attempt, AttemptReport
+from mcq_analytics.model.facts import FACTS, Fact
+from mcq_analytics.model.windows import Window, parse_hour
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.sample.sample_load import load_sample
 from mcq_analytics.transforms import TRANSFORMS
-from mcq_analytics.windows import Window, parse_hour
 from mcq_analytics_tests.recompute import differences
 
 

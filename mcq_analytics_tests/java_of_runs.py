@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from mcq_analytics.definitions import launch
+from mcq_analytics.launching import in_process
+from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage import spark_session
-from mcq_analytics.windows import Window, parse_hour
+from mcq_analytics.spark import session
 
 
 def main() -> None:
     """Compute the two hours, a run each, and print with which Java it was done."""
-    spark_session.QUICK_RECORDS = 100
-    vars(launch)["HOURS_PER_RUN"] = 1
-    launch.run_window(
+    session.QUICK_RECORDS = 100
+    vars(in_process)["HOURS_PER_RUN"] = 1
+    in_process.run_window(
         load_settings(), Window(parse_hour("2024-01-01T09"), parse_hour("2024-01-01T11"))
     )
     spark = SparkSession.getActiveSession()

@@ -7,7 +7,7 @@ from time import sleep
 
 from dagster import DagsterInstance
 
-from mcq_analytics.definitions.liveness import Alive, process_tags
+from mcq_analytics.definitions.run_state.liveness import Alive, process_tags
 
 
 def main(run_id: str) -> None:

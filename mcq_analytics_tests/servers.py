@@ -22,8 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 import mcq_analytics
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.embedded import embedded_url
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.embedded import embedded_url
 
 # A test's database need not outlive a crash of the machine.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -57,7 +57,7 @@ def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[
     assert wheel is not None
     assert wheel.origin is not None
     psql = next(Path(wheel.origin).parent.glob("pginstall*/bin/psql"))
-    script = Path(mcq_analytics.__file__).parent / "storage" / "roles.sql"
+    script = Path(mcq_analytics.__file__).parent / "postgres" / "roles.sql"
     return subprocess.run(
         [str(psql), "-X", "-q", *options, "-f", str(script), database.conninfo()],
         check=False,

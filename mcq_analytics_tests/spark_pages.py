@@ -7,9 +7,9 @@ import urllib.request
 
 from pyspark.sql import SparkSession
 
-from mcq_analytics.definitions import launch
+from mcq_analytics.launching import in_process
+from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
-from mcq_analytics.windows import Window, parse_hour
 
 PAGES = ("environment/", "jobs/", "stages/", "storage/", "executors/", "SQL/")
 RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&length=1000")
@@ -17,7 +17,7 @@ RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&lengt
 
 def main(start: str, end: str) -> None:
     """Print the pages and the records of the session's user interface."""
-    launch.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
+    in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
     spark = SparkSession.getActiveSession()
     assert spark is not None
     context = spark.sparkContext

@@ -17,11 +17,11 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from sqlalchemy import text
 
-from mcq_analytics.facts import QUESTION_INTERACTION
+from mcq_analytics.model.facts import QUESTION_INTERACTION
+from mcq_analytics.postgres.database import open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import open_database
-from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
-from mcq_analytics.storage.spark_sink import copying
+from mcq_analytics.spark.session import initialize_spark_session_with_scaling
+from mcq_analytics.spark.sink import copying
 from mcq_analytics_tests.facts_of import run_facts, window
 
 
@@ -52,7 +52,7 @@ def main(times: int) -> None:
         return tasks
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mcq_analytics.storage.attempts.copy_to_staging", copy_and_dawdle)
+        patch.setattr("mcq_analytics.compute.attempt.copy_to_staging", copy_and_dawdle)
         for _ in range(times):
             with database.engine().begin() as connection:
                 connection.execute(text("UPDATE answers SET submitted_option = 'B'"))

@@ -14,18 +14,18 @@ from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.definitions import launch
+from mcq_analytics.compute.attempt import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.hour_outcomes import open_hours_of
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
+from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS
+from mcq_analytics.launching import in_process
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import HOUR, Window, format_hour, parse_hour
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
+from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range, hour_statuses
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.attempts import lock_key
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fact_tables import FAILED, SUCCESS
-from mcq_analytics.storage.metadata import get_last_successful_runs, get_time_range, hour_statuses
-from mcq_analytics.windows import HOUR, Window, format_hour, parse_hour
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 from mcq_analytics_tests.servers import wait_until
@@ -93,12 +93,12 @@ class Steps:
         return window
 
     def passing(self) -> None:
-        launch.run_window(load_settings(), self.some_hours())
+        in_process.run_window(load_settings(), self.some_hours())
 
     def failing(self) -> None:
         execute(self.database, *BREAK)
         with pytest.raises(McqError, match="broken"):
-            launch.run_window(load_settings(), self.some_hours())
+            in_process.run_window(load_settings(), self.some_hours())
         execute(self.database, MEND)
 
     def dying(self) -> None:
@@ -131,7 +131,7 @@ class Steps:
             hasty.setenv("MCQ_LOCK_TIMEOUT", "0")
             holder.execute(text("SELECT pg_advisory_lock(:key)"), key)
             with pytest.raises(McqError, match="waited 0 s"):
-                launch.run_window(load_settings(), self.some_hours())
+                in_process.run_window(load_settings(), self.some_hours())
 
 
 @pytest.mark.timeout(300)
@@ -157,7 +157,7 @@ def test_both_tell_the_same_after_runs_that_passed_failed_died_were_stopped_and_
     for step in (*order, steps.failing):
         step()
     # The next run records what it finds, as the schedule's tick does.
-    launch.run_window(load_settings(), Window(SPAN.end, SPAN.end + HOUR))
+    in_process.run_window(load_settings(), Window(SPAN.end, SPAN.end + HOUR))
 
     told, shown = told_by_etl_metadata(database), told_by_dagster(instance)
     for fact in FACTS:
@@ -179,7 +179,7 @@ def test_both_tell_the_same_after_runs_that_passed_failed_died_were_stopped_and_
         start, _ = get_time_range(database.engine(), fact.name)
         assert told[fact.name].get(start) != SUCCESS
 
-    launch.run_window(load_settings(), SPAN)
+    in_process.run_window(load_settings(), SPAN)
     assert wrong_rows(database) == []
     assert told_by_etl_metadata(database) == told_by_dagster(instance)
     assert partition_key(FIRST) in instance.get_materialized_partitions(AssetKey(FACTS[0].name))

@@ -34,20 +34,20 @@ from pyspark.sql import SparkSession
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from mcq_analytics import alerts
-from mcq_analytics.alerts import AlertError
-from mcq_analytics.definitions import alert_sensor
-from mcq_analytics.definitions.alert_sensor import NAME, send_waiting
+from mcq_analytics.alerting import send
+from mcq_analytics.alerting.incidents import State, with_message
+from mcq_analytics.alerting.send import AlertError
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.checks import REMEDY
-from mcq_analytics.definitions.hour_outcomes import wrong_hours
-from mcq_analytics.definitions.kept_cursors import KeptCursor
 from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.run_state.hour_outcomes import wrong_hours
+from mcq_analytics.definitions.sensors import alerts
+from mcq_analytics.definitions.sensors.alerts import NAME, send_waiting
+from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.errors import McqError
-from mcq_analytics.incidents import State, with_message
+from mcq_analytics.model.windows import HOUR, Window, parse_hour
+from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import AlertSettings, load_settings
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, parse_hour
 from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer
 from mcq_analytics_tests.facts_of import execute, wrong_rows
 
@@ -473,7 +473,7 @@ def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: Sm
 def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
     slack: SlackServer, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
     slack.behaviour = behaviour
     began = time.monotonic()
     outbox = Outbox("two hours failed")
@@ -488,8 +488,8 @@ def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
 def test_a_tick_takes_no_longer_than_it_may_however_much_waits(
     slack: SlackServer, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(alert_sensor, "SECONDS_TO_SEND", 0.2)
+    monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(alerts, "SECONDS_TO_SEND", 0.2)
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
     slack.behaviour, smtp.greeting = "hang", "421 later"
     outbox = Outbox(*map(str, range(20)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mcq_analytics import alerts
+from mcq_analytics.alerting import send
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.settings import AlertSettings, load_settings
 from mcq_analytics_tests.alert_servers import (
@@ -28,13 +28,13 @@ from mcq_analytics_tests.servers import self_signed_certificate
 
 
 @pytest.fixture
-def refusal(caplog: pytest.LogCaptureFixture) -> Callable[[AlertSettings], alerts.AlertError]:
+def refusal(caplog: pytest.LogCaptureFixture) -> Callable[[AlertSettings], send.AlertError]:
     """Send an alert that is refused; its error is one line, and no secret is in it or in a log."""
 
-    def send(settings: AlertSettings) -> alerts.AlertError:
+    def refused(settings: AlertSettings) -> send.AlertError:
         caplog.set_level(logging.DEBUG)
-        with pytest.raises(alerts.AlertError) as caught:
-            alerts.send_alert("the last two runs failed", settings)
+        with pytest.raises(send.AlertError) as caught:
+            send.send_alert("the last two runs failed", settings)
         shown = "".join(traceback.format_exception(caught.value))
         assert len(str(caught.value).splitlines()) == 1
         for secret in SECRETS:
@@ -43,35 +43,35 @@ def refusal(caplog: pytest.LogCaptureFixture) -> Callable[[AlertSettings], alert
             assert secret not in caplog.text
         return caught.value
 
-    return send
+    return refused
 
 
-Refusal = Callable[[AlertSettings], alerts.AlertError]
+Refusal = Callable[[AlertSettings], send.AlertError]
 
 
 def test_an_alert_error_is_one_that_a_command_prints_in_one_line() -> None:
-    assert issubclass(alerts.AlertError, McqError)
-    assert alerts.AlertError("refused").retry_after is None
+    assert issubclass(send.AlertError, McqError)
+    assert send.AlertError("refused").retry_after is None
 
 
 @pytest.mark.parametrize("message", ["", " \n\t"])
 def test_an_empty_message_is_a_usage_error_whatever_the_method(message: str) -> None:
     for method in ("log", "slack", "email"):
         with pytest.raises(UsageError, match="empty"):
-            alerts.send_alert(message, AlertSettings(method=method))
+            send.send_alert(message, AlertSettings(method=method))
 
 
 def test_an_unknown_method_is_a_usage_error_that_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="'pager': set ALERT_METHOD to one of log, slack, email"):
-        alerts.send_alert("late", AlertSettings(method="pager"))
+        send.send_alert("late", AlertSettings(method="pager"))
 
 
 def test_the_log_method_writes_a_warning_and_does_not_read_percent_signs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    alerts.send_alert("100%s of the hours failed", AlertSettings())
+    send.send_alert("100%s of the hours failed", AlertSettings())
     assert caplog.record_tuples == [
-        ("mcq_analytics.alerts", logging.WARNING, "100%s of the hours failed")
+        ("mcq_analytics.alerting.send", logging.WARNING, "100%s of the hours failed")
     ]
 
 
@@ -82,12 +82,12 @@ def test_without_settings_those_of_the_environment_are_used(
     monkeypatch.setenv("MCQ_ENV", "dev")
     monkeypatch.setenv("ALERT_METHOD", "slack")
     monkeypatch.setenv("SLACK_WEBHOOK_URL", slack.webhook().slack_webhook_url or "")
-    alerts.send_alert("late")
+    send.send_alert("late")
     assert [body for _, _, body in slack.requests] == [{"text": "late"}]
 
 
 def test_a_webhook_gets_the_message_once(slack: SlackServer) -> None:
-    alerts.send_alert("late: é\nsecond line", slack.webhook())
+    send.send_alert("late: é\nsecond line", slack.webhook())
     [(path, _, body)] = slack.requests
     assert path == f"/services/{WEBHOOK_SECRET}"
     assert body == {"text": "late: é\nsecond line"}
@@ -95,19 +95,19 @@ def test_a_webhook_gets_the_message_once(slack: SlackServer) -> None:
 
 def test_a_webhook_wins_over_a_token(slack: SlackServer) -> None:
     both = replace(slack.token(), slack_webhook_url=slack.webhook().slack_webhook_url)
-    alerts.send_alert("late", both)
+    send.send_alert("late", both)
     assert [path for path, _, _ in slack.requests] == [f"/services/{WEBHOOK_SECRET}"]
 
 
 def test_what_slack_would_read_as_a_mention_or_a_link_is_escaped(slack: SlackServer) -> None:
-    alerts.send_alert("""<!channel> & "it's" <class 'X'>""", slack.webhook())
+    send.send_alert("""<!channel> & "it's" <class 'X'>""", slack.webhook())
     [(_, _, body)] = slack.requests
     assert body["text"] == """&lt;!channel&gt; &amp; "it's" &lt;class 'X'&gt;"""
 
 
 def test_a_token_posts_the_message_once_to_the_channel(slack: SlackServer) -> None:
     slack.body = '{"ok": true}'
-    alerts.send_alert("late", slack.token())
+    send.send_alert("late", slack.token())
     [(path, headers, body)] = slack.requests
     assert path == "/chat.postMessage"
     assert headers["Authorization"] == f"Bearer {TOKEN}"
@@ -117,7 +117,7 @@ def test_a_token_posts_the_message_once_to_the_channel(slack: SlackServer) -> No
 def test_a_base_url_with_a_path_keeps_it(slack: SlackServer) -> None:
     slack.body = '{"ok": true}'
     for base_url in (f"{slack.url}/api", f"{slack.url}/api/"):
-        alerts.send_alert("late", replace(slack.token(), slack_base_url=base_url))
+        send.send_alert("late", replace(slack.token(), slack_base_url=base_url))
     assert [path for path, _, _ in slack.requests] == ["/api/chat.postMessage"] * 2
 
 
@@ -187,7 +187,7 @@ def test_a_server_that_hangs_is_given_up_after_the_timeout(
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.2)
     slack.behaviour = "hang"
     error = refusal(configured(slack))
     assert "did not answer within 0.2 s" in str(error)
@@ -300,7 +300,7 @@ def test_a_token_that_cannot_be_a_header_is_refused_without_showing_it(
 
 
 def test_a_mail_has_sender_recipients_subject_and_the_whole_message(smtp: SmtpServer) -> None:
-    alerts.send_alert("submissions are laté\n\n.hours: 3\n", smtp.settings())
+    send.send_alert("submissions are laté\n\n.hours: 3\n", smtp.settings())
     [written] = smtp.mails
     mail = message_from_bytes(written, policy=policy.default)
     assert mail["From"] == "mcq@example.org"
@@ -315,13 +315,13 @@ def test_a_mail_has_sender_recipients_subject_and_the_whole_message(smtp: SmtpSe
 def test_a_long_first_line_is_shortened_in_the_subject_only(
     smtp: SmtpServer, first_line: str
 ) -> None:
-    alerts.send_alert(f"\n{first_line}\nBcc: more@example.org", smtp.settings())
+    send.send_alert(f"\n{first_line}\nBcc: more@example.org", smtp.settings())
     [written] = smtp.mails
     mail = message_from_bytes(written, policy=policy.default)
     subject = mail["Subject"].removeprefix("mcq_analytics: ")
     assert subject.endswith("...")
     assert first_line.startswith(subject.removesuffix("..."))
-    assert 75 < len(subject) <= alerts.SUBJECT_WIDTH
+    assert 75 < len(subject) <= send.SUBJECT_WIDTH
     assert mail["Bcc"] is None
     assert first_line.strip() in mail.get_content()
 
@@ -340,7 +340,7 @@ def test_a_login_without_tls_is_refused_before_a_connection_unless_it_is_allowed
     smtp.features = ("AUTH PLAIN",)
     assert "set SMTP_STARTTLS=true" in str(refusal(with_login(smtp.settings())))
     assert smtp.commands == []
-    alerts.send_alert("late", in_the_clear(smtp.settings()))
+    send.send_alert("late", in_the_clear(smtp.settings()))
     assert "AUTH" in smtp.verbs()
 
 
@@ -380,7 +380,7 @@ def test_a_user_of_mail_that_is_not_sent_is_let_be(monkeypatch: pytest.MonkeyPat
 
 def test_a_user_is_logged_in_before_the_mail(smtp: SmtpServer) -> None:
     smtp.features = ("AUTH PLAIN",)
-    alerts.send_alert("late", in_the_clear(smtp.settings()))
+    send.send_alert("late", in_the_clear(smtp.settings()))
     assert smtp.verbs().index("AUTH") < smtp.verbs().index("MAIL")
     assert len(smtp.mails) == 1
 
@@ -406,7 +406,7 @@ def test_a_mail_that_is_refused_is_an_error_that_says_why(
     reply: str,
     named: str,
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
     smtp.replies = {command: reply}
     assert named in str(refusal(smtp.settings()))
     assert smtp.mails == []
@@ -460,7 +460,7 @@ def test_a_recipient_that_is_refused_beside_one_that_is_not_is_logged(
     smtp: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     smtp.replies = {"RCPT TO:<TWO@EXAMPLE.ORG>": "550 unknown"}
-    alerts.send_alert("late", smtp.settings())
+    send.send_alert("late", smtp.settings())
     assert len(smtp.mails) == 1
     assert "refused two@example.org: check ALERT_EMAIL_TO" in caplog.text
 
@@ -469,9 +469,9 @@ def test_a_recipient_that_is_refused_beside_one_that_is_not_is_logged(
 def test_a_mail_that_was_accepted_stays_so_however_the_server_takes_its_leave(
     smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, reply: str
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
     smtp.replies = {"QUIT": reply}
-    alerts.send_alert("late", smtp.settings())
+    send.send_alert("late", smtp.settings())
     assert len(smtp.mails) == 1
 
 
@@ -489,7 +489,7 @@ def test_starttls_comes_before_the_login(
     smtp: SmtpServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    alerts.send_alert("late", replace(with_login(smtp.settings()), smtp_starttls=True))
+    send.send_alert("late", replace(with_login(smtp.settings()), smtp_starttls=True))
     assert smtp.verbs()[:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
     assert len(smtp.mails) == 1
 
@@ -517,6 +517,6 @@ def test_where_tls_is_spoken_from_the_first_octet_on_the_login_comes_after_it(
     assert "no trusted TLS connection" in str(refusal(settings))
     assert smtp.commands == []
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    alerts.send_alert("late", replace(settings, smtp_starttls=True))
+    send.send_alert("late", replace(settings, smtp_starttls=True))
     assert smtp.verbs()[:2] == ["EHLO", "AUTH"]
     assert len(smtp.mails) == 1

@@ -20,18 +20,18 @@ from pyspark.sql.types import StructType
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from mcq_analytics.compute.attempt import Attempt, AttemptReport, lock_holder, lock_key
+from mcq_analytics.compute.merge import merge, staging_columns
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
-from mcq_analytics.storage.attempts import Attempt, AttemptReport, lock_holder, lock_key
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fact_tables import fact_tables
-from mcq_analytics.storage.faults import explain
-from mcq_analytics.storage.merge import merge, staging_columns
-from mcq_analytics.storage.retries import TRIALS
-from mcq_analytics.storage.schema import key_types
-from mcq_analytics.storage.spark_sink import copy_to_staging, copying
-from mcq_analytics.storage.spark_source import SnapshotSource
+from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explain
+from mcq_analytics.postgres.fact_tables import fact_tables
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.retries import TRIALS
+from mcq_analytics.postgres.schema import key_types
+from mcq_analytics.spark.sink import copy_to_staging, copying
+from mcq_analytics.spark.source import SnapshotSource
 from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics_tests.conftest import WORKER
 from mcq_analytics_tests.facts_of import (
@@ -151,8 +151,8 @@ def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials follow each other quickly, and tables are waited for but a moment."""
-    monkeypatch.setattr("mcq_analytics.storage.retries.FIRST_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("mcq_analytics.storage.database.TABLE_LOCK_SECONDS", 1)
+    monkeypatch.setattr("mcq_analytics.postgres.retries.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("mcq_analytics.postgres.database.TABLE_LOCK_SECONDS", 1)
 
 
 def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
@@ -276,7 +276,7 @@ def test_a_worker_that_ends_before_any_task_is_healed(
             end_the_first_worker("planning its splits")
             return super().reader(schema)
 
-    monkeypatch.setattr("mcq_analytics.storage.spark_source.SnapshotSource", EndingSource)
+    monkeypatch.setattr("mcq_analytics.spark.source.SnapshotSource", EndingSource)
     run_facts(answered, spark, NINE, [TEST_FUNNEL])
     assert first.exists()
     assert statuses(answered) == ["failed", "success"]
@@ -419,7 +419,7 @@ def test_rows_are_copied_by_several_tasks_and_all_arrive(
 def test_many_touched_rows_are_read_in_even_splits(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.storage.attempts.KEYS_PER_SPLIT", 1_000)
+    monkeypatch.setattr("mcq_analytics.compute.attempt.KEYS_PER_SPLIT", 1_000)
     execute(
         database,
         "INSERT INTO answers SELECT n, n % 500, n % 40, n % 3, n, 'A', "
@@ -456,7 +456,7 @@ def test_few_rows_are_hardly_sent_about_between_stages(
             return capsys.readouterr().out.count("Exchange")
 
     assert exchanges_in_plan() == exchanges
-    monkeypatch.setattr("mcq_analytics.storage.attempts.QUICK_RECORDS", -1)
+    monkeypatch.setattr("mcq_analytics.compute.attempt.QUICK_RECORDS", -1)
     assert exchanges_in_plan() >= 5
 
 

@@ -16,14 +16,14 @@ from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
-from mcq_analytics.cli import main
-from mcq_analytics.definitions.backfills import plan
-from mcq_analytics.definitions.liveness import process_of
+from mcq_analytics.cli.app import main
 from mcq_analytics.definitions.partitions import partition_key
-from mcq_analytics.facts import FACTS, IdType
+from mcq_analytics.definitions.run_state.liveness import process_of
+from mcq_analytics.launching.backfills import plan
+from mcq_analytics.model.facts import FACTS, IdType
+from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_hour
+from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_hour
 from mcq_analytics_tests.conftest import (
     CHECKOUT,
     create_database,

@@ -11,13 +11,13 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.errors import BaseTablesChangedError, McqError
-from mcq_analytics.facts import QUESTION_INTERACTION, TEST_FUNNEL, Fact
-from mcq_analytics.storage.attempts import Attempt
-from mcq_analytics.storage.base_snapshot import base_snapshot, snapshot_connection
-from mcq_analytics.storage.base_tables import BASE_COLUMNS, inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.faults import is_transient
+from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, Fact
+from mcq_analytics.postgres.base_snapshot import base_snapshot, snapshot_connection
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import is_transient
+from mcq_analytics.postgres.inspection import BASE_COLUMNS, inspect_base_tables
 from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
@@ -78,7 +78,7 @@ def test_a_table_that_is_replaced_during_a_run_leaves_no_wrong_fact(
     table: str,
     fact: Fact,
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.storage.attempts.READER_LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr("mcq_analytics.compute.attempt.READER_LOCK_TIMEOUT", "300ms")
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"
     with Attempt(database, fact, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:

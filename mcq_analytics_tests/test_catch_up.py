@@ -25,22 +25,22 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics.compute.fingerprints import fingerprint_statement
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.kept_cursors import KeptCursor
-from mcq_analytics.definitions.late_data import windows_to_compare
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
-from mcq_analytics.due import open_hours, requests
+from mcq_analytics.definitions.requests import open_hours, requests
+from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
+from mcq_analytics.definitions.sensors.late_data import windows_to_compare
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, FACTS_BY_NAME, IdType
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME, IdType
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end, parse_hour
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.metadata import PastAttempt, record_of
+from mcq_analytics.quality import comparisons
+from mcq_analytics.quality.corrections import Corrections, Key
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage import comparisons
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.corrections import Corrections, Key
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fact_tables import CANCELLED, FAILED, SUCCESS
-from mcq_analytics.storage.fingerprints import fingerprint_statement
-from mcq_analytics.storage.metadata import PastAttempt, record_of
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end, parse_hour
 from mcq_analytics_tests.conftest import (
     MakeDatabase,
     create_database,

@@ -21,12 +21,12 @@ from sqlalchemy.engine import URL
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.definitions.run_errors import error_of_run
-from mcq_analytics.facts import FACTS_BY_NAME, IdType
-from mcq_analytics.storage.audits import Audits, Recomputed
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, parse_hour
+from mcq_analytics.definitions.run_state.run_errors import error_of_run
+from mcq_analytics.model.facts import FACTS_BY_NAME, IdType
+from mcq_analytics.model.windows import HOUR, Window, parse_hour
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.quality.audits import Audits, Recomputed
 from mcq_analytics_tests.conftest import (
     create_database,
     drop_database,

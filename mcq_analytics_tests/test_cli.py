@@ -14,13 +14,13 @@ from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
-from mcq_analytics.cli import main
+from mcq_analytics.cli.app import main
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.partitions import partition_key
-from mcq_analytics.demo_start import note_start
+from mcq_analytics.model.windows import HOUR, format_hour, parse_hour
+from mcq_analytics.postgres.database import Database, get_engine
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database, get_engine
-from mcq_analytics.windows import HOUR, format_hour, parse_hour
+from mcq_analytics.settings.demo_start import note_start
 from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
@@ -234,8 +234,8 @@ def test_the_demo_runs_in_production_when_forced(
     instance: DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 5)
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 2)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_STUDENTS", 5)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_HOURS", 2)
     in_production(monkeypatch)
     done = call("demo", "--no-ui", "--force")
     assert done.exit_code == 0, done.output
@@ -366,8 +366,8 @@ def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
     instance: DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 20)
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 6)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_STUDENTS", 20)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_HOURS", 6)
     first = call("demo", "--no-ui")
     assert first.exit_code == 0, first.output
     assert "generated " in first.stdout
@@ -389,8 +389,8 @@ def test_a_demo_begins_with_its_sample_for_every_process_of_its_home(
     closed: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_STUDENTS", 5)
-    monkeypatch.setattr("mcq_analytics.cli.DEMO_HOURS", 3)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_STUDENTS", 5)
+    monkeypatch.setattr("mcq_analytics.cli.app.DEMO_HOURS", 3)
     done = call("demo", "--no-ui")
     assert done.exit_code == 0, done.output
     told = subprocess.run(

@@ -16,9 +16,9 @@ from time import sleep
 import pytest
 from pyspark.sql import SparkSession
 
-from mcq_analytics.facts import FACTS
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import ranges
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import ranges
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.affected_hours import hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows

@@ -20,16 +20,16 @@ from dagster import (
 from pyspark.sql import SparkSession
 from sqlalchemy import Engine, event
 
-from mcq_analytics.definitions import launch
 from mcq_analytics.definitions.automation import OFF
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.instance_storage import BatchingEventLogStorage
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS
+from mcq_analytics.instance.storage import BatchingEventLogStorage
+from mcq_analytics.launching import in_process
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
 
@@ -165,7 +165,7 @@ def test_nothing_runs_by_itself_where_a_person_looks_at_production(
 def test_one_run_covers_a_range_and_marks_every_hour(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
-    totals = launch.run_window(load_settings(), THREE_HOURS)
+    totals = in_process.run_window(load_settings(), THREE_HOURS)
     assert {name: total.rows_inserted for name, total in totals.items()} == {
         "question_interaction_fact": 2,
         "test_summary_fact": 1,
@@ -193,9 +193,9 @@ def test_a_long_window_is_cut_into_runs_and_reports_progress(
     instance: DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(launch, "HOURS_PER_RUN", 2)
+    monkeypatch.setattr(in_process, "HOURS_PER_RUN", 2)
     seen: list[int] = []
-    launch.run_window(load_settings(), THREE_HOURS, lambda hours, _: seen.append(hours))
+    in_process.run_window(load_settings(), THREE_HOURS, lambda hours, _: seen.append(hours))
     assert seen == [2, 1]
     assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 6
     assert wrong_rows(answered) == []
@@ -236,7 +236,7 @@ def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(
     secret = answered.url.set(password="s3cret-p4ss").render_as_string(hide_password=False)
     monkeypatch.setenv("DB_DEV_URL", secret)
     with pytest.raises(McqError, match=r"public\.answers has no column test_id: add it") as failure:
-        launch.run_window(load_settings(), THREE_HOURS)
+        in_process.run_window(load_settings(), THREE_HOURS)
     assert "\n" not in str(failure.value)
     assert scalar(
         answered, "SELECT count(*) FROM analytics.etl_metadata WHERE status = 'failed'"
@@ -257,13 +257,13 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
         raise ValueError("the transform is broken")
 
     with monkeypatch.context() as patched:
-        patched.setattr("mcq_analytics.definitions.facts.funnel.test_funnel_fact", broken)
+        patched.setattr("mcq_analytics.definitions.assets.funnel.test_funnel_fact", broken)
         with pytest.raises(McqError, match="the transform is broken"):
-            launch.run_window(load_settings(), THREE_HOURS)
+            in_process.run_window(load_settings(), THREE_HOURS)
     assert "before its rows were stored" in str(
         scalar(answered, "SELECT error FROM analytics.etl_metadata WHERE status = 'failed'")
     )
-    launch.run_window(load_settings(), THREE_HOURS)
+    in_process.run_window(load_settings(), THREE_HOURS)
     assert wrong_rows(answered) == []
 
 
@@ -285,7 +285,7 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     request.addfinalizer(lambda: event.remove(Engine, "before_cursor_execute", note))
     execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
     with pytest.raises(McqError):
-        launch.run_window(load_settings(), window("2024-02-01T00", "2024-02-01T03"))
+        in_process.run_window(load_settings(), window("2024-02-01T00", "2024-02-01T03"))
     definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
     keys = ["2024-02-01-00:00", "2024-02-01-01:00", "2024-02-01-02:00"]
     statuses = instance.get_status_by_partition(FACT_KEYS[0], keys, definition)  # type: ignore[arg-type]
@@ -298,7 +298,7 @@ def test_a_check_is_told_as_it_was_evaluated_last_whatever_was_planned_since(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     job = build_definitions().resolve_job_def(FACTS_JOB)
-    launch.run_window(load_settings(), THREE_HOURS)
+    in_process.run_window(load_settings(), THREE_HOURS)
     [run] = instance.get_runs(limit=1)
     instance.create_run_for_job(job, tags=range_tags(window("2024-01-01T12", "2024-01-01T15")))
     checks = job.asset_layer.asset_graph.asset_check_keys

@@ -25,10 +25,10 @@ import yaml
 from dotenv import dotenv_values
 from sqlalchemy import text
 
-from mcq_analytics.storage.base_tables import create_missing_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.java import ensure_java
-from mcq_analytics.windows import HOUR
+from mcq_analytics.model.windows import HOUR
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import create_missing_base_tables
+from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.conftest import CHECKOUT, drop_database
 from mcq_analytics_tests.dagster_dev import Ui
 from mcq_analytics_tests.facts_of import scalar, wrong_rows

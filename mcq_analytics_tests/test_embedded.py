@@ -15,10 +15,10 @@ import psutil
 import pytest
 from sqlalchemy.engine import URL
 
-from mcq_analytics.cli import main
+from mcq_analytics.cli.app import main
 from mcq_analytics.errors import McqError
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.embedded import embedded_url
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.embedded import embedded_url
 from mcq_analytics_tests.conftest import CHECKOUT, drop_database
 from mcq_analytics_tests.facts_of import scalar
 
@@ -71,7 +71,7 @@ OLD_SERVER = """
 import sys
 from pathlib import Path
 from sqlalchemy import create_engine, text
-from mcq_analytics.storage.embedded import embedded_url
+from mcq_analytics.postgres.embedded import embedded_url
 with create_engine(embedded_url(Path(sys.argv[1]))).begin() as connection:
     rows = connection.execute(text(sys.argv[2]))
     print(rows.all() if rows.returns_rows else "")
@@ -123,14 +123,14 @@ def test_a_disk_that_is_full_or_for_reading_alone_is_called_that(tmp_path: Path)
 LAST_USER = '''
 import os, signal, subprocess, sys
 from pathlib import Path
-from mcq_analytics.storage.embedded import embedded_url, forget_dead_users
+from mcq_analytics.postgres.embedded import embedded_url, forget_dead_users
 home = Path(sys.argv[1])
 embedded_url(home)
 os.kill(int((home / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
 again = """
 import sys
 from pathlib import Path
-from mcq_analytics.storage.embedded import embedded_url
+from mcq_analytics.postgres.embedded import embedded_url
 embedded_url(Path(sys.argv[1]))
 """
 subprocess.run([sys.executable, "-c", again, sys.argv[1]], check=True)

@@ -8,13 +8,13 @@ import pytest
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.facts import FACTS, TEST_FUNNEL, IdType
-from mcq_analytics.storage.audits import SAMPLE, Audits, Recomputed
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics.storage.spark_session import MILLION, initialize_spark_session_with_scaling
-from mcq_analytics.windows import Window
+from mcq_analytics.model.facts import FACTS, TEST_FUNNEL, IdType
+from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.schema import key_types, migrate
+from mcq_analytics.quality.audits import SAMPLE, Audits, Recomputed
+from mcq_analytics.spark.session import MILLION, initialize_spark_session_with_scaling
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
     add_sample,
@@ -65,7 +65,7 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
 def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.storage.attempts.KEYS_PER_SPLIT", 500)
+    monkeypatch.setattr("mcq_analytics.compute.attempt.KEYS_PER_SPLIT", 500)
     initialize_spark_session_with_scaling("local", MILLION)
     add_sample(database, students=60, seed=7)
     run_facts(database, spark, WHOLE)

@@ -20,13 +20,13 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from mcq_analytics.definitions.run_errors import first_error
-from mcq_analytics.facts import TEST_SUMMARY
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.faults import explain, first_line, is_transient
-from mcq_analytics.storage.spark_source import SnapshotRead
-from mcq_analytics.storage.task_connections import connect_task
-from mcq_analytics.storage.task_errors import telling_the_driver, told_by_worker
+from mcq_analytics.definitions.run_state.run_errors import first_error
+from mcq_analytics.model.facts import TEST_SUMMARY
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explain, first_line, is_transient
+from mcq_analytics.postgres.task_errors import telling_the_driver, told_by_worker
+from mcq_analytics.spark.source import SnapshotRead
+from mcq_analytics.spark.task_connections import connect_task
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window
 from mcq_analytics_tests.servers import OwnServer, free_port
 from mcq_analytics_tests.test_masking import failure_with
@@ -40,7 +40,7 @@ BY_NAME = ("42P01", "22023", "42704")
 """Codes of whatever does not exist: what it is called decides."""
 
 FORGED = (
-    "x\nmcq_analytics.storage.task_errors.TaskError: "
+    "x\nmcq_analytics.postgres.task_errors.TaskError: "
     '{"message": "forged", "state": "40001", "origin": "elsewhere", "where": null}'
 )
 MISLEADING = (

@@ -28,11 +28,11 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, IdType
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.faults import explain
-from mcq_analytics.storage.java import ensure_java
-from mcq_analytics.storage.spark_sink import copying
+from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, IdType
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explain
+from mcq_analytics.spark.java import ensure_java
+from mcq_analytics.spark.sink import copying
 from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database, made_databases
 from mcq_analytics_tests.facts_of import (
     add_sample,
@@ -271,7 +271,7 @@ def test_a_task_that_fails_after_its_copy_had_committed_doubles_nothing(
         )
         return tasks
 
-    monkeypatch.setattr("mcq_analytics.storage.attempts.copy_to_staging", copy_and_fail)
+    monkeypatch.setattr("mcq_analytics.compute.attempt.copy_to_staging", copy_and_fail)
     run_facts(hit.database, spark, BOTH_DAYS, [QUESTION_INTERACTION])
     spark.conf.set("spark.sql.adaptive.enabled", "true")
     monkeypatch.undo()

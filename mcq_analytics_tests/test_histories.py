@@ -33,15 +33,15 @@ from hypothesis.stateful import (
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.compute import attempt
+from mcq_analytics.compute.fingerprints import stale_hours
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.metadata import hour_statuses
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage import attempts
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.storage.metadata import hour_statuses
-from mcq_analytics.storage.spark_session import QUICK_RECORDS
-from mcq_analytics.windows import HOUR, Window, parse_hour, ranges
+from mcq_analytics.spark.session import QUICK_RECORDS
 from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, run_facts, wrong_rows
@@ -115,7 +115,7 @@ class History(RuleBasedStateMachine):
     @initialize(quick=st.booleans())
     def compute_as(self, quick: bool) -> None:
         """Take what is run for few records, or for more, which Spark computes in another way."""
-        self.patch.setattr(attempts, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
+        self.patch.setattr(attempt, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
     def begin_with(self, rows: list[tuple[object, ...]]) -> MultipleResults[int]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcq_analytics.incidents import (
+from mcq_analytics.alerting.incidents import (
     BACKFILL,
     CHECK,
     GROWS_WITHIN,
@@ -29,7 +29,7 @@ from mcq_analytics.incidents import (
     with_message,
     without_wait_that_is_over,
 )
-from mcq_analytics.windows import HOUR, Window, ranges
+from mcq_analytics.model.windows import HOUR, Window, ranges
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 NOON = START + 12 * HOUR

@@ -15,17 +15,17 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics.compute.fingerprints import stale_hours
+from mcq_analytics.compute.selections import LONGEST_KEY
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, IdType
-from mcq_analytics.storage.audits import Audits
-from mcq_analytics.storage.base_snapshot import snapshot_connection
-from mcq_analytics.storage.base_tables import inspect_base_tables
-from mcq_analytics.storage.corrections import Corrections
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fingerprints import stale_hours
-from mcq_analytics.storage.schema import key_types, migrate
-from mcq_analytics.storage.selections import LONGEST_KEY
-from mcq_analytics.windows import Window
+from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, IdType
+from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.base_snapshot import snapshot_connection
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.schema import key_types, migrate
+from mcq_analytics.quality.audits import Audits
+from mcq_analytics.quality.corrections import Corrections
 from mcq_analytics_tests.conftest import MakeDatabase, drop_database, made_databases
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows
 from mcq_analytics_tests.servers import OwnServer

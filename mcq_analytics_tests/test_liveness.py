@@ -12,9 +12,9 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from sqlalchemy import create_engine, text
 
-from mcq_analytics.definitions import liveness
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.liveness import PROCESS_TAG, end_dead_runs, run_key
+from mcq_analytics.definitions.run_state import liveness
+from mcq_analytics.definitions.run_state.liveness import PROCESS_TAG, end_dead_runs, run_key
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import children, wait_until
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from mcq_analytics.facts import IdType
-from mcq_analytics.storage.database import Database
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases, template_maker
 from mcq_analytics_tests.facts_of import execute, scalar
 from mcq_analytics_tests.servers import OwnServer
@@ -251,7 +251,7 @@ def test_what_is_no_text_or_has_no_one_meaning_is_named(
 def test_long_texts_are_loaded_whole(
     database: Database, folder: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.storage.base_load.CHARACTERS_PER_BATCH", 1_000_000)
+    monkeypatch.setattr("mcq_analytics.sample.csv_load.CHARACTERS_PER_BATCH", 1_000_000)
     lines = "".join(f"{number},{chr(97 + number) * 700_000}\n" for number in range(5))
     result = call("load-csv", str(folder(questions="question_id,correct_option\n" + lines)))
     assert result.exit_code == 0, result.output
@@ -439,7 +439,7 @@ def test_a_uuid_that_stands_twice_is_named_with_its_line(
 def test_rows_are_counted_over_batches(
     database: Database, folder: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.storage.base_load.ROWS_PER_BATCH", 2)
+    monkeypatch.setattr("mcq_analytics.sample.csv_load.ROWS_PER_BATCH", 2)
     content = SESSIONS + "".join(f"{number},\n" for number in (1, 2, 3, 4, 5, 6, 4, 8))
     fails(call("load-csv", str(folder(sessions=content))), 1, "sessions.csv line 8: ", "duplicate")
 

@@ -18,8 +18,8 @@ from sqlalchemy.exc import OperationalError
 from mcq_analytics import masking
 from mcq_analytics.errors import McqError
 from mcq_analytics.masking import mask, remember, without_secrets
+from mcq_analytics.postgres.errors import explain, explaining, first_line, in_short
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.faults import explain, explaining, first_line, in_short
 from mcq_analytics_tests.test_urls import ODD, texts
 
 

@@ -10,12 +10,12 @@ import pytest
 from dagster import DagsterInstance
 
 import mcq_analytics
-from mcq_analytics.cli import main
-from mcq_analytics.definitions import launch
+from mcq_analytics.cli.app import main
 from mcq_analytics.errors import UsageError
+from mcq_analytics.launching import in_process
+from mcq_analytics.model.windows import HOUR, Window, parse_hour, parse_time, ranges
+from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, parse_hour, parse_time, ranges
 from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.facts_of import execute
 
@@ -159,9 +159,9 @@ def test_no_command_alerts_of_hours_that_failed(
     result = click.testing.CliRunner().invoke(main, ["backfill", *options])
     assert "[2024-03-01T00:00Z, 2024-03-01T01:00Z)" in result.output
     # What `run` computes without times; `demo` leaves out what is done.
-    window = launch.window_to_run(database, load_settings(), None, None)
+    window = in_process.window_to_run(database, load_settings(), None, None)
     assert window is not None
-    launch.window_to_run(database, load_settings(), "2024-03-01", None, skip_done=True)
+    in_process.window_to_run(database, load_settings(), "2024-03-01", None, skip_done=True)
     assert slack.requests == []
     assert due(database) == (window.start, window.end)
     assert len(slack.requests) == 1

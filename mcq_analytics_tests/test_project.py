@@ -13,7 +13,7 @@ PACKAGE = CHECKOUT / "mcq_analytics"
 
 
 def test_every_setting_is_listed_in_the_example() -> None:
-    code = (PACKAGE / "settings.py").read_text()
+    code = (PACKAGE / "settings" / "__init__.py").read_text()
     read = set(re.findall(r'"((?:MCQ|ALERT|SLACK|SMTP|DB)_[A-Z_]+)"', code))
     example = (CHECKOUT / ".env.example").read_text()
     listed = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
@@ -31,7 +31,7 @@ def test_the_lock_pins_hashes_and_names_no_index() -> None:
 
 
 def test_both_instance_settings_are_the_same() -> None:
-    packaged = (PACKAGE / "definitions" / "dagster.yaml").read_text()
+    packaged = (PACKAGE / "instance" / "dagster.yaml").read_text()
     assert packaged == (CHECKOUT / "dagster.yaml").read_text()
 
 

@@ -21,17 +21,18 @@ from dagster._core.execution.backfill import BulkActionStatus
 from dagster._daemon.types import DaemonHeartbeat
 from pyspark.sql import SparkSession
 
-from mcq_analytics.definitions import backfills, checks
+from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.hour_outcomes import open_hours_of, wrong_hours
-from mcq_analytics.definitions.in_progress import hours_in_progress
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.facts import FACTS
+from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
+from mcq_analytics.launching import backfills
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.metadata import fact_record
+from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.metadata import fact_record
-from mcq_analytics.storage.verdicts import store_verdicts
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 from mcq_analytics_tests.test_cli import call
 from mcq_analytics_tests.ticks import schedule_tick, sensor_tick

@@ -11,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 
-from mcq_analytics.storage.base_tables import create_missing_base_tables, inspect_base_tables
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
+from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.facts_of import execute, scalar
 from mcq_analytics_tests.servers import OwnServer, run_roles

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mcq_analytics import sample
 from mcq_analytics.errors import UsageError
-from mcq_analytics.facts import IdType
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.sample import generator
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 STUDENTS = 2_000
@@ -29,18 +29,18 @@ PAIR = ["student_id", "test_id"]
 Array = npt.NDArray[Any]
 
 
-def small(**changes: Any) -> sample.SampleTables:
+def small(**changes: Any) -> generator.SampleTables:
     arguments: dict[str, Any] = {"students": 50, "start": START, "hours": 48, "seed": 1}
-    return sample.generate_sample(**(arguments | changes))
+    return generator.generate_sample(**(arguments | changes))
 
 
 @pytest.fixture(scope="module")
-def months() -> sample.SampleTables:
+def months() -> generator.SampleTables:
     return small(students=STUDENTS, hours=HOURS)
 
 
 @pytest.fixture(scope="module")
-def sittings(months: sample.SampleTables) -> pa.Table:
+def sittings(months: generator.SampleTables) -> pa.Table:
     """One row a sitting, by student and time, with its first and last answer's time."""
     answers = months.answers.filter(pc.is_valid(months.answers["session_id"]))
     grouped = answers.group_by("session_id").aggregate(
@@ -66,7 +66,7 @@ def repeats(table: pa.Table, columns: list[str]) -> Array:
     return values(table.group_by(columns).aggregate([([], "count_all")]), "count_all")
 
 
-def sitting_answers(months: sample.SampleTables) -> pa.Table:
+def sitting_answers(months: generator.SampleTables) -> pa.Table:
     """Return the answers that have a session, by session and time."""
     answers = months.answers.filter(pc.is_valid(months.answers["session_id"]))
     return answers.sort_by([("session_id", "ascending"), ("answer_id", "ascending")])
@@ -129,7 +129,7 @@ def test_the_smallest_samples_can_be_made_with_any_seed(students: int, hours: in
         assert len(pc.unique(tables.answers["student_id"])) == students
 
 
-def test_times_have_microseconds(months: sample.SampleTables) -> None:
+def test_times_have_microseconds(months: generator.SampleTables) -> None:
     for table, column in TIMES:
         times = getattr(months, table)[column].drop_null()
         odd = pc.sum(pc.not_equal(pc.microsecond(times), 0)).as_py()
@@ -141,19 +141,19 @@ def test_the_start_may_be_in_any_time_zone() -> None:
     assert small(start=START.astimezone(east)) == small()
 
 
-def test_answers_come_in_order_of_time_with_rising_ids(months: sample.SampleTables) -> None:
+def test_answers_come_in_order_of_time_with_rising_ids(months: generator.SampleTables) -> None:
     assert (np.diff(seconds(months.answers, "timestamp")) >= 0).all()
     count = months.answers.num_rows
     assert (values(months.answers, "answer_id") == np.arange(1, count + 1)).all()
 
 
-def test_ids_of_questions_and_sessions_are_unique(months: sample.SampleTables) -> None:
+def test_ids_of_questions_and_sessions_are_unique(months: generator.SampleTables) -> None:
     for table, column in ((months.questions, "question_id"), (months.sessions, "session_id")):
         assert table[column].null_count == 0
         assert len(pc.unique(table[column])) == table.num_rows
 
 
-def test_answers_per_student_are_heavy_tailed(months: sample.SampleTables) -> None:
+def test_answers_per_student_are_heavy_tailed(months: generator.SampleTables) -> None:
     counts = np.bincount(values(months.answers, "student_id"), minlength=STUDENTS + 1)[1:]
     assert counts.min() >= 1
     assert 55 <= np.median(counts) <= 87
@@ -162,10 +162,10 @@ def test_answers_per_student_are_heavy_tailed(months: sample.SampleTables) -> No
 
 def test_a_short_span_caps_what_the_most_active_students_do() -> None:
     answers = small(students=500, hours=3).answers
-    assert np.bincount(values(answers, "student_id")).max() <= 2 * sample.MOST_QUESTIONS
+    assert np.bincount(values(answers, "student_id")).max() <= 2 * generator.MOST_QUESTIONS
 
 
-def test_answers_of_a_sitting_are_seconds_apart(months: sample.SampleTables) -> None:
+def test_answers_of_a_sitting_are_seconds_apart(months: generator.SampleTables) -> None:
     answers = sitting_answers(months)
     same = np.diff(values(answers, "session_id")) == 0
     gaps = np.diff(seconds(answers, "timestamp"))[same]
@@ -188,7 +188,7 @@ def test_sittings_of_a_student_are_hours_to_days_apart(sittings: pa.Table) -> No
     assert np.quantile(hours, 0.95) > 24
 
 
-def test_tests_have_1_to_40_questions(months: sample.SampleTables) -> None:
+def test_tests_have_1_to_40_questions(months: generator.SampleTables) -> None:
     pairs = months.answers.group_by(["test_id", "question_id"]).aggregate([])
     sizes = repeats(pairs, ["test_id"])
     assert sizes.min() >= 1
@@ -196,7 +196,7 @@ def test_tests_have_1_to_40_questions(months: sample.SampleTables) -> None:
     assert 15 <= np.median(sizes) <= 26
 
 
-def test_tests_are_open_for_about_two_weeks(months: sample.SampleTables) -> None:
+def test_tests_are_open_for_about_two_weeks(months: generator.SampleTables) -> None:
     spans = months.answers.group_by("test_id").aggregate([("timestamp", "min_max")])
     bounds = spans["timestamp_min_max"].combine_chunks()
     days = (
@@ -207,7 +207,7 @@ def test_tests_are_open_for_about_two_weeks(months: sample.SampleTables) -> None
 
 
 def test_the_number_of_tests_grows_with_the_span_and_their_size_does_not(
-    months: sample.SampleTables,
+    months: generator.SampleTables,
 ) -> None:
     # A student's answers do not grow with the span, so tests grow less than in proportion.
     spans = [small(students=STUDENTS, hours=hours).answers for hours in (48, HOURS // 2)]
@@ -221,14 +221,14 @@ def test_the_number_of_tests_grows_with_the_span_and_their_size_does_not(
     assert max(it.max() for it in takers) < 400
 
 
-def test_two_percent_of_questions_are_shared_by_two_tests(months: sample.SampleTables) -> None:
+def test_two_percent_of_questions_are_shared_by_two_tests(months: generator.SampleTables) -> None:
     pairs = months.answers.group_by(["test_id", "question_id"]).aggregate([])
     tests = repeats(pairs, ["question_id"])
     assert (tests == 2).mean() == pytest.approx(0.02, abs=0.005)
     assert (tests > 2).mean() < 0.002
 
 
-def test_options_are_equally_chosen_and_some_cleared(months: sample.SampleTables) -> None:
+def test_options_are_equally_chosen_and_some_cleared(months: generator.SampleTables) -> None:
     options = months.answers["submitted_option"]
     assert null_share(months.answers, "submitted_option") == pytest.approx(0.014, abs=0.001)
     counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(options).to_pylist()}
@@ -237,7 +237,7 @@ def test_options_are_equally_chosen_and_some_cleared(months: sample.SampleTables
         assert counts[option] / len(options) == pytest.approx(0.25, abs=0.02)
 
 
-def test_71_percent_of_final_answers_are_correct(months: sample.SampleTables) -> None:
+def test_71_percent_of_final_answers_are_correct(months: generator.SampleTables) -> None:
     final = months.answers.group_by([*PAIR, "question_id"], use_threads=False).aggregate(
         [("submitted_option", "last", pc.ScalarAggregateOptions(skip_nulls=False))]
     )
@@ -250,7 +250,7 @@ def test_71_percent_of_final_answers_are_correct(months: sample.SampleTables) ->
     assert pc.mean(pc.fill_null(correct, False)).as_py() == pytest.approx(0.71, abs=0.01)
 
 
-def test_some_questions_have_no_row_or_no_key(months: sample.SampleTables) -> None:
+def test_some_questions_have_no_row_or_no_key(months: generator.SampleTables) -> None:
     asked = pc.unique(months.answers["question_id"])
     there = pc.mean(pc.is_in(asked, value_set=months.questions["question_id"])).as_py()
     assert 1 - there == pytest.approx(0.01, abs=0.004)
@@ -258,7 +258,7 @@ def test_some_questions_have_no_row_or_no_key(months: sample.SampleTables) -> No
 
 
 def test_ten_percent_of_questions_are_answered_again_in_the_sitting(
-    months: sample.SampleTables,
+    months: generator.SampleTables,
 ) -> None:
     answers = sitting_answers(months)
     times = repeats(answers, ["session_id", "question_id"])
@@ -266,7 +266,7 @@ def test_ten_percent_of_questions_are_answered_again_in_the_sitting(
     assert (times > 2).mean() < 0.001
 
 
-def test_an_option_that_is_answered_again_is_changed(months: sample.SampleTables) -> None:
+def test_an_option_that_is_answered_again_is_changed(months: generator.SampleTables) -> None:
     given = months.answers.filter(
         pc.and_(
             pc.is_valid(months.answers["session_id"]),
@@ -298,7 +298,7 @@ def test_twenty_percent_of_student_tests_are_retaken_hours_to_days_later(
 
 
 def test_one_percent_of_answers_come_after_the_expiry_of_their_session(
-    months: sample.SampleTables,
+    months: generator.SampleTables,
 ) -> None:
     joined = months.answers.join(months.sessions, "session_id")
     late = pc.sum(pc.greater(joined["timestamp"], joined["expiry_time"])).as_py()
@@ -306,7 +306,7 @@ def test_one_percent_of_answers_come_after_the_expiry_of_their_session(
 
 
 def test_sessions_expire_minutes_to_an_hour_after_their_last_answer(
-    months: sample.SampleTables, sittings: pa.Table
+    months: generator.SampleTables, sittings: pa.Table
 ) -> None:
     ended = sittings.select(["session_id", "timestamp_max"])
     joined = months.sessions.join(ended, "session_id", join_type="inner")
@@ -319,7 +319,7 @@ def test_sessions_expire_minutes_to_an_hour_after_their_last_answer(
 
 
 def test_some_sessions_never_expire_some_have_no_row_and_some_answers_have_none(
-    months: sample.SampleTables, sittings: pa.Table
+    months: generator.SampleTables, sittings: pa.Table
 ) -> None:
     assert null_share(months.sessions, "expiry_time") == pytest.approx(0.02, abs=0.003)
     there = pc.is_in(sittings["session_id"], value_set=months.sessions["session_id"])
@@ -328,7 +328,7 @@ def test_some_sessions_never_expire_some_have_no_row_and_some_answers_have_none(
 
 
 def test_92_percent_of_sittings_are_submitted(
-    months: sample.SampleTables, sittings: pa.Table
+    months: generator.SampleTables, sittings: pa.Table
 ) -> None:
     # One percent more comes from students without an answer.
     share = months.submissions.num_rows / sittings.num_rows
@@ -336,7 +336,7 @@ def test_92_percent_of_sittings_are_submitted(
 
 
 def test_a_sitting_is_submitted_seconds_after_its_last_answer(
-    months: sample.SampleTables, sittings: pa.Table
+    months: generator.SampleTables, sittings: pa.Table
 ) -> None:
     ended = sittings.select(["student_id_min", "test_id_min", "timestamp_max"])
     joined = months.submissions.join(ended, PAIR, ["student_id_min", "test_id_min"], "inner")
@@ -346,7 +346,7 @@ def test_a_sitting_is_submitted_seconds_after_its_last_answer(
     assert 10 <= np.median(after) <= 20
 
 
-def test_submissions_have_the_statuses_of_real_logs(months: sample.SampleTables) -> None:
+def test_submissions_have_the_statuses_of_real_logs(months: generator.SampleTables) -> None:
     statuses = pc.value_counts(months.submissions["completion_status"]).to_pylist()
     count = months.submissions.num_rows
     shares = {pair["values"]: pair["counts"] / count for pair in statuses}
@@ -358,7 +358,7 @@ def test_submissions_have_the_statuses_of_real_logs(months: sample.SampleTables)
 
 
 def test_one_percent_of_submissions_are_of_students_without_an_answer(
-    months: sample.SampleTables,
+    months: generator.SampleTables,
 ) -> None:
     answered = months.answers.group_by(PAIR).aggregate([])
     without = months.submissions.join(answered, PAIR, join_type="left anti")
@@ -427,7 +427,7 @@ def test_the_number_of_a_uuid_can_be_found_again() -> None:
             tables = small(id_types=kinds, first_ids={entity: first})
             octets = b"".join(tables.answers[f"{entity}_id"].drop_null().to_pylist())
             numbers = small(first_ids={entity: first}).answers[f"{entity}_id"].drop_null()
-            found = sample.numbers_of_uuids(entity, octets)
+            found = generator.numbers_of_uuids(entity, octets)
             assert sorted(found.tolist()) == sorted(numbers.to_pylist())
 
 
@@ -436,8 +436,8 @@ def test_a_uuid_of_somebody_else_has_no_number() -> None:
     foreign = b"".join(
         UUID(bytes=octets[at : at + 16], version=4).bytes for at in range(0, 160, 16)
     )
-    assert sample.numbers_of_uuids("student", octets + foreign).size == 0
-    assert sample.numbers_of_uuids("student", b"").size == 0
+    assert generator.numbers_of_uuids("student", octets + foreign).size == 0
+    assert generator.numbers_of_uuids("student", b"").size == 0
 
 
 def test_text_ids_are_the_entity_and_the_padded_number() -> None:

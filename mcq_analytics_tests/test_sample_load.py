@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import IdType
-from mcq_analytics.storage.database import Database
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import add_sample, execute, scalar
 from mcq_analytics_tests.servers import OwnServer

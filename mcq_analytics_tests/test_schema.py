@@ -8,15 +8,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, IdType
-from mcq_analytics.storage.base_tables import (
+from mcq_analytics.model.facts import FACTS, IdType
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.fact_tables import fact_tables
+from mcq_analytics.postgres.inspection import (
     create_missing_base_tables,
     inspect_base_tables,
     missing_indexes,
 )
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.fact_tables import fact_tables
-from mcq_analytics.storage.schema import key_types, migrate
+from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import execute, scalar
 

@@ -15,10 +15,10 @@ from dagster import DagsterInstance
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from mcq_analytics.facts import FACTS, IdType
 from mcq_analytics.masking import mask
+from mcq_analytics.model.facts import FACTS, IdType
+from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database, open_database
 from mcq_analytics_tests.conftest import (
     CHECKOUT,
     create_database,

@@ -16,14 +16,14 @@ from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
-from mcq_analytics.class_archive import compute_each_fact
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.errors import McqError
 from mcq_analytics.settings import SparkSettings, cluster_settings
-from mcq_analytics.storage import spark_session
-from mcq_analytics.storage.java import ensure_java, java_version
-from mcq_analytics.storage.launchers import python_launcher
-from mcq_analytics.storage.spark_session import (
+from mcq_analytics.spark import session
+from mcq_analytics.spark.class_archive import compute_each_fact
+from mcq_analytics.spark.java import ensure_java, java_version
+from mcq_analytics.spark.launchers import python_launcher
+from mcq_analytics.spark.session import (
     initialize_spark_session_with_scaling,
     scaling_config,
     session_config,
@@ -189,7 +189,7 @@ def test_a_session_takes_the_archive_of_its_environment_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "with space" / "spark.jsa"
-    monkeypatch.setattr(spark_session, "CLASS_ARCHIVE", archive)
+    monkeypatch.setattr(session, "CLASS_ARCHIVE", archive)
 
     def options() -> str:
         return session_config(SparkSettings(), 0)["spark.driver.extraJavaOptions"]

@@ -12,10 +12,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import IdType
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.postgres.database import Database, open_database
+from mcq_analytics.postgres.errors import explain
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database, open_database
-from mcq_analytics.storage.faults import explain
 from mcq_analytics_tests.conftest import create_database, template_maker
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows
 from mcq_analytics_tests.servers import OwnServer, self_signed_certificate, server_programs

@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from mcq_analytics.facts import IdType
-from mcq_analytics.storage.database import Database
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import made_databases
 from mcq_analytics_tests.facts_of import (
     contents,

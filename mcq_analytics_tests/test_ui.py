@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
-from mcq_analytics import ui
 from mcq_analytics.definitions.automation import OFF
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import IdType
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics.launching import ui
+from mcq_analytics.model.facts import IdType
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
 from sqlalchemy import create_engine, event, make_url
 
-from mcq_analytics.cli import main
-from mcq_analytics.database_urls import read_postgres_url
-from mcq_analytics.storage.database import Database, libpq_parameters, sqlalchemy_text
+from mcq_analytics.cli.app import main
+from mcq_analytics.postgres.database import Database, libpq_parameters, sqlalchemy_text
+from mcq_analytics.settings.database_urls import read_postgres_url
 
 ODD = "p w%@/'\\é:?#&=+\"`$;,[]{}|<>^~!*() %20 %zz &amp; ü€\U0001f512"
 texts = st.text(

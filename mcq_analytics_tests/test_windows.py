@@ -8,8 +8,8 @@ from datetime import datetime
 import pytest
 
 from mcq_analytics.errors import UsageError
-from mcq_analytics.storage.database import Database
-from mcq_analytics.windows import parse_time, parse_timestamp
+from mcq_analytics.model.windows import parse_time, parse_timestamp
+from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.facts_of import scalar
 
 PARSERS = pytest.mark.parametrize("parse", [parse_time, parse_timestamp])

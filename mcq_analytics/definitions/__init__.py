@@ -6,7 +6,7 @@ from dagster import Definitions, definitions
 
 from mcq_analytics.definitions import automation
 from mcq_analytics.definitions.build import build_definitions
-from mcq_analytics.definitions.console import name_and_date_lines
+from mcq_analytics.instance.console import name_and_date_lines
 from mcq_analytics.settings import load_settings
 
 

@@ -16,15 +16,15 @@ from dagster import (
 )
 
 from mcq_analytics.definitions import automation
-from mcq_analytics.definitions.alert_sensor import alert_sensor
-from mcq_analytics.definitions.base_tables import IO_MANAGER_KEY, base_table_specs
-from mcq_analytics.definitions.catch_up import hourly_schedule, recovery_sensor
+from mcq_analytics.definitions.assets import GROUP, fact_assets
 from mcq_analytics.definitions.checks import fact_checks
-from mcq_analytics.definitions.facts import GROUP, fact_assets
 from mcq_analytics.definitions.io_manager import PostgresIOManager
-from mcq_analytics.definitions.late_data import late_data_sensor
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
+from mcq_analytics.definitions.schedules import hourly_schedule, recovery_sensor
+from mcq_analytics.definitions.sensors.alerts import alert_sensor
+from mcq_analytics.definitions.sensors.late_data import late_data_sensor
+from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY, base_table_specs
 from mcq_analytics.settings import Settings, load_settings
 
 FACTS_JOB = "hourly_facts"

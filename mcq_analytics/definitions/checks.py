@@ -1,6 +1,6 @@
 """Asset checks: after a run of a fact, whether its rows are what they must be.
 
-What is asked of the database is in `storage.audits`. A check that fails as an error fails its run:
+What is asked of the database is in `quality.audits`. A check that fails as an error fails its run:
 what is downstream of the fact does not go on, and an alert is sent.
 
 Dagster reads the annotation of a check's context, which therefore must not be put off to a text.
@@ -22,18 +22,18 @@ from dagster import (
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from mcq_analytics.compute.fingerprints import computed_hours
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
+from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, Fact
+from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end
+from mcq_analytics.postgres.base_snapshot import snapshot_connection
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explaining
+from mcq_analytics.quality.audits import KEYS_NAMED, SAMPLE, Audits
+from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.storage.audits import KEYS_NAMED, SAMPLE, Audits
-from mcq_analytics.storage.base_snapshot import snapshot_connection
-from mcq_analytics.storage.database import Database
-from mcq_analytics.storage.faults import explaining
-from mcq_analytics.storage.fingerprints import computed_hours
-from mcq_analytics.storage.verdicts import store_verdicts
-from mcq_analytics.windows import HOUR, Window, format_hour, last_closed_hour_end
 
 UNIQUE_KEYS = "keys_are_unique"
 IN_RANGE = "values_are_in_range"

@@ -18,17 +18,17 @@ from dagster import (
 from pydantic import PrivateAttr
 from pyspark.sql import DataFrame
 
-from mcq_analytics.definitions.facts import column_lineage
-from mcq_analytics.definitions.liveness import Alive, process_tags
+from mcq_analytics.compute.attempt import Attempt, AttemptReport
+from mcq_analytics.definitions.assets import column_lineage
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
+from mcq_analytics.definitions.run_state.liveness import Alive, process_tags
 from mcq_analytics.errors import McqError
-from mcq_analytics.facts import FACTS_BY_NAME
-from mcq_analytics.storage.attempts import Attempt, AttemptReport
-from mcq_analytics.storage.fact_tables import CANCELLED
-from mcq_analytics.storage.faults import explaining
-from mcq_analytics.storage.metadata import CANCELLED_TEXT
-from mcq_analytics.windows import Window, format_hour
+from mcq_analytics.model.facts import FACTS_BY_NAME
+from mcq_analytics.model.windows import Window, format_hour
+from mcq_analytics.postgres.errors import explaining
+from mcq_analytics.postgres.fact_tables import CANCELLED
+from mcq_analytics.postgres.metadata import CANCELLED_TEXT
 
 
 class PostgresIOManager(ConfigurableIOManager):

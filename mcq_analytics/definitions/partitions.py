@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 
 from dagster import AssetKey, HourlyPartitionsDefinition, RunRequest, TimeWindow
 
-from mcq_analytics.due import Request
-from mcq_analytics.windows import HOUR, Window
+from mcq_analytics.definitions.requests import Request
+from mcq_analytics.model.windows import HOUR, Window
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
 RANGE_START_TAG = "dagster/asset_partition_range_start"

@@ -7,9 +7,9 @@ from dagster_pyspark import LazyPySparkResource
 from pydantic import Field
 from pyspark.sql import SparkSession
 
+from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.storage.database import Database, open_database
-from mcq_analytics.storage.spark_session import initialize_spark_session_with_scaling
+from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 
 
 class DatabaseResource(ConfigurableResource[Database]):

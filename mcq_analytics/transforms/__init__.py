@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from pyspark.sql import DataFrame
 
-from mcq_analytics.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
+from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
 from mcq_analytics.transforms.funnel import test_funnel_fact
 from mcq_analytics.transforms.interactions import question_interaction_fact
 from mcq_analytics.transforms.summary import test_summary_fact

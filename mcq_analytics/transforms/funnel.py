@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from mcq_analytics.facts import ACTIVE_HOURS, TEST_FUNNEL
+from mcq_analytics.model.facts import ACTIVE_HOURS, TEST_FUNNEL
 from mcq_analytics.transforms.valid_answers import MICROSECONDS, hours_of, valid_answers
 
 _ATTEMPT = ("student_id", "test_id", "submit_time")

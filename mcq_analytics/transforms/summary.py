@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mcq_analytics.facts import ACTIVE_HOURS, TEST_SUMMARY
+from mcq_analytics.model.facts import ACTIVE_HOURS, TEST_SUMMARY
 from mcq_analytics.transforms.valid_answers import (
     question_outcomes,
     seconds_between,

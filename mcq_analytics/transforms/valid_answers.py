@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mcq_analytics.facts import ACTIVE_HOURS
+from mcq_analytics.model.facts import ACTIVE_HOURS
 
 MICROSECONDS = 1_000_000
 SECONDS_PER_HOUR = 3600

@@ -1,0 +1,1 @@
+"""When failures become an incident, and how a message is sent."""

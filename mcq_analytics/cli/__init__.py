@@ -1,0 +1,1 @@
+"""The command line, `mcq-analytics`: one module per group of commands."""

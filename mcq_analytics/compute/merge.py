@@ -1,0 +1,160 @@
+"""The upsert of a fact: staged rows become the fact's rows, in the transaction of the caller.
+
+Which rows are staged is decided in `selections`; when a merge happens, in `attempts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, text
+
+from mcq_analytics.compute.selections import TEST_QUESTIONS, quoted
+from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
+from mcq_analytics.model.windows import Window
+
+TASK = "task_attempt_id"
+"""Column of a staging table: the Spark task attempt that wrote the row. Rows of attempts which
+Spark did not count (a retry, a speculative copy) stay behind."""
+
+# A row is written only where it is new or differs, so that `updated_at` tells of real changes.
+_UPSERT = """
+    WITH merged AS (
+        INSERT INTO {fact} AS f ({columns}, updated_at)
+        SELECT {staged_columns}, now()
+        FROM {staged} s LEFT JOIN {fact} old ON {old_matches}
+        WHERE s.{task} = ANY(:tasks)
+            AND (old.{first_key} IS NULL OR ({old_values}) IS DISTINCT FROM ({staged_values}))
+        ON CONFLICT ({key}) DO UPDATE SET {assignments}, updated_at = EXCLUDED.updated_at
+        RETURNING f.xmax = 0 AS inserted
+    )
+    SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM merged
+"""
+
+_DELETE = """
+    DELETE FROM {fact} f USING (SELECT DISTINCT {key} FROM {touched}) t
+    WHERE {touched_matches} AND NOT EXISTS (
+        SELECT 1 FROM {staged} s WHERE {staged_matches} AND s.{task} = ANY(:tasks)
+    )
+"""
+
+_FRESH_HOURS = """
+    CREATE TEMPORARY TABLE fresh_hours ON COMMIT DROP AS
+    SELECT {staged_key}, to_timestamp(unnest(s.{active_hours}) * 3600.0) AS hour
+    FROM {staged} s WHERE s.{task} = ANY(:tasks)
+"""
+
+# The answers that stand for the questions of a test keep their hours as those of its students do.
+_FRESH_QUESTION_HOURS = """
+    INSERT INTO fresh_hours (student_id, test_id, hour)
+    SELECT student_id, test_id, date_trunc('hour', "timestamp", 'UTC') FROM {test_questions}
+"""
+
+_ADD_HOURS = """
+    INSERT INTO {hours} ({key}, hour) SELECT DISTINCT {key}, hour FROM fresh_hours
+    ON CONFLICT DO NOTHING
+"""
+
+_DELETE_HOURS = """
+    DELETE FROM {hours} h WHERE h.hour >= :window_start AND h.hour < :window_end
+    AND NOT EXISTS (SELECT 1 FROM fresh_hours n WHERE n.hour = h.hour AND {hour_matches})
+"""
+
+
+@dataclass(frozen=True)
+class MergeCounts:
+    """Rows of the fact that a merge inserted, updated and deleted."""
+
+    inserted: int
+    updated: int
+    deleted: int
+
+    @property
+    def written(self) -> int:
+        """All rows that changed."""
+        return self.inserted + self.updated + self.deleted
+
+
+def staging_columns(fact: Fact, key_types: dict[str, IdType]) -> str:
+    """Return the column definitions of the fact's staging table: types as COPY sends them."""
+    sent = {
+        IdType.INTEGER: "integer",
+        IdType.BIGINT: "bigint",
+        IdType.TEXT: "text",
+        IdType.UUID: "text",
+    }
+    definitions = [
+        *(f"{quoted(name)} {sent[key_types[name]]}" for name in fact.key),
+        *(f"{quoted(column.name)} {column.type.value}" for column in fact.columns),
+        f"{ACTIVE_HOURS} integer[]",
+        f"{TASK} bigint",
+    ]
+    return ", ".join(definitions)
+
+
+def merge(
+    connection: Connection,
+    fact: Fact,
+    *,
+    fact_table: Table,
+    hours_table: Table,
+    staged: str,
+    touched: str,
+    test_questions: str | None,
+    tasks: Sequence[int],
+    window: Window,
+) -> MergeCounts:
+    """Bring the touched rows of a fact to what was staged for them.
+
+    `staged`, `touched` and `test_questions` are quoted names; `tasks` are the task attempts whose
+    rows count. Rows that were touched but not staged are deleted. The hours of the rows are
+    brought up to date beside them.
+    """
+    typed = {name: _typed(f"s.{quoted(name)}", fact_table, name) for name in fact.key}
+    values = [quoted(name) for name in fact.column_names]
+    fields = {
+        "fact": quoted(fact_table.schema or "public", fact_table.name),
+        "hours": quoted(hours_table.schema or "public", hours_table.name),
+        "staged": staged,
+        "touched": touched,
+        TEST_QUESTIONS: test_questions,
+        "task": TASK,
+        "active_hours": ACTIVE_HOURS,
+        "key": ", ".join(quoted(name) for name in fact.key),
+        "first_key": quoted(fact.key[0]),
+        "columns": ", ".join([*(quoted(name) for name in fact.key), *values]),
+        "staged_key": ", ".join(f"{typed[name]} AS {quoted(name)}" for name in fact.key),
+        "staged_columns": ", ".join([*typed.values(), *(f"s.{value}" for value in values)]),
+        "old_matches": " AND ".join(f"old.{quoted(name)} = {typed[name]}" for name in fact.key),
+        "old_values": ", ".join(f"old.{value}" for value in values),
+        "staged_values": ", ".join(f"s.{value}" for value in values),
+        "staged_matches": " AND ".join(f"{typed[name]} = f.{quoted(name)}" for name in fact.key),
+        "touched_matches": " AND ".join(f"t.{quoted(n)} = f.{quoted(n)}" for n in fact.key),
+        "hour_matches": " AND ".join(f"n.{quoted(name)} = h.{quoted(name)}" for name in fact.key),
+        "assignments": ", ".join(f"{value} = EXCLUDED.{value}" for value in values),
+    }
+    bound = {
+        "tasks": list(tasks),
+        "window_start": window.start,
+        "window_end": window.end,
+    }
+
+    def run(template: str) -> int:
+        return connection.execute(text(template.format(**fields)), bound).rowcount
+
+    inserted, updated = connection.execute(text(_UPSERT.format(**fields)), bound).one()
+    deleted = run(_DELETE)
+    run(_FRESH_HOURS)
+    if test_questions is not None:
+        run(_FRESH_QUESTION_HOURS)
+    run(_ADD_HOURS)
+    run(_DELETE_HOURS)
+    return MergeCounts(inserted, updated, deleted)
+
+
+def _typed(name: str, fact_table: Table, column: str) -> str:
+    """Cast a staged key to the type of the fact's column, where it travelled as text."""
+    if fact_table.c[column].type.__visit_name__.upper() == "UUID":
+        return f"CAST({name} AS uuid)"
+    return name

@@ -1,0 +1,83 @@
+"""Which hours of which facts to request, as the fewest runs: pure decisions over statuses.
+
+What the statuses are is read in `postgres.metadata`, what is in progress in
+`definitions.run_state.in_progress`; the schedule and the late data sensor request what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from mcq_analytics.model.windows import HOUR, Window
+from mcq_analytics.postgres.metadata import MISSING, FactRecord
+
+HOURS_PER_RUN = 1_000
+"""Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
+records, few enough that progress shows and a failure costs little."""
+
+HoursByFact = Mapping[str, AbstractSet[datetime]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run to ask for: a window, and the names of the facts to compute over it."""
+
+    window: Window
+    facts: tuple[str, ...]
+
+
+def open_hours(records: Mapping[str, FactRecord], span: Window) -> dict[str, set[datetime]]:
+    """Return per fact the hours of `span` that are missing or failed, and were not cancelled."""
+    return {
+        fact: {hour for hour in span.starts() if record.hours.get(hour, MISSING).is_wanted}
+        for fact, record in records.items()
+    }
+
+
+def requests(
+    wanted: HoursByFact,
+    busy: HoursByFact,
+    limit: int,
+    per_run: int = HOURS_PER_RUN,
+    failed: Mapping[str, Mapping[datetime, Window]] | None = None,
+) -> list[Request]:
+    """Return the runs that compute the wanted hours but not the busy ones, the oldest first.
+
+    A run has at most `per_run` hours. At most `limit` hours are asked for; the newest is always
+    among them, so that old hours that fail for ever do not keep the facts from being fresh. Each
+    half of a window that failed (`failed`, see `FactRecord.failed_windows`) gets a run of its own,
+    until a bad hour stands alone and its neighbours are good.
+    """
+    facts_by_hour: dict[datetime, list[str]] = {}
+    for fact, hours in wanted.items():
+        for hour in hours - busy.get(fact, frozenset()):
+            facts_by_hour.setdefault(hour, []).append(fact)
+    hours_in_order = sorted(facts_by_hour)
+    chosen = hours_in_order[: limit - 1] + hours_in_order[limit - 1 :][-1:]
+    windows: list[Request] = []
+
+    def together(pair: tuple[int, datetime]) -> object:
+        index, hour = pair
+        facts = facts_by_hour[hour]
+        halves = [_half(hour, (failed or {}).get(fact, {}).get(hour)) for fact in facts]
+        return facts, hour - index * HOUR, halves
+
+    for _, pairs in groupby(enumerate(chosen), together):
+        run = [hour for _, hour in pairs]
+        facts = tuple(facts_by_hour[run[0]])
+        windows += [
+            Request(chunk, facts) for chunk in Window(run[0], run[-1] + HOUR).chunks(per_run)
+        ]
+    return windows
+
+
+def _half(hour: datetime, failed: Window | None) -> Window | None:
+    """Return the half of a window that failed in which an hour lies."""
+    if failed is None or failed.hours == 1:
+        return failed
+    middle = failed.start + failed.hours // 2 * HOUR
+    return Window(failed.start, middle) if hour < middle else Window(middle, failed.end)

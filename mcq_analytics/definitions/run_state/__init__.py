@@ -1,0 +1,1 @@
+"""What Dagster records of runs: in progress, ended and how, alive or dead."""

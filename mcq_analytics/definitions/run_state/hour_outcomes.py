@@ -1,0 +1,188 @@
+"""What Dagster tells of the hours that are not good, and how `etl_metadata` comes to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunRecord,
+    RunsFilter,
+)
+from sqlalchemy.engine import Engine
+
+from mcq_analytics.alerting.incidents import Failure
+from mcq_analytics.definitions.partitions import hour_of
+from mcq_analytics.definitions.run_state.in_progress import BACKFILL_TAG, is_retried
+from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of, error_of_run
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import ranges
+from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED
+from mcq_analytics.postgres.metadata import CANCELLED_TEXT, PastAttempt, record_ended
+from mcq_analytics.quality import verdicts
+from mcq_analytics.settings import Settings
+
+WAITED_TAG = "mcq/waited_in_vain"
+_WAITED_IN_VAIN = "It waited in vain for another run of the same fact, and tried nothing."
+_STOPPED = "Somebody stopped its process."
+
+
+@dataclass(frozen=True)
+class OpenHours:
+    """Per fact and hour whose latest run has not succeeded: that run.
+
+    And the records of those runs that failed for good, and of those that somebody cancelled.
+    """
+
+    runs: dict[str, dict[datetime, DagsterRun]]
+    failed_runs: dict[str, RunRecord]
+    cancelled_runs: dict[str, RunRecord]
+
+    def failed(self, *, in_backfill: bool | None = None) -> dict[str, set[datetime]]:
+        """Return per fact the hours that failed for good: all, or those in a backfill or not."""
+        return {
+            fact: {
+                hour
+                for hour, run in runs.items()
+                if run.run_id in self.failed_runs
+                and in_backfill in (None, BACKFILL_TAG in run.tags)
+            }
+            for fact, runs in self.runs.items()
+        }
+
+    def unsettled(self) -> dict[str, set[datetime]]:
+        """Return per fact the hours in progress, to be tried again, or cancelled."""
+        return {
+            fact: {hour for hour, run in runs.items() if run.run_id not in self.failed_runs}
+            for fact, runs in self.runs.items()
+        }
+
+
+def open_hours_of(instance: DagsterInstance) -> OpenHours:
+    """Return the hours whose latest run has not succeeded.
+
+    A run that was interrupted, or only waited for another one in vain, has not failed, nor have its
+    hours: Dagster is told that it was cancelled, which leaves them what they were.
+    """
+    events = instance.event_log_storage
+    latest = events.get_latest_asset_partition_materialization_attempts_without_materializations
+    run_ids = {
+        fact.name: {
+            hour_of(key): run_id for key, (run_id, _) in latest(AssetKey(fact.name)).items()
+        }
+        for fact in FACTS
+    }
+    wanted = sorted({run_id for hours in run_ids.values() for run_id in hours.values()})
+    records = instance.get_run_records(RunsFilter(run_ids=wanted)) if wanted else []
+    by_id = {record.dagster_run.run_id: record for record in records}
+    ended = {
+        run_id: record
+        for run_id, record in by_id.items()
+        if record.dagster_run.status is DagsterRunStatus.FAILURE
+        and not is_retried(instance, record)
+    }
+    endings = {run_id: ending_of(instance, run_id) for run_id in ended}
+    waited = {run_id for run_id, ending in endings.items() if ending is Ending.WAITED_IN_VAIN}
+    stopped = {run_id for run_id, ending in endings.items() if ending is Ending.STOPPED}
+    for run_id in waited:
+        instance.add_run_tags(run_id, {WAITED_TAG: "true"})
+        instance.report_run_canceled(by_id[run_id].dagster_run, _WAITED_IN_VAIN)
+    for run_id in stopped:
+        instance.report_run_canceled(by_id[run_id].dagster_run, _STOPPED)
+    return OpenHours(
+        {
+            fact: {
+                hour: by_id[run_id].dagster_run
+                for hour, run_id in hours.items()
+                if run_id in by_id
+                and run_id not in waited
+                and WAITED_TAG not in by_id[run_id].dagster_run.tags
+            }
+            for fact, hours in run_ids.items()
+        },
+        {run_id: ended[run_id] for run_id, one in endings.items() if one is Ending.FAILED},
+        {
+            run_id: record
+            for run_id, record in by_id.items()
+            if run_id in stopped
+            or (
+                record.dagster_run.status is DagsterRunStatus.CANCELED
+                and WAITED_TAG not in record.dagster_run.tags
+            )
+        },
+    )
+
+
+def wrong_hours(
+    instance: DagsterInstance, engine: Engine, settings: Settings
+) -> dict[str, dict[datetime, Failure]]:
+    """Return per fact the hours over which a blocking check failed when it was last evaluated.
+
+    Evaluations that are about to be done again, since their run is, are not among them.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database of the facts cannot be read.
+
+    """
+    with engine.connect() as connection:
+        found = verdicts.wrong_hours(connection, settings.fact_schema)
+    run_ids = {verdict.run_id for hours in found.values() for verdict in hours.values()}
+    retried = _retried(instance, run_ids)
+    return {
+        fact.name: {
+            hour: Failure(verdict.run_id, verdict.error)
+            for hour, verdict in found.get(fact.name, {}).items()
+            if verdict.run_id not in retried
+        }
+        for fact in FACTS
+    }
+
+
+def _retried(instance: DagsterInstance, run_ids: set[str]) -> set[str]:
+    """Return which of some runs are tried again by themselves."""
+    if not run_ids:
+        return set()
+    records = instance.get_run_records(RunsFilter(run_ids=sorted(run_ids)))
+    return {record.dagster_run.run_id for record in records if is_retried(instance, record)}
+
+
+def record_ended_runs(instance: DagsterInstance, settings: Settings, engine: Engine) -> OpenHours:
+    """Record in `etl_metadata` what Dagster alone knows to have ended; return the open hours.
+
+    Such are runs that died, lost the database before they came to a fact, or were cancelled.
+    """
+    found = open_hours_of(instance)
+    errors = {run_id: error_of_run(instance, run_id) for run_id in found.failed_runs}
+    ended = [
+        *((run_id, record, FAILED) for run_id, record in found.failed_runs.items()),
+        *((run_id, record, CANCELLED) for run_id, record in found.cancelled_runs.items()),
+    ]
+    attempts = []
+    for fact, runs in found.runs.items():
+        for run_id, record, status in ended:
+            hours = [hour for hour, run in runs.items() if run.run_id == run_id]
+            at = record.end_time or record.update_timestamp.timestamp()
+            attempts += [
+                PastAttempt(
+                    pipeline_name=fact,
+                    window=window,
+                    status=status,
+                    rows_read=None,
+                    rows_written=None,
+                    started_at=_moment(record.start_time or at),
+                    finished_at=_moment(at),
+                    run_id=run_id,
+                    error=errors.get(run_id, CANCELLED_TEXT),
+                )
+                for window in ranges(hours)
+            ]
+    record_ended(engine, settings, attempts)
+    return found
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)

@@ -1,0 +1,93 @@
+"""Which hours of which facts are about to be computed: by runs and backfills that have not ended.
+
+That a run's process died without a word is found out in `liveness`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_of
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import HOUR
+
+_UNDER_WAY = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+_PARTITION_TAG = "dagster/partition"
+_WILL_RETRY_TAG = "dagster/will_retry"
+MAX_RETRIES_TAG = "dagster/max_retries"
+BACKFILL_TAG = "dagster/backfill"
+_RETRY_TAG = "dagster/auto_retry_run_id"
+_NOTED_WITHIN = timedelta(minutes=1)
+_RETRY_WITHIN = timedelta(minutes=10)
+_UNFINISHED_BACKFILLS = [
+    BulkActionStatus.REQUESTED,
+    BulkActionStatus.CANCELING,
+    BulkActionStatus.FAILING,
+]
+
+
+def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
+    """Return per fact the hours that a run or a backfill which has not ended covers.
+
+    A failed run that Dagster is about to retry counts too.
+    """
+    hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+    for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_retried_runs(instance)]:
+        for fact in FACTS:
+            if run.asset_selection is None or AssetKey(fact.name) in run.asset_selection:
+                hours[fact.name].update(_hours_of(run))
+    for backfill in instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
+        if not backfill.asset_backfill_data:
+            continue
+        target = backfill.asset_backfill_data.target_subset
+        for fact in FACTS:
+            if AssetKey(fact.name) in target.asset_keys:
+                keys = target.get_partitions_subset(AssetKey(fact.name)).get_partition_keys()
+                hours[fact.name].update(map(hour_of, keys))
+    return hours
+
+
+def is_retried(instance: DagsterInstance, record: RunRecord) -> bool:
+    """Return whether a failed run is about to be tried again by the daemon, or is being.
+
+    Whether it will be is noted right after its failure. Where the daemon seems to be down, and no
+    retry comes, it is not.
+    """
+    run = record.dagster_run
+    ended = datetime.now(timezone.utc) - record.update_timestamp.replace(tzinfo=timezone.utc)
+    if run.tags.get(_RETRY_TAG):
+        retry = instance.get_run_by_id(run.tags[_RETRY_TAG])
+        return retry is not None and not retry.is_finished
+    if _WILL_RETRY_TAG not in run.tags:
+        return instance.run_retries_enabled and ended < _NOTED_WITHIN
+    return run.tags[_WILL_RETRY_TAG] == "true" and ended < _RETRY_WITHIN
+
+
+def _retried_runs(instance: DagsterInstance) -> list[DagsterRun]:
+    failed = RunsFilter(
+        statuses=[DagsterRunStatus.FAILURE],
+        updated_after=datetime.now(timezone.utc) - _RETRY_WITHIN,
+    )
+    return [
+        record.dagster_run
+        for record in instance.get_run_records(failed)
+        if is_retried(instance, record)
+    ]
+
+
+def _hours_of(run: DagsterRun) -> set[datetime]:
+    first = run.tags.get(RANGE_START_TAG) or run.tags.get(_PARTITION_TAG)
+    if first is None:
+        return set()
+    begin = hour_of(first)
+    last = hour_of(run.tags.get(RANGE_END_TAG) or first)
+    return {begin + index * HOUR for index in range((last - begin) // HOUR + 1)}

@@ -1,0 +1,1 @@
+"""The sensors: late data, recovery and alerts."""

@@ -1,0 +1,263 @@
+"""The sensor that tells of incidents: it reads what failed, and sends what `incidents` decides."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from dagster import (
+    DagsterInstance,
+    DefaultSensorStatus,
+    RunRecord,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.alerting.incidents import (
+    BACKFILL,
+    CHECK,
+    LIVE,
+    TRIALS_BEFORE_EMAIL,
+    FailedRun,
+    Failure,
+    Incident,
+    Message,
+    Seen,
+    State,
+    accepted,
+    decide,
+    decide_ticks,
+    left_alone,
+    next_message,
+    opening_text,
+    recovery_text,
+    refused,
+    waited,
+    with_message,
+    without_wait_that_is_over,
+)
+from mcq_analytics.alerting.send import AlertError, send_alert
+from mcq_analytics.definitions.run_state.failing_ticks import failing_ticks
+from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.run_state.in_progress import BACKFILL_TAG
+from mcq_analytics.definitions.run_state.liveness import end_dead_runs
+from mcq_analytics.definitions.run_state.run_errors import error_of_run
+from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
+from mcq_analytics.errors import McqError
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.postgres.database import open_database
+from mcq_analytics.settings import AlertSettings, Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+NAME = "alert_sensor"
+SECONDS_BETWEEN_TICKS = 30
+SECONDS_TO_SEND = 20
+"""Dagster gives a tick a minute, and a message takes up to ten seconds."""
+REFUSALS_IN_A_ROW = 2
+"""After which a channel is taken for down; one message alone may be what it does not like."""
+SLACK = "slack"
+RUNS_READ = 50
+"""Of a new incident, the latest: each takes a query. There are seldom more than two."""
+
+_ASKED_FOR_BY = ("dagster/schedule_name", "dagster/sensor_name", BACKFILL_TAG)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a tick has told, by first lines, and why channels refused what they did."""
+
+    told: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"Told: {'; '.join(self.told)}"] if self.told else []
+        return ". ".join([*parts, *(f"Not accepted: {reason}" for reason in self.refusals)])
+
+
+def alert_sensor(watched: Collection[str]) -> SensorDefinition:
+    """Return the sensor of incidents: one message when one opens, one when it is over.
+
+    `watched` are the names of the schedules and sensors whose failing ticks are told, too.
+
+    A message is noted as sent once it was accepted. A tick that leaves one unsent fails with the
+    reason.
+    """
+
+    @sensor(
+        name=NAME,
+        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Consecutive hours that failed on their final attempt: one alert for all of "
+        "them, and one when they are good again.",
+    )
+    def alerts(context: SensorEvaluationContext) -> SensorResult:
+        settings = load_settings()
+        now = datetime.now(timezone.utc)
+        cursor = KeptCursor.of(context, NAME)
+
+        def keep(state: State) -> None:
+            cursor.keep(state.as_cursor())
+
+        state = State.from_cursor(cursor.read())
+        try:
+            state = _told(context.instance, state, settings, now)
+            failing, good = failing_ticks(context.instance, watched)
+            state = decide_ticks(state, failing, good, settings.webserver_url)
+            keep(state)
+        finally:
+            # What waits is sent though the records cannot be read.
+            state, sent = send_waiting(state, settings.alerts, now, keep)
+            keep(state)
+        if state.outbox and sent.refusals:
+            raise AlertError(f"Waiting: {len(state.outbox)}. {sent}")
+        nothing = f"{len(state.incidents) + len(state.failing)} open incidents, nothing to tell."
+        return SensorResult(skip_reason=SkipReason(str(sent) or nothing), cursor=state.as_cursor())
+
+    return alerts
+
+
+def _told(instance: DagsterInstance, state: State, settings: Settings, now: datetime) -> State:
+    """Return the state with what the instance shows now, and the messages about it."""
+    end_dead_runs(instance)
+    found = open_hours_of(instance)
+    wrong = _wrong(instance, state, settings)
+    failed = {
+        LIVE: found.failed(in_backfill=False),
+        BACKFILL: found.failed(in_backfill=True),
+        CHECK: {fact: set(hours) for fact, hours in wrong.items()},
+    }
+    state, change = decide(state, Seen(failed, found.unsettled()), now, settings.alert_after)
+    for incident in change.recovered:
+        state = with_message(state, recovery_text(incident))
+    for incident in change.opened:
+        known = {
+            fact: wrong[fact]
+            if incident.kind == CHECK
+            else {hour: run.run_id for hour, run in found.runs[fact].items()}
+            for fact in incident.hours
+        }
+        runs, older = _failed_runs(instance, incident, known)
+        state = with_message(state, opening_text(incident, runs, settings.webserver_url, older))
+    return state
+
+
+def _wrong(
+    instance: DagsterInstance, state: State, settings: Settings
+) -> dict[str, dict[datetime, Failure]]:
+    """Return the wrong hours; while the database is away, those that were told and not since."""
+    try:
+        return wrong_hours(instance, open_database(settings).engine(), settings)
+    except (SQLAlchemyError, McqError):
+        told: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
+        for incident in state.incidents:
+            for fact, hours in incident.hours.items() if incident.kind == CHECK else ():
+                told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
+        return told
+
+
+def _failed_runs(
+    instance: DagsterInstance,
+    incident: Incident,
+    known: Mapping[str, Mapping[datetime, Failure | str]],
+) -> tuple[list[FailedRun], int]:
+    """Return the latest runs of an incident with their errors, and how many older ones there are.
+
+    `known` has, by fact and hour, what a check said, or the run that failed.
+    """
+    hours: dict[Failure | str, dict[str, set[datetime]]] = {}
+    for fact, bad in incident.hours.items():
+        for hour in bad:
+            hours.setdefault(known[fact][hour], {}).setdefault(fact, set()).add(hour)
+    run_ids = {one.run_id if isinstance(one, Failure) else one for one in hours}
+    records = {
+        record.dagster_run.run_id: record
+        for record in instance.get_run_records(RunsFilter(run_ids=sorted(run_ids)))
+    }
+    latest = sorted(records, key=lambda run_id: _ended(records[run_id]), reverse=True)[:RUNS_READ]
+    runs = []
+    for one, of_facts in hours.items():
+        run_id = one.run_id if isinstance(one, Failure) else one
+        if run_id in latest:
+            text = one.text if isinstance(one, Failure) else error_of_run(instance, run_id)
+            record = records[run_id]
+            by_hand = not any(tag in record.dagster_run.tags for tag in _ASKED_FOR_BY)
+            runs.append(FailedRun(run_id, text, of_facts, _ended(record), by_hand))
+    return runs, len(run_ids) - len(latest)
+
+
+def _ended(record: RunRecord) -> datetime:
+    seconds = record.end_time or record.update_timestamp.replace(tzinfo=timezone.utc).timestamp()
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def send_waiting(
+    state: State, alerts: AlertSettings, now: datetime, keep: Callable[[State], None]
+) -> tuple[State, Sent]:
+    """Send what waits, within a tick's time; return the state after it, and what was done.
+
+    Slack is tried first. What it has not accepted for some ticks goes by email, where that is
+    configured. `keep` gets the state after each message that was accepted.
+    """
+    delivery = _Delivery(state, now, keep)
+    delivery.send(state.outbox, alerts)
+    if alerts.method == SLACK and alerts.email_from and alerts.email_to:
+        waiting = delivery.state.outbox
+        late = [message for message in waiting if message.trials >= TRIALS_BEFORE_EMAIL]
+        delivery.send(late, replace(alerts, method="email"))
+    state = waited(delivery.state) if delivery.refusals else delivery.state
+    return state, Sent(tuple(delivery.told), tuple(delivery.refusals))
+
+
+class _Delivery:
+    """What one tick sends. It ends after `SECONDS_TO_SEND`, but tries each channel once."""
+
+    def __init__(self, state: State, now: datetime, keep: Callable[[State], None]) -> None:
+        self.state = state
+        self.told: list[str] = []
+        self.refusals: list[str] = []
+        self._now = now
+        self._keep = keep
+        self._until = time.monotonic() + SECONDS_TO_SEND
+
+    def send(self, messages: Iterable[Message], channel: AlertSettings) -> None:
+        """Send messages by a channel, until it refuses two in a row or asks to be left alone."""
+        untried = list(messages)
+        if channel.method == SLACK and untried:
+            self.state = without_wait_that_is_over(self.state, self._now)
+            if self.state.not_before is not None:
+                self._note(f"Slack asked to be left alone until {self.state.not_before:%H:%M:%SZ}")
+                return
+        in_a_row = 0
+        while untried and in_a_row < REFUSALS_IN_A_ROW:
+            message = next_message(untried, last_refused=in_a_row > 0)
+            untried.remove(message)
+            try:
+                send_alert(message.text, channel)
+            except AlertError as error:
+                self._note(str(error))
+                if error.retry_after:
+                    self.state = left_alone(self.state, self._now, error.retry_after)
+                    return
+                self.state = refused(self.state, message)
+                in_a_row += 1
+            else:
+                self.state = accepted(self.state, message)
+                self._keep(self.state)
+                self.told.append(message.text.splitlines()[0])
+                in_a_row = 0
+            if time.monotonic() >= self._until:
+                return
+
+    def _note(self, refusal: str) -> None:
+        logger.warning("an alert was not accepted, the next tick tries again: %s", refusal)
+        if refusal not in self.refusals:
+            self.refusals.append(refusal)

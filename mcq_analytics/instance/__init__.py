@@ -1,0 +1,1 @@
+"""The Dagster instance: where it keeps its records and files, and its settings."""

@@ -1,0 +1,218 @@
+"""Backfills by the running daemon: planned, submitted in pieces, and followed.
+
+They are asset backfills, since those of jobs leave the backfill policy out of account. Dagster
+offers no public way to submit one but its webserver, which need not run: its core is imported, and
+its version is pinned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from dagster import AssetKey, DagsterInstance
+from dagster._core.definitions.selector import (
+    PartitionRangeSelector,
+    PartitionsByAssetSelector,
+    PartitionsSelector,
+)
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.definitions.build import build_definitions
+from mcq_analytics.definitions.partitions import partition_key
+from mcq_analytics.definitions.requests import Request, requests
+from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs
+from mcq_analytics.definitions.run_state.liveness import end_dead_runs
+from mcq_analytics.errors import McqError
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import HOUR, Window, format_hour, ranges
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explaining
+from mcq_analytics.postgres.fact_tables import FAILED
+from mcq_analytics.postgres.metadata import hour_statuses
+from mcq_analytics.settings import Settings
+
+PRIORITY = "-1"
+"""Of its runs, so that hourly runs that are queued after them go first."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_HEARTBEAT_WITHIN = timedelta(minutes=2)
+_DAEMON = "BACKFILL"
+_ENDED = (
+    BulkActionStatus.COMPLETED,
+    BulkActionStatus.COMPLETED_SUCCESS,
+    BulkActionStatus.COMPLETED_FAILED,
+    BulkActionStatus.FAILED,
+    BulkActionStatus.CANCELED,
+)
+
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One backfill: the hours of each fact within a chunk of the window, and its runs."""
+
+    hours: Mapping[str, set[datetime]]
+    runs: Sequence[Request]
+
+    @property
+    def partitions(self) -> int:
+        """Hours, each counted once for each of its facts."""
+        return sum(map(len, self.hours.values()))
+
+
+def plan(
+    instance: DagsterInstance,
+    database: Database,
+    settings: Settings,
+    window: Window,
+    *,
+    chunk: int,
+    only_missing: bool = False,
+    only_failed: bool = False,
+) -> list[Piece]:
+    """Return the backfills that compute a window, oldest first: one for each `chunk` hours.
+
+    With `only_missing` and `only_failed` they hold, per fact, just the hours that were never
+    attempted, or whose latest attempt failed.
+
+    Raises:
+        McqError: the database or the instance cannot be read.
+
+    """
+    wanted = {fact.name: {hour.start for hour in window.chunks(1)} for fact in FACTS}
+    if only_missing or only_failed:
+        with explaining("reading which hours are missing or failed", SQLAlchemyError):
+            engine = database.engine()
+            end_dead_runs(instance)
+            record_ended_runs(instance, settings, engine)
+            for fact, hours in wanted.items():
+                statuses = hour_statuses(engine, fact, settings)
+                wanted[fact] = {
+                    hour
+                    for hour in hours
+                    if (only_missing and hour not in statuses)
+                    or (only_failed and statuses.get(hour) == FAILED)
+                }
+    pieces = []
+    for part in window.chunks(chunk):
+        inside = {
+            fact: {hour for hour in hours if part.start <= hour < part.end}
+            for fact, hours in wanted.items()
+        }
+        runs = requests(inside, {}, limit=part.hours, per_run=chunk)
+        if runs:
+            pieces.append(Piece({fact: hours for fact, hours in inside.items() if hours}, runs))
+    return pieces
+
+
+def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece]) -> list[str]:
+    """Hand backfills to the daemon, which makes their runs; return their ids.
+
+    Raises:
+        McqError: no daemon runs on this instance.
+
+    """
+    if not _daemon_is_alive(instance):
+        raise McqError(
+            "no Dagster daemon is running on this instance: start one with `dagster dev`, or with "
+            "`dagster-daemon run`; or compute the hours here with `mcq-analytics run`"
+        )
+    graph = build_definitions(settings).resolve_asset_graph()
+    ids = []
+    for piece in pieces:
+        selectors = [
+            PartitionsByAssetSelector(
+                asset_key=AssetKey(fact),
+                partitions=PartitionsSelector(
+                    [
+                        PartitionRangeSelector(
+                            partition_key(window.start), partition_key(window.end - HOUR)
+                        )
+                        for window in ranges(hours)
+                    ]
+                ),
+            )
+            for fact, hours in piece.hours.items()
+        ]
+        first, last = piece.runs[0].window.start, piece.runs[-1].window.end
+        backfill = PartitionBackfill.from_partitions_by_assets(
+            backfill_id=make_new_backfill_id(),
+            asset_graph=graph,
+            backfill_timestamp=time.time(),
+            tags={"dagster/priority": PRIORITY},
+            dynamic_partitions_store=instance,
+            partitions_by_assets=selectors,
+            title=f"{format_hour(first)} to {format_hour(last)}",
+            description="mcq-analytics backfill",
+            run_config=None,
+        )
+        instance.add_backfill(backfill)
+        ids.append(backfill.backfill_id)
+    return ids
+
+
+def follow(instance: DagsterInstance, ids: Sequence[str], progress: Progress) -> None:
+    """Wait until backfills have ended; `progress` gets the hours of facts that are done since.
+
+    Raises:
+        McqError: an hour failed, a backfill failed or was cancelled, or the daemon has gone.
+
+    """
+    done = 0
+    while True:
+        found = [_backfill(instance, backfill_id) for backfill_id in ids]
+        now_done = sum(_done(backfill) for backfill in found)
+        open_ones = [backfill for backfill in found if backfill.status not in _ENDED]
+        progress(now_done - done, f"{len(open_ones)} of {len(ids)} backfills to go")
+        done = now_done
+        if not open_ones:
+            break
+        if not _daemon_is_alive(instance):
+            raise McqError(
+                "the Dagster daemon has stopped: the backfill goes on when it runs again"
+            )
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    for backfill in found:
+        if backfill.status is BulkActionStatus.FAILED:
+            reason = backfill.error.message.strip() if backfill.error else "see its page in the UI"
+            raise McqError(f"the backfill {backfill.backfill_id} failed: {reason.splitlines()[0]}")
+        if backfill.status is BulkActionStatus.CANCELED:
+            raise McqError(f"the backfill {backfill.backfill_id} was cancelled")
+    failed = sum(_failed(backfill) for backfill in found)
+    if failed:
+        raise McqError(
+            f"{failed:,} hours of facts failed: `mcq-analytics status` says why; after the remedy "
+            "run it again with --only-failed"
+        )
+
+
+def _backfill(instance: DagsterInstance, backfill_id: str) -> PartitionBackfill:
+    found = instance.get_backfill(backfill_id)
+    if found is None:
+        raise McqError(f"the backfill {backfill_id} is no longer known to Dagster")
+    return found
+
+
+def _done(backfill: PartitionBackfill) -> int:
+    data = backfill.asset_backfill_data
+    return data.materialized_subset.num_partitions_and_non_partitioned_assets if data else 0
+
+
+def _failed(backfill: PartitionBackfill) -> int:
+    data = backfill.asset_backfill_data
+    if data is None:
+        return 0
+    return data.failed_and_downstream_subset.num_partitions_and_non_partitioned_assets
+
+
+def _daemon_is_alive(instance: DagsterInstance) -> bool:
+    heartbeat = instance.get_daemon_heartbeats().get(_DAEMON)
+    if heartbeat is None:
+        return False
+    latest = datetime.fromtimestamp(heartbeat.timestamp, timezone.utc)
+    return datetime.now(timezone.utc) - latest < _HEARTBEAT_WITHIN

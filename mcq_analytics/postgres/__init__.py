@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, our schema and its records, and what the server's errors mean."""

@@ -1,0 +1,130 @@
+"""One state of the base tables that stands still while it is read, by however many sessions.
+
+A snapshot alone is not enough: `TRUNCATE`, and an `ALTER TABLE` that rewrites a table, take effect
+for older snapshots too. So the session that exports the snapshot locks the tables first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic, sleep
+
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+
+from mcq_analytics.compute.selections import quoted
+from mcq_analytics.errors import BaseTablesChangedError
+from mcq_analytics.postgres.database import TABLE_LOCK_SECONDS
+from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
+from mcq_analytics.postgres.inspection import (
+    BASE_COLUMNS,
+    BaseTables,
+    base_relations,
+    inspect_base_tables,
+)
+
+logger = logging.getLogger(__name__)
+
+# Below PostgreSQL's deadlock_timeout of a second: where somebody truncates several base tables in
+# another order than ours, we step back, and it is never their transaction that is ended.
+_LOCK_TRIAL = "500ms"
+_SECONDS_BETWEEN_TRIALS = 0.5
+
+READER_LOCK_TIMEOUT = "10s"
+"""Lock timeout of sessions that read in the snapshot. A `TRUNCATE` that waits for our lock makes
+them wait behind it, so they would wait for ever: the run gives way, and begins again after it."""
+
+
+@dataclass(frozen=True)
+class BaseSnapshot:
+    """A snapshot that other sessions can import, and the base tables as it has them.
+
+    It lasts as long as the session that exported it.
+    """
+
+    identifier: str
+    base: BaseTables
+    _holder: Connection
+    _schema: str
+
+    def require_unchanged(self) -> None:
+        """Check that all that was read so far is of this one state.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the session was lost, and its locks with it.
+            BaseTablesChangedError: a partition was attached meanwhile, which no lock of ours keeps
+                out, and which is seen by older snapshots too.
+
+        """
+        if base_relations(self._holder, self._schema) != self.base.relations:
+            raise BaseTablesChangedError("a partition of a base table came or went during the run")
+
+
+@contextmanager
+def base_snapshot(engine: Engine, schema: str) -> Iterator[BaseSnapshot]:
+    """Hold the base tables in `schema` as they are now, until the end of the block.
+
+    Everything but `TRUNCATE` and most forms of `ALTER TABLE` passes meanwhile.
+
+    Raises:
+        McqError: a base table is not as it must be.
+        sqlalchemy.exc.DBAPIError: the tables stayed locked for longer than `TABLE_LOCK_SECONDS`, or
+            the database refused.
+
+    """
+    with engine.connect() as connection:
+        holder = connection.execution_options(isolation_level="READ COMMITTED")
+        _lock(holder, schema)
+        base = inspect_base_tables(holder, schema)
+        identifier = holder.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+        try:
+            yield BaseSnapshot(identifier, base, holder, schema)
+        finally:
+            # Session, locks and snapshot end together; one that was lost has none to give back.
+            holder.invalidate()
+
+
+@contextmanager
+def snapshot_connection(engine: Engine, schema: str) -> Iterator[tuple[Connection, BaseTables]]:
+    """Yield a connection that reads one state of the base tables and facts, and the base tables."""
+    with base_snapshot(engine, schema) as snapshot, engine.connect() as plain:
+        connection = plain.execution_options(isolation_level="REPEATABLE READ")
+        import_snapshot(connection, snapshot.identifier)
+        yield connection, snapshot.base
+
+
+def import_snapshot(connection: Connection, identifier: str) -> None:
+    """Let a `REPEATABLE READ` transaction that has just begun see an exported snapshot."""
+    connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{identifier}'")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{READER_LOCK_TIMEOUT}'")
+
+
+def _lock(connection: Connection, schema: str) -> None:
+    """Take `ACCESS SHARE` on the base tables and all that views of that name stand on.
+
+    Planning a query does so: for partitions and materialized views too, and where only a view's
+    owner may read what it stands on.
+    """
+    tables = ", ".join(quoted(schema, name) for name in BASE_COLUMNS)
+    give_up = monotonic() + TABLE_LOCK_SECONDS
+    told = False
+    while True:
+        try:
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TRIAL}'"))
+            connection.execute(text(f"EXPLAIN SELECT FROM {tables}"))
+            return
+        except DBAPIError as error:
+            connection.rollback()
+            if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
+                inspect_base_tables(connection, schema)  # names the table that is not as it must be
+                raise
+            if monotonic() > give_up:
+                raise
+        if not told:
+            logger.warning("a base table is locked: waiting up to %d s for it", TABLE_LOCK_SECONDS)
+            told = True
+        sleep(_SECONDS_BETWEEN_TRIALS)

@@ -1,0 +1,209 @@
+"""The tables that are ours, as SQLAlchemy sees them. Migrations make, `attempts` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    func,
+)
+from sqlalchemy.types import TypeEngine
+
+from mcq_analytics.model.facts import FACTS, KEY_MEANINGS, UPDATED_AT_MEANING, ColumnType, Fact
+
+_TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
+    ColumnType.TIMESTAMP: DateTime(timezone=True),
+    ColumnType.COUNT: BigInteger(),
+    ColumnType.FLOAT: Float(53),
+    ColumnType.TEXT: Text(),
+    ColumnType.BOOLEAN: Boolean(),
+}
+
+
+SUCCESS, FAILED, CANCELLED = "success", "failed", "cancelled"
+"""What `etl_metadata` says of an attempt; what somebody stopped is no failure."""
+
+
+@dataclass(frozen=True)
+class FactTables:
+    """Our tables in one schema. `facts` and `hours` are by name of the fact."""
+
+    metadata: MetaData
+    facts: Mapping[str, Table]
+    hours: Mapping[str, Table]
+    attempts: Table
+    running: Table
+    fingerprints: Table
+    wrong: Table
+
+
+def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTables:
+    """Return our tables in `schema`, with key columns of the types in `key_types`.
+
+    `key_types` is by column: `student_id`, `test_id`, `question_id`; and `submissions.test_id` for
+    the test of a submission, which may be a wider integer than that of an answer.
+    """
+    metadata = MetaData(schema=schema)
+    facts = {fact.name: _fact(metadata, fact, key_types) for fact in FACTS}
+    hours = {fact.name: _hours(metadata, fact, key_types) for fact in FACTS}
+    return FactTables(
+        metadata,
+        facts,
+        hours,
+        attempts=etl_metadata_table(metadata),
+        running=running_attempt_table(metadata),
+        fingerprints=_fingerprints(metadata),
+        wrong=wrong_hour_table(metadata),
+    )
+
+
+def _key_columns(fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> list[Column[Any]]:
+    return [
+        Column(
+            name,
+            key_types.get(f"{fact.key_table}.{name}", key_types[name]),
+            primary_key=True,
+            autoincrement=False,
+            comment=KEY_MEANINGS[name],
+        )
+        for name in fact.key
+    ]
+
+
+def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
+    table = Table(
+        fact.name,
+        metadata,
+        *_key_columns(fact, key_types),
+        *(
+            Column(
+                column.name, _TYPES[column.type], nullable=column.nullable, comment=column.meaning
+            )
+            for column in fact.columns
+        ),
+        Column(
+            "updated_at",
+            DateTime(timezone=True),
+            nullable=False,
+            server_default=func.now(),
+            comment=UPDATED_AT_MEANING,
+        ),
+        comment=fact.meaning,
+    )
+    Index(f"{fact.name}_updated_at_idx", table.c.updated_at)
+    if fact.name == "test_summary_fact":
+        Index(f"{fact.name}_test_id_idx", table.c.test_id, table.c.total_questions)
+    if fact.name == "question_interaction_fact":
+        Index(f"{fact.name}_test_id_idx", table.c.test_id, table.c.question_id)
+    return table
+
+
+def _hours(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
+    return Table(
+        fact.hours_table,
+        metadata,
+        Column(
+            "hour",
+            DateTime(timezone=True),
+            primary_key=True,
+            comment="Start of the UTC hour",
+        ),
+        *(
+            Column(
+                name,
+                key_types.get(f"{fact.key_table}.{name}", key_types[name]),
+                primary_key=True,
+                autoincrement=False,
+                comment=KEY_MEANINGS[name],
+            )
+            for name in fact.key
+        ),
+        comment=f"Hours in which rows of {fact.name} had source rows when they were last computed: "
+        "a run of such an hour finds the row again even after its source rows have gone",
+    )
+
+
+def etl_metadata_table(metadata: MetaData) -> Table:
+    """Return the table of attempts (SPEC section 3), one row per attempt that has ended."""
+    table = Table(
+        "etl_metadata",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Attempt"),
+        Column("pipeline_name", Text, nullable=False, comment="The asset, that is the fact"),
+        Column("window_start", DateTime(timezone=True), nullable=False, comment="First hour, UTC"),
+        Column("window_end", DateTime(timezone=True), nullable=False, comment="End, exclusive"),
+        Column("status", Text, nullable=False, comment="success, failed or cancelled"),
+        Column("rows_read", BigInteger, comment="Rows read from the base tables"),
+        Column("rows_written", BigInteger, comment="Fact rows inserted, updated or deleted"),
+        Column(
+            "started_at", DateTime(timezone=True), nullable=False, comment="Start of the attempt"
+        ),
+        Column("finished_at", DateTime(timezone=True), nullable=False, comment="Commit or failure"),
+        Column("run_id", Text, comment="The Dagster run"),
+        Column("error", Text, comment="Why it failed; null on success"),
+        CheckConstraint(
+            "status IN ('success', 'failed', 'cancelled')", name="etl_metadata_status_check"
+        ),
+        CheckConstraint("window_start < window_end", name="etl_metadata_window_check"),
+        comment="One row per attempt of a fact over a window",
+    )
+    Index("etl_metadata_pipeline_idx", table.c.pipeline_name, table.c.finished_at)
+    return table
+
+
+def running_attempt_table(metadata: MetaData) -> Table:
+    """Return the table of the attempts that are under way."""
+    return Table(
+        "running_attempt",
+        metadata,
+        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
+        Column("window_start", DateTime(timezone=True), nullable=False, comment="First hour, UTC"),
+        Column("window_end", DateTime(timezone=True), nullable=False, comment="End, exclusive"),
+        Column(
+            "started_at", DateTime(timezone=True), nullable=False, comment="Start of the attempt"
+        ),
+        Column("run_id", Text, comment="The Dagster run"),
+        comment="The attempt that is under way, at most one per fact. A row that is found under "
+        "the fact's lock is that of a process which died: the finder records it as failed",
+    )
+
+
+def _fingerprints(metadata: MetaData) -> Table:
+    return Table(
+        "hour_fingerprint",
+        metadata,
+        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
+        Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
+        Column("answers", Text, comment="Fingerprint of the hour's answers"),
+        Column("submissions", Text, comment="Fingerprint of the hour's submissions, if it has any"),
+        comment="What of the base tables each hour of a fact was last computed from: an hour whose "
+        "rows have another fingerprint now is computed again",
+    )
+
+
+def wrong_hour_table(metadata: MetaData) -> Table:
+    """Return the table of the hours that a check found wrong and none has found right since."""
+    return Table(
+        "wrong_hour",
+        metadata,
+        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
+        Column("check_name", Text, primary_key=True, comment="The asset check"),
+        Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
+        Column("run_id", Text, nullable=False, comment="The Dagster run that checked it last"),
+        Column("found_at", DateTime(timezone=True), nullable=False, comment="When"),
+        Column("error", Text, nullable=False, comment="What was found"),
+        comment="Hours over which a blocking check found a fact wrong, until it finds it right",
+    )

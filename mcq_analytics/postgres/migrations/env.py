@@ -1,0 +1,14 @@
+"""Alembic's entry: runs the migrations on the connection that `postgres.schema` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+attributes = context.config.attributes
+context.configure(
+    connection=attributes["connection"],
+    version_table="alembic_version",
+    version_table_schema=attributes["schema"],
+)
+with context.begin_transaction():
+    context.run_migrations()

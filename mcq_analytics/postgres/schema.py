@@ -1,0 +1,102 @@
+"""Our schema in the database: migrating it, checking it, and its comments.
+
+The tables are described in `fact_tables`; the migrations are in `migrations/versions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.schema import SetColumnComment, SetTableComment
+from sqlalchemy.types import TypeEngine
+
+from mcq_analytics.compute.selections import quoted
+from mcq_analytics.errors import McqError
+from mcq_analytics.model.facts import FACTS, KEY_MEANINGS
+from mcq_analytics.postgres.fact_tables import fact_tables
+from mcq_analytics.postgres.inspection import BaseTables
+
+_MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"
+
+
+def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
+    """Return the types of the facts' keys: those of the base tables, by column.
+
+    `submissions.test_id` stands for itself, since it may be a wider integer than that of answers.
+    """
+    types = {name: base.sql_type("answers", name) for name in KEY_MEANINGS}
+    types["submissions.test_id"] = base.sql_type("submissions", "test_id")
+    return types
+
+
+def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]) -> None:
+    """Create our schema or bring it to the present version, with comments on all of it.
+
+    Runs in the caller's transaction, one caller at a time.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    if not inspect(connection).has_schema(schema):
+        connection.exec_driver_sql(f"CREATE SCHEMA {quoted(schema)}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes.update(connection=connection, schema=schema, key_types=types)
+    command.upgrade(config, "head")
+    for table in fact_tables(schema, types).metadata.sorted_tables:
+        connection.execute(SetTableComment(table))
+        for column in table.columns:
+            connection.execute(SetColumnComment(column))
+
+
+def require_fact_tables(
+    connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]
+) -> None:
+    """Check that the fact tables are there, with keys of the types that the base tables have.
+
+    Raises:
+        McqError: they are not; the message says what to do.
+
+    """
+    expected = fact_tables(schema, types)
+    found = {
+        (row.table_name, row.column_name): row.data_type
+        for row in connection.execute(
+            text(
+                "SELECT table_name, column_name, data_type FROM information_schema.columns "
+                "WHERE table_schema = :schema"
+            ),
+            {"schema": schema},
+        )
+    }
+    connection.rollback()
+    for fact in FACTS:
+        for name in (
+            fact.name,
+            fact.hours_table,
+            "etl_metadata",
+            "running_attempt",
+            "hour_fingerprint",
+            "wrong_hour",
+        ):
+            if not any(table == name for table, _ in found):
+                raise McqError(f"the table {schema}.{name} is missing: run mcq-analytics init-db")
+        for key in fact.key:
+            wanted = expected.facts[fact.name].c[key].type
+            has = found.get((fact.name, key), "")
+            if not _same_type(has, wanted):
+                raise McqError(
+                    f"{schema}.{fact.name}.{key} is {has}, but the base tables have "
+                    f"{str(wanted).lower()}: move the fact schema aside, run mcq-analytics "
+                    "init-db, and compute the facts again"
+                )
+
+
+def _same_type(data_type: str, wanted: TypeEngine[Any]) -> bool:
+    """Compare PostgreSQL's name of a type with ours; text and varchar hold the same."""
+    name = wanted.__visit_name__.lower()
+    texts = ("text", "varchar", "character varying")
+    return data_type == name or (data_type in texts and name in texts)

@@ -1,0 +1,343 @@
+"""Audits: what must hold of the rows that a window touches, asked of the tables as they are stored.
+
+The questions are plain SQL, apart from what computed the rows. That rows are computed anew when
+their hours change is `fingerprints`'; how answers become asset checks is in `definitions.checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects import postgresql
+
+from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
+from mcq_analytics.compute.judged_answers import is_correct, judged, outcomes
+from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.model.facts import (
+    QUESTION_INTERACTION,
+    TEST_FUNNEL,
+    TEST_SUMMARY,
+    ColumnType,
+    Fact,
+)
+from mcq_analytics.model.windows import Window, ranges
+from mcq_analytics.postgres.inspection import BaseTables
+
+SAMPLE = 20
+"""Rows of a window that are computed again: all their history is read, in one session."""
+
+KEYS_NAMED = 5
+"""Keys of wrong rows that are told."""
+
+_TOUCHED = "(SELECT DISTINCT {key} FROM {hours} h WHERE {hours_in_window})"
+
+_DOUBLED_KEYS = f"""
+    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
+    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}})
+    GROUP BY {{key}} HAVING count(*) > 1 ORDER BY {{key}} LIMIT :named
+"""
+
+_BROKEN_ROWS = f"""
+    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
+    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}}) WHERE NOT ({{rule}})
+    ORDER BY {{key}} LIMIT :named
+"""
+
+TOTALS_RULE = (
+    "f.completed_submissions + f.incomplete_submissions = f.total_submissions "
+    "AND f.total_submissions > 0"
+)
+
+RANGE_RULES: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: (
+        "f.answer_count > 0 AND f.revisited = (f.answer_count > 1) AND f.time_spent >= 0 "
+        "AND f.first_answer_time <= f.last_answer_time"
+    ),
+    TEST_SUMMARY.name: (
+        "f.accuracy_percent BETWEEN 0 AND 100 AND f.time_spent >= 0 AND f.questions_attempted > 0 "
+        "AND f.correct_answers BETWEEN 0 AND f.questions_attempted "
+        "AND f.questions_attempted <= f.total_questions"
+    ),
+    TEST_FUNNEL.name: (
+        "f.completion_rate BETWEEN 0 AND 100 AND coalesce(f.avg_submit_time, 0) >= 0 "
+        "AND least(f.completed_submissions, f.incomplete_submissions) >= 0"
+    ),
+}
+"""What is true of every row of a fact, wherever it comes from."""
+
+_CANDIDATES: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: """
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
+        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
+    """,
+    TEST_SUMMARY.name: """
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
+    """,
+    TEST_FUNNEL.name: """
+        SELECT {b.test_id} AS test_id FROM {submissions} b
+        WHERE {submissions_in_window} AND {submission_has_keys}
+    """,
+}
+
+_IS_CORRECT = is_correct("o.final_answer_option", "o.correct_option")
+
+_OF_SAMPLE = """
+    SELECT {answer_columns} FROM sample k JOIN {answers} a ON {sampled_answers}
+    WHERE {answer_has_keys}
+"""
+
+_OF_STUDENTS = """
+    SELECT {answer_columns}
+    FROM (SELECT DISTINCT student_id, test_id FROM sittings) k
+    JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
+    WHERE {answer_has_keys}
+"""
+
+_SITTINGS = """
+    SELECT student_id, test_id, submit_time, count(*) AS submissions,
+        count(*) FILTER (WHERE lower(completion_status) = 'completed') AS completed
+    FROM (
+        SELECT {submission_columns}
+        FROM sample k JOIN {submissions} b ON b.test_id = k.test_id WHERE {submission_has_keys}
+    ) b
+    GROUP BY student_id, test_id, submit_time
+"""
+
+# Common table expressions that begin with the `sample` of keys and end in the rows that it should
+# have.
+_EXPECTED: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: judged(_OF_SAMPLE)
+    + f""", expected AS (
+        SELECT o.student_id, o.test_id, o.question_id, o.first_answer_time, o.last_answer_time,
+            o.answer_count, o.final_answer_option, {_IS_CORRECT} AS is_correct,
+            o.answer_count > 1 AS revisited,
+            extract(epoch FROM o.last_answer_time - o.first_answer_time) AS time_spent
+        FROM ({outcomes()}) o
+    )""",
+    # All answers of the tests give the totals; those of the sampled students give the rest.
+    TEST_SUMMARY.name: judged(
+        """
+        SELECT {answer_columns} FROM (SELECT DISTINCT test_id FROM sample) k
+        JOIN {answers} a ON a.test_id = k.test_id WHERE {answer_has_keys}
+    """
+    )
+    + f""", totals AS (
+        SELECT test_id, count(DISTINCT question_id) AS total_questions
+        FROM judged WHERE is_valid GROUP BY test_id
+    ), expected AS (
+        SELECT o.student_id, o.test_id, t.total_questions,
+            count(*) AS questions_attempted,
+            count(*) FILTER (WHERE {_IS_CORRECT}) AS correct_answers,
+            100.0 * count(*) FILTER (WHERE {_IS_CORRECT}) / count(*) AS accuracy_percent,
+            extract(epoch FROM max(o.last_answer_time) - min(o.first_answer_time)) AS time_spent
+        FROM ({outcomes("judged JOIN sample USING (student_id, test_id)")}) o
+        JOIN totals t ON t.test_id = o.test_id
+        GROUP BY o.student_id, o.test_id, t.total_questions
+    )""",
+    # Answers belong to the next submission. Both are put in one order and numbered, without a join.
+    TEST_FUNNEL.name: f"sittings AS ({_SITTINGS}), "
+    + judged(_OF_STUDENTS)
+    + """, events AS (
+        SELECT student_id, test_id, submit_time AS moment, true AS is_submission,
+            submissions, completed
+        FROM sittings
+        UNION ALL SELECT student_id, test_id, "timestamp", false, 0, 0 FROM judged WHERE is_valid
+    ), numbered AS (
+        SELECT *, count(*) FILTER (WHERE is_submission) OVER (
+            PARTITION BY student_id, test_id ORDER BY moment, is_submission
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS number
+        FROM events
+    ), timed AS (
+        SELECT test_id, sum(submissions) AS submissions, sum(completed) AS completed,
+            extract(epoch FROM max(moment) - min(moment) FILTER (WHERE NOT is_submission))
+                AS seconds
+        FROM numbered GROUP BY student_id, test_id, number HAVING bool_or(is_submission)
+    ), expected AS (
+        SELECT test_id, sum(submissions) AS total_submissions,
+            sum(completed) AS completed_submissions,
+            sum(submissions - completed) AS incomplete_submissions,
+            100.0 * sum(completed) / sum(submissions) AS completion_rate,
+            sum(seconds * submissions) / sum(submissions) FILTER (WHERE seconds IS NOT NULL)
+                AS avg_submit_time
+        FROM timed GROUP BY test_id
+    )""",
+}
+
+_DIFFERENT_ROWS = """
+    WITH sample AS MATERIALIZED (
+        SELECT * FROM (
+            {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
+        ) c ORDER BY hash_record_extended(ROW({key}), :seed) LIMIT :sample
+    ), {expected}, actual AS (
+        SELECT f.* FROM sample k JOIN {fact} f USING ({key})
+    )
+    SELECT CAST(ROW({key}) AS text) AS key, test_id FROM actual FULL JOIN expected USING ({key})
+    WHERE actual.test_id IS NULL OR expected.test_id IS NULL OR {different}
+"""
+
+_SAMPLE_SIZE = """
+    SELECT least(:sample, count(*)) FROM (
+        {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
+    ) c
+"""
+
+_HOURS_OF_TESTS = """
+    SELECT DISTINCT date_trunc('hour', {answer_time}, 'UTC') AS hour, {a.test_id}
+    FROM {answers} a WHERE a.test_id = ANY({tests}) AND {answer_has_keys}
+    UNION SELECT DISTINCT date_trunc('hour', {submit_time}, 'UTC'), {b.test_id}
+    FROM {submissions} b WHERE b.test_id = ANY({tests}) AND {submission_has_keys}
+    UNION SELECT h.hour, {h.test_id} FROM {hours} h
+    WHERE h.test_id = ANY({tests}) AND h.hour BETWEEN {earliest} AND {latest}
+"""
+
+_REFERENCES: Mapping[str, Mapping[str, str]] = {
+    QUESTION_INTERACTION.name: {
+        "answers_without_question": """
+            SELECT count(*) FROM {answers} a WHERE {answers_in_window} AND a.question_id IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM {questions} q WHERE q.question_id = {a.question_id})
+        """,
+        "answers_without_session": """
+            SELECT count(*) FROM {answers} a WHERE {answers_in_window}
+            AND NOT EXISTS (SELECT 1 FROM {sessions} s WHERE s.session_id = {a.session_id})
+        """,
+    },
+    TEST_FUNNEL.name: {
+        "submissions_without_answer": """
+            SELECT count(*) FROM {submissions} b
+            WHERE {submissions_in_window} AND {submission_has_keys} AND NOT EXISTS (
+                SELECT 1 FROM {answers} a
+                WHERE a.student_id = {b.student_id} AND a.test_id = {b.test_id})
+        """,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Rows that break a rule: how many there are, and the first keys of them."""
+
+    rows: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A sample of rows computed again: its size, and the keys of the rows that differ.
+
+    `wrong` differ for no reason; `awaiting` differ because base rows of their tests have come or
+    changed since, in hours that are yet to run.
+    """
+
+    sampled: int
+    wrong: tuple[str, ...]
+    awaiting: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audits:
+    """The audits of one fact over a window. All of them belong into one snapshot."""
+
+    fact: Fact
+    base: BaseTables
+    schema: str
+    window: Window
+
+    def doubled_keys(self, connection: Connection) -> Broken:
+        """Return the keys that have more than one row."""
+        return self._broken(connection, _DOUBLED_KEYS)
+
+    def rows_out_of_range(self, connection: Connection) -> Broken:
+        """Return the rows that break what is true of every row of the fact."""
+        return self._broken(connection, _BROKEN_ROWS, rule=RANGE_RULES[self.fact.name])
+
+    def rows_with_wrong_totals(self, connection: Connection) -> Broken:
+        """Return the rows of the funnel that do not add up."""
+        return self._broken(connection, _BROKEN_ROWS, rule=TOTALS_RULE)
+
+    def references(self, connection: Connection) -> dict[str, int]:
+        """Return how many base rows of the window have no counterpart, by what they lack."""
+        statements = _REFERENCES.get(self.fact.name, {})
+        return {what: self._count(connection, statement) for what, statement in statements.items()}
+
+    def recomputed(self, connection: Connection, seed: int = 0) -> Recomputed:
+        """Compute some rows again, drawn by the seed, from all their history in the base tables."""
+        candidates = self._fill(_CANDIDATES[self.fact.name])
+        bound = {**self._bound, "sample": SAMPLE, "seed": seed}
+        sampled = connection.execute(
+            text(self._fill(_SAMPLE_SIZE, candidates=candidates)), bound
+        ).scalar_one()
+        expected = self._fill(
+            _EXPECTED[self.fact.name],
+            sampled_answers=" AND ".join(
+                f"a.{quoted(name)} = k.{quoted(name)}" for name in self.fact.key
+            ),
+        )
+        statement = self._fill(
+            _DIFFERENT_ROWS, candidates=candidates, expected=expected, different=self._different
+        )
+        rows = connection.execute(text(statement), bound).all()
+        unsettled = self._unsettled_tests(connection, {row.test_id for row in rows})
+        return Recomputed(
+            sampled,
+            wrong=tuple(row.key for row in rows if row.test_id not in unsettled),
+            awaiting=tuple(row.key for row in rows if row.test_id in unsettled),
+        )
+
+    def _unsettled_tests(self, connection: Connection, tests: Iterable[object]) -> set[object]:
+        """Return the tests with an hour that was not computed yet, or has changed since."""
+        chosen = list(tests)
+        if not chosen:
+            return set()
+        id_type = self.base.sql_type(self.fact.key_table, "test_id").compile(postgresql.dialect())
+        statement = self._fill(_HOURS_OF_TESTS, tests=f"CAST(:tests AS {id_type}[])")
+        tests_of: dict[datetime, set[object]] = {}
+        for hour, test in connection.execute(text(statement), {"tests": chosen}):
+            tests_of.setdefault(hour, set()).add(test)
+        done = computed_hours(connection, self.schema, self.fact)
+        unsettled = set().union(*(tests_of[hour] for hour in tests_of.keys() - done))
+        # What has changed is asked only of hours that decide.
+        rest = (hour for hour, some in tests_of.items() if hour in done and some - unsettled)
+        for window in ranges(rest):
+            for hour in stale_hours(connection, self.base, self.schema, self.fact, window):
+                unsettled |= tests_of[hour]
+        return unsettled
+
+    @property
+    def _different(self) -> str:
+        conditions = []
+        for column in self.fact.columns:
+            one, other = f"actual.{quoted(column.name)}", f"expected.{quoted(column.name)}"
+            if column.type is ColumnType.FLOAT:
+                # Sums of another order differ in their last digits.
+                conditions.append(
+                    f"({one} IS NULL) <> ({other} IS NULL) "
+                    f"OR abs({one} - {other}) > 1e-9 * greatest(1, abs({other}))"
+                )
+            else:
+                conditions.append(f"{one} IS DISTINCT FROM {other}")
+        return " OR ".join(conditions)
+
+    @property
+    def _bound(self) -> dict[str, object]:
+        return {"window_start": self.window.start, "window_end": self.window.end}
+
+    def _count(self, connection: Connection, template: str) -> int:
+        return int(connection.execute(text(self._fill(template)), self._bound).scalar_one())
+
+    def _broken(self, connection: Connection, template: str, **more: str) -> Broken:
+        rows = connection.execute(
+            text(self._fill(template, **more)), {**self._bound, "named": KEYS_NAMED}
+        ).all()
+        return Broken(rows[0].rows if rows else 0, tuple(row.key for row in rows))
+
+    def _fill(self, template: str, **more: str) -> str:
+        names = {
+            "fact": quoted(self.schema, self.fact.name),
+            "hours": quoted(self.schema, self.fact.hours_table),
+            "key": ", ".join(quoted(name) for name in self.fact.key),
+        }
+        return Selections(self.fact, self.base, names).fill(template, **more)

@@ -1,0 +1,202 @@
+"""Corrections of the answer key: which fact rows disagree with it, and what they will move.
+
+The comparison is of facts with base tables, over all of the past. Hours that changed in any other
+way are found in `fingerprints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from mcq_analytics.compute.judged_answers import is_correct, judged, outcomes
+from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_SUMMARY, IdType
+from mcq_analytics.postgres.inspection import BaseTables
+
+_ANSWER_KEY = """
+    SELECT count(*) || ':' || coalesce(sum(CAST(hash_record_extended(
+        ROW(q.question_id, CAST(q.correct_option AS text)), 0) AS numeric)), 0)
+    FROM {questions} q
+"""
+
+# The rows that follow a key in the order of the primary key, whose index serves, and the last of
+# them. Ids are compared in the widest of their types: the owner may have changed that of a table.
+_PAGE = f"""
+    WITH page AS MATERIALIZED (
+        SELECT f.student_id, f.test_id, f.question_id, f.final_answer_option, f.is_correct,
+            f.last_answer_time
+        FROM {{interactions}} f WHERE {{follows}}
+        ORDER BY f.student_id, f.test_id, f.question_id LIMIT :rows
+    ), answer_keys AS (
+        SELECT q.question_id, {{answer_key}} AS correct_option
+        FROM (SELECT DISTINCT question_id FROM page) c
+        JOIN {{questions}} q ON q.question_id = c.question_id
+        GROUP BY q.question_id
+    )
+    SELECT CAST(l.student_id AS text) AS student_id, CAST(l.test_id AS text) AS test_id,
+        CAST(l.question_id AS text) AS question_id, (SELECT count(*) FROM page) AS rows,
+        ARRAY(
+            SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
+            FROM page f LEFT JOIN answer_keys k ON k.question_id = f.question_id
+            WHERE f.is_correct IS DISTINCT FROM
+                    {is_correct("f.final_answer_option", "k.correct_option")}
+                AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
+        ) AS hours
+    FROM page l ORDER BY l.student_id DESC, l.test_id DESC, l.question_id DESC LIMIT 1
+"""
+_FOLLOWS = "(f.student_id, f.test_id, f.question_id) > ({})"
+_WIDEST = {IdType.INTEGER: "bigint", IdType.BIGINT: "bigint", IdType.TEXT: "text"}
+
+_QUESTION_IS_KNOWN = """
+    SELECT EXISTS (SELECT 1 FROM {questions} q WHERE CAST(q.question_id AS text) = :question)
+        OR EXISTS (SELECT 1 FROM {interactions} f WHERE CAST(f.question_id AS text) = :question)
+"""
+
+_QUESTION_HOURS = """
+    SELECT DISTINCT h.hour FROM {interaction_hours} h
+    WHERE CAST(h.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
+"""
+
+# A pair is a student in a test with an answer in one of the hours, now or when last computed.
+_MOVES = (
+    """
+    WITH pairs AS (
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+        FROM unnest(CAST(:hours AS timestamptz[])) AS w (hour)
+        JOIN {answers} a ON a."timestamp" >= {hour_start} AND a."timestamp" < {hour_end}
+        WHERE {answer_has_keys}
+            AND (CAST(:question AS text) IS NULL OR CAST(a.question_id AS text) = :question)
+        UNION
+        SELECT {h.student_id}, {h.test_id} FROM {interaction_hours} h
+        WHERE h.hour = ANY(CAST(:hours AS timestamptz[]))
+            AND (CAST(:question AS text) IS NULL OR CAST(h.question_id AS text) = :question)
+    ), """
+    + judged(
+        """
+        SELECT {answer_columns}
+        FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
+        WHERE {answer_has_keys}
+    """
+    )
+    + f""", rows_now AS (
+        SELECT o.student_id, o.test_id, o.question_id,
+            {is_correct("o.final_answer_option", "o.correct_option")} AS is_correct
+        FROM ({outcomes()}) o
+    ), rows_before AS (
+        SELECT {{f.student_id}} AS student_id, {{f.test_id}} AS test_id,
+            {{f.question_id}} AS question_id, f.is_correct
+        FROM pairs p JOIN {{interactions}} f
+            ON f.student_id = p.student_id AND f.test_id = p.test_id
+    ), compared AS (
+        SELECT student_id, test_id, n.is_correct AS is_correct,
+            n.question_id IS NOT NULL AS is_now,
+            n.question_id IS NULL OR b.question_id IS NULL
+                OR n.is_correct IS DISTINCT FROM b.is_correct AS is_moved
+        FROM rows_now n FULL JOIN rows_before b USING (student_id, test_id, question_id)
+    ), moved AS (
+        SELECT student_id, test_id, count(*) FILTER (WHERE is_moved) AS rows,
+            100.0 * count(*) FILTER (WHERE is_correct) / nullif(count(*) FILTER (WHERE is_now), 0)
+                AS after
+        FROM compared GROUP BY student_id, test_id HAVING bool_or(is_moved)
+    )
+    SELECT CAST(coalesce(sum(m.rows), 0) AS bigint) AS rows,
+        count(DISTINCT m.student_id) AS students,
+        CAST(avg(f.accuracy_percent) AS float8) AS before, CAST(avg(m.after) AS float8) AS after
+    FROM moved m
+    LEFT JOIN {{summaries}} f ON f.student_id = m.student_id AND f.test_id = m.test_id
+"""
+)
+
+
+class Key(NamedTuple):
+    """The key of a row of `question_interaction_fact`, as texts."""
+
+    student_id: str
+    test_id: str
+    question_id: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows: how many, the key of the last, and an hour of each that disagrees with the key."""
+
+    rows: int
+    last: Key | None
+    hours: set[datetime]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What a correction moves: rows of `question_interaction_fact`, and their students.
+
+    `before` and `after` are the mean accuracy, in percent, of these students in these tests; None
+    where there is none.
+    """
+
+    rows: int
+    students: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The comparisons, over given base tables and the facts in a schema."""
+
+    base: BaseTables
+    schema: str
+
+    def answer_key(self, connection: Connection) -> str:
+        """Return a fingerprint of the answer key: while it is the same, no row went wrong by it."""
+        return str(connection.execute(text(self._fill(_ANSWER_KEY))).scalar_one())
+
+    def wrong_rows_after(self, connection: Connection, after: Key | None, rows: int) -> Page:
+        """Return an hour of each of the next rows of the fact that disagrees with the answer key.
+
+        The rows are those after a key, or the first ones; it costs what so many cost, however many
+        there are. A run of the hour brings a row right, wherever the student's other answers are.
+        """
+        follows = "true"
+        if after is not None:
+            ids = ", ".join(
+                f"CAST(:{name} AS {_WIDEST.get(self.base.id_type('answers', name), 'uuid')})"
+                for name in Key._fields
+            )
+            follows = _FOLLOWS.format(ids)
+        statement = text(self._fill(_PAGE, follows=follows))
+        found = connection.execute(
+            statement, {"rows": rows, **(after._asdict() if after else {})}
+        ).one_or_none()
+        if found is None:
+            return Page(0, None, set())
+        last = Key(found.student_id, found.test_id, found.question_id)
+        return Page(found.rows, last, set(found.hours))
+
+    def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
+        """Return the hours in which a question was answered, or None where nobody knows it."""
+        bound = {"question": question}
+        if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
+            return None
+        return set(connection.execute(text(self._fill(_QUESTION_HOURS)), bound).scalars())
+
+    def moves(
+        self, connection: Connection, hours: Iterable[datetime], question: str | None = None
+    ) -> Moves:
+        """Return what a run of some hours will move of `is_correct`, and so of accuracies."""
+        row = connection.execute(
+            text(self._fill(_MOVES)), {"hours": sorted(hours), "question": question}
+        ).one()
+        return Moves(row.rows, row.students, row.before, row.after)
+
+    def _fill(self, template: str, **more: str) -> str:
+        names = {
+            "interactions": quoted(self.schema, QUESTION_INTERACTION.name),
+            "interaction_hours": quoted(self.schema, QUESTION_INTERACTION.hours_table),
+            "summaries": quoted(self.schema, TEST_SUMMARY.name),
+        }
+        return Selections(QUESTION_INTERACTION, self.base, names).fill(template, **more)

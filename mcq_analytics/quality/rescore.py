@@ -1,0 +1,93 @@
+"""Rescoring by hand: which hours a corrected answer key or expiry concerns, and what it moves.
+
+The late data sensor finds the same by itself, see `sensors.late_data`. Computing the hours is
+`launching.in_process`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcq_analytics.compute.fingerprints import stale_hours
+from mcq_analytics.errors import UsageError
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import Window, hours_so_far, ranges
+from mcq_analytics.postgres.base_snapshot import snapshot_connection
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explaining
+from mcq_analytics.quality.corrections import Corrections, Moves
+from mcq_analytics.settings import Settings
+
+HOURS_AT_A_TIME = 1_000
+BRIDGED = timedelta(hours=24)
+"""Hours between two windows that are computed along: another run costs more than they do."""
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """Windows to compute again, the hours in them that need it, and what that moves."""
+
+    windows: list[Window]
+    stale_hours: int
+    moves: Moves
+
+
+def find_rescore(
+    database: Database,
+    settings: Settings,
+    question: str | None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Rescore:
+    """Compare the facts with the base tables, over all hours or over those of one question.
+
+    It reads the answers of the hours that it compares once for each fact; `progress` is told how
+    many hours were compared.
+
+    Raises:
+        UsageError: nobody has answered the question, and it has no answer key.
+        McqError: the database cannot be read.
+
+    """
+    with (
+        explaining("comparing the facts with the base tables", SQLAlchemyError),
+        snapshot_connection(database.engine(), database.source_schema) as (connection, base),
+    ):
+        corrections = Corrections(base, database.fact_schema)
+        asked = None
+        if question is not None:
+            asked = corrections.hours_of_question(connection, question)
+            if asked is None:
+                raise UsageError(f"no question {question!r}: it has no answer key and no answers")
+        stale: set[datetime] = set()
+        for window in _windows_to_compare(settings, asked):
+            for fact in FACTS:
+                found = stale_hours(connection, base, database.fact_schema, fact, window)
+                stale |= {hour for hour in found if asked is None or hour in asked}
+            progress(window.hours)
+        return Rescore(bridged(stale), len(stale), corrections.moves(connection, stale, question))
+
+
+def bridged(hours: Iterable[datetime]) -> list[Window]:
+    """Return windows that hold all of the hours, and the short gaps between them, in order."""
+    windows: list[Window] = []
+    for window in ranges(hours):
+        if windows and window.start - windows[-1].end <= BRIDGED:
+            windows[-1] = Window(windows[-1].start, window.end)
+        else:
+            windows.append(window)
+    return windows
+
+
+def _windows_to_compare(settings: Settings, asked: set[datetime] | None) -> list[Window]:
+    span = hours_so_far(settings.partition_start)
+    if span is None:
+        return []
+    if asked is not None:
+        found = bridged(hour for hour in asked if span.start <= hour < span.end)
+    else:
+        found = [span]
+    return [chunk for window in found for chunk in window.chunks(HOURS_AT_A_TIME)]

