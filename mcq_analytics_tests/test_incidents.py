@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from hypothesis import given, settings
@@ -90,12 +91,16 @@ def test_every_incident_opens_for_a_row_of_failures_and_is_over_once_when_all_ar
 ) -> None:
     state, now = State(), NOON
     statuses: Statuses = {}
+    settled: Statuses = {}
     opened: list[Incident] = []
     recovered: list[Incident] = []
     for changed, passed, restarted in steps:
         statuses |= changed
         now += passed
         seen = as_seen(statuses)
+        # What is unsettled is what it was.
+        settled |= {where: what for where, what in changed.items() if what != "unsettled"}
+        was = as_seen(settled)
         before = state
         if restarted:
             state = State.from_cursor(state.as_cursor())
@@ -115,8 +120,8 @@ def test_every_incident_opens_for_a_row_of_failures_and_is_over_once_when_all_ar
         assert len({incident.kind for incident in change.opened}) == len(change.opened)
         for incident in change.recovered:
             assert incident in before.incidents
-            assert is_good(seen, incident)
-        assert not any(is_good(seen, incident) for incident in state.incidents)
+            assert is_good(was, incident)
+        assert not any(is_good(was, incident) for incident in state.incidents)
         known = {
             (fact, hour)
             for incident in state.incidents
@@ -146,7 +151,7 @@ def test_an_incident_that_grows_hour_by_hour_over_all_facts_is_one() -> None:
     state, told = decide(state, live(summary=at(4)), NOON + 6 * HOUR, after=2)
     assert told == Change()
     state, told = decide(state, live(), NOON + 7 * HOUR, after=2)
-    assert told.recovered == (incident,)
+    assert told.recovered == (replace(incident, bad={"summary": at(4), "funnel": at()}),)
     assert state == State()
 
 
@@ -156,6 +161,25 @@ def test_hours_that_will_be_tried_again_neither_open_nor_end_an_incident() -> No
     state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
     assert decide(state, tried, NOON, after=2) == (state, Change())
     assert decide(state, Seen({}, {"summary": at(1, 2)}), NOON, after=2) == (state, Change())
+
+
+def test_hours_that_were_good_and_are_unsettled_again_do_not_keep_an_incident_open() -> None:
+    """As after a run over them that somebody cancelled, or that waited in vain."""
+    state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
+    state, told = decide(state, live(summary=at(2)), NOON, after=2)
+    state = State.from_cursor(state.as_cursor())
+    state, told = decide(state, Seen({}, {"summary": at(1, 2)}), NOON, after=2)
+    assert told == Change()
+    state, told = decide(state, Seen({}, {"summary": at(1)}), NOON, after=2)
+    assert (state, len(told.recovered)) == (State(), 1)
+
+
+def test_an_hour_that_failed_and_is_found_wrong_after_it_is_told_again() -> None:
+    state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
+    state, told = decide(state, Seen({CHECK: {"summary": at(1)}}, {}), NOON, after=2)
+    assert [(one.kind, one.hours["summary"]) for one in told.opened] == [(CHECK, at(1))]
+    state, told = decide(state, live(), NOON, after=2)
+    assert {one.kind for one in told.recovered} == {LIVE, CHECK}
 
 
 def test_two_hours_that_fail_for_ever_do_not_hide_what_fails_a_day_later() -> None:

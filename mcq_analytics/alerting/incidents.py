@@ -70,7 +70,7 @@ class Seen:
     """What a tick sees, per fact: hours that failed for good, by kind; and unsettled hours.
 
     Unsettled are those in progress, those that will be tried again by themselves, and those whose
-    run was cancelled. Any other hour is good.
+    run was cancelled or waited in vain: they are what they were. Any other hour is good.
     """
 
     failed: Mapping[str, Hours]
@@ -79,11 +79,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Incident:
-    """Hours of facts that failed together, and when the last of them joined."""
+    """Hours of facts that failed together, and when the last of them joined.
+
+    `bad` are those of them that have not been good since they failed last.
+    """
 
     kind: str
     hours: Mapping[str, frozenset[datetime]]
     grew_at: datetime
+    bad: Mapping[str, frozenset[datetime]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,8 @@ class State:
                     {
                         "kind": incident.kind,
                         "grew_at": incident.grew_at.isoformat(),
-                        "hours": {
-                            fact: [
-                                [window.start.isoformat(), window.hours] for window in ranges(hours)
-                            ]
-                            for fact, hours in incident.hours.items()
-                        },
+                        "hours": _as_ranges(incident.hours),
+                        "bad": _as_ranges(incident.bad),
                     }
                     for incident in self.incidents
                 ],
@@ -151,15 +151,9 @@ class State:
             tuple(
                 Incident(
                     incident["kind"],
-                    {
-                        fact: frozenset(
-                            parse_time(start) + index * HOUR
-                            for start, hours in windows
-                            for index in range(hours)
-                        )
-                        for fact, windows in incident["hours"].items()
-                    },
+                    _from_ranges(incident["hours"]),
                     parse_time(incident["grew_at"]),
+                    _from_ranges(incident.get("bad", incident["hours"])),
                 )
                 for incident in found["incidents"]
             ),
@@ -182,16 +176,20 @@ def decide(state: State, seen: Seen, now: datetime, after: int) -> tuple[State, 
 
     An incident opens when `after` consecutive hours of a fact have failed, and at once when a fact
     is wrong. It takes in such hours of every fact as they come, and is over when all its hours are
-    good.
+    good. An hour may be in an incident of runs and in one of checks.
     """
     still: list[Incident] = []
     recovered: list[Incident] = []
-    for incident in state.incidents:
-        over = all(hours.isdisjoint(_bad(seen, fact)) for fact, hours in incident.hours.items())
-        (recovered if over else still).append(incident)
+    for before in state.incidents:
+        incident = replace(before, bad=_still_bad(before, seen))
+        if any(incident.bad.values()):
+            still.append(incident)
+        else:
+            recovered.append(before)
     opened = []
     for kind in KINDS:
-        new = _new_hours(still, seen.failed.get(kind, {}), 1 if kind == CHECK else after)
+        alike = [incident for incident in still if (incident.kind == CHECK) == (kind == CHECK)]
+        new = _new_hours(alike, seen.failed.get(kind, {}), 1 if kind == CHECK else after)
         if not any(new.values()):
             continue
         growing = [
@@ -202,10 +200,13 @@ def decide(state: State, seen: Seen, now: datetime, after: int) -> tuple[State, 
         if growing:
             latest = max(growing, key=lambda incident: incident.grew_at)
             still[still.index(latest)] = replace(
-                latest, hours=_union(latest.hours, new), grew_at=now
+                latest,
+                hours=_union(latest.hours, new),
+                grew_at=now,
+                bad=_union(latest.bad, new),
             )
         else:
-            opened.append(Incident(kind, _union({}, new), now))
+            opened.append(Incident(kind, new, now, new))
     return (
         replace(state, incidents=(*still, *opened)),
         Change(tuple(opened), tuple(recovered)),
@@ -330,10 +331,13 @@ def _ticking_text(name: str, since: datetime) -> str:
     )
 
 
-def _bad(seen: Seen, fact: str) -> AbstractSet[datetime]:
-    bad = set(seen.unsettled.get(fact, ()))
-    for hours in seen.failed.values():
-        bad |= hours.get(fact, frozenset())
+def _still_bad(incident: Incident, seen: Seen) -> dict[str, frozenset[datetime]]:
+    """Return the hours of an incident that fail, and those that failed and are unsettled since."""
+    bad = {}
+    for fact, hours in incident.hours.items():
+        failed = frozenset().union(*(by_fact.get(fact, ()) for by_fact in seen.failed.values()))
+        unsettled = incident.bad.get(fact, frozenset()) & seen.unsettled.get(fact, frozenset())
+        bad[fact] = (hours & failed) | unsettled
     return bad
 
 
@@ -349,6 +353,22 @@ def _new_hours(
             frozenset(hour.start for window in together for hour in window.chunks(1)) - known
         )
     return {fact: hours for fact, hours in new.items() if hours}
+
+
+def _as_ranges(by_fact: Hours) -> dict[str, list[list[str | int]]]:
+    return {
+        fact: [[window.start.isoformat(), window.hours] for window in ranges(hours)]
+        for fact, hours in by_fact.items()
+    }
+
+
+def _from_ranges(found: Mapping[str, list[tuple[str, int]]]) -> dict[str, frozenset[datetime]]:
+    return {
+        fact: frozenset(
+            parse_time(start) + index * HOUR for start, hours in windows for index in range(hours)
+        )
+        for fact, windows in found.items()
+    }
 
 
 def _union(one: Hours, other: Hours) -> dict[str, frozenset[datetime]]:

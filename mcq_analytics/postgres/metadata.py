@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, exists, insert, literal, or_, select, update
+from sqlalchemy import MetaData, Table, and_, delete, exists, insert, literal, or_, select, update
 from sqlalchemy.engine import Engine
 
 from mcq_analytics.alerting.send import AlertError, send_alert
@@ -220,9 +220,9 @@ def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dic
 def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt]) -> None:
     """Record attempts that failed or were cancelled and could not record it themselves, each once.
 
-    Left out are those that are known by their run, that the next attempt will record, or after
-    which the fact was attempted again. A run that is known as failed, and was cancelled, is put
-    right.
+    Left out are those that are known by their run, or after which the fact was attempted again. A
+    run that is known as failed, and was cancelled, is put right. The notice that such an attempt is
+    under way is withdrawn: else the next attempt, which may be long in coming, would record it.
     """
     metadata = MetaData(schema=settings.fact_schema)
     table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
@@ -251,6 +251,12 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
                     )
                     .values(status=CANCELLED)
                 )
+            connection.execute(
+                delete(running).where(
+                    running.c.pipeline_name == failure.pipeline_name,
+                    running.c.run_id == failure.run_id,
+                )
+            )
             known = exists().where(
                 table.c.pipeline_name == failure.pipeline_name,
                 or_(
@@ -258,14 +264,8 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
                     and_(table.c.finished_at > failure.finished_at, overlaps),
                 ),
             )
-            under_way = exists().where(
-                running.c.pipeline_name == failure.pipeline_name,
-                running.c.run_id == failure.run_id,
-            )
             row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
-            connection.execute(
-                insert(table).from_select(list(values), row.where(~known, ~under_way))
-            )
+            connection.execute(insert(table).from_select(list(values), row.where(~known)))
 
 
 def _first_open_hour(engine: Engine, pipeline_name: str, settings: Settings) -> datetime:

@@ -55,7 +55,7 @@ class OpenHours:
         }
 
     def unsettled(self) -> dict[str, set[datetime]]:
-        """Return per fact the hours in progress, to be tried again, or cancelled."""
+        """Return per fact the hours in progress, to be tried again, cancelled, or waited for."""
         return {
             fact: {hour for hour, run in runs.items() if run.run_id not in self.failed_runs}
             for fact, runs in self.runs.items()
@@ -93,14 +93,13 @@ def open_hours_of(instance: DagsterInstance) -> OpenHours:
         instance.report_run_canceled(by_id[run_id].dagster_run, _WAITED_IN_VAIN)
     for run_id in stopped:
         instance.report_run_canceled(by_id[run_id].dagster_run, _STOPPED)
+    if waited or stopped:
+        # Dagster's pages remember that such a run failed, if they were looked at before.
+        instance.wipe_asset_cached_status([AssetKey(fact.name) for fact in FACTS])
     return OpenHours(
         {
             fact: {
-                hour: by_id[run_id].dagster_run
-                for hour, run_id in hours.items()
-                if run_id in by_id
-                and run_id not in waited
-                and WAITED_TAG not in by_id[run_id].dagster_run.tags
+                hour: by_id[run_id].dagster_run for hour, run_id in hours.items() if run_id in by_id
             }
             for fact, hours in run_ids.items()
         },

@@ -43,7 +43,8 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
     hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
     for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_retried_runs(instance)]:
         for fact in FACTS:
-            if run.asset_selection is None or AssetKey(fact.name) in run.asset_selection:
+            # A run of the whole job has no selection, or an empty one.
+            if not run.asset_selection or AssetKey(fact.name) in run.asset_selection:
                 hours[fact.name].update(_hours_of(run))
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
         if not backfill.asset_backfill_data:

@@ -153,13 +153,13 @@ def _told(instance: DagsterInstance, state: State, settings: Settings, now: date
 def _wrong(
     instance: DagsterInstance, state: State, settings: Settings
 ) -> dict[str, dict[datetime, Failure]]:
-    """Return the wrong hours; while the database is away, those that were told and not since."""
+    """Return the wrong hours; while the database is away, those that were so at the last look."""
     try:
         return wrong_hours(instance, open_database(settings).engine(), settings)
     except (SQLAlchemyError, McqError):
         told: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
         for incident in state.incidents:
-            for fact, hours in incident.hours.items() if incident.kind == CHECK else ():
+            for fact, hours in incident.bad.items() if incident.kind == CHECK else ():
                 told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
         return told
 
