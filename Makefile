@@ -15,6 +15,8 @@ STEPS ?= 20
 FAULTS ?= 10
 PROCESSES ?= 8
 RUNS ?= 10
+SEQUENCES ?= 10
+SEQUENCE_STEPS ?= 12
 ARGS ?=
 # Two processes take a module of tests each, and another after it. They share a server.
 TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -52,7 +54,8 @@ test: check
 	$(TESTS)
 
 test-deep: check
-	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) $(TESTS)
+	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
+	SEQUENCES=$(SEQUENCES) SEQUENCE_STEPS=$(SEQUENCE_STEPS) $(TESTS)
 
 # A resolver's output for all supported Pythons and systems, with hashes and no address in it.
 lock:
