@@ -235,7 +235,8 @@ def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(
     execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
     secret = answered.url.set(password="s3cret-p4ss").render_as_string(hide_password=False)
     monkeypatch.setenv("DB_DEV_URL", secret)
-    with pytest.raises(McqError, match=r"public\.answers has no column test_id: add it") as failure:
+    said = r"public\.answers has no column test_id, but exam_id: where it was renamed"
+    with pytest.raises(McqError, match=said) as failure:
         in_process.run_window(load_settings(), THREE_HOURS)
     assert "\n" not in str(failure.value)
     assert scalar(

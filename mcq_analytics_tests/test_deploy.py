@@ -393,6 +393,11 @@ def test_both_give_every_service_the_same_command_and_environment(tmp_path: Path
     assert services_of_compose(chosen, tmp_path) == services_of_kubernetes(chosen)
 
 
+def test_the_code_server_is_the_process_whose_end_restarts_its_container() -> None:
+    """`dagster code-server` answers its health check though the server that it keeps has died."""
+    assert services_of_kubernetes(CHOSEN)["code"].command[:3] == ["dagster", "api", "grpc"]
+
+
 @pytest.mark.timeout(600)
 def test_all_services_start_by_their_own_commands_and_compute_an_hour(
     own_server: OwnServer, closed: datetime

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.run_state import liveness
 from mcq_analytics.definitions.run_state.liveness import PROCESS_TAG, end_dead_runs, run_key
+from mcq_analytics.definitions.run_state.run_errors import error_of_run
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import children, wait_until
 
@@ -66,6 +67,21 @@ def status(instance: DagsterInstance, run: DagsterRun) -> str:
     found = instance.get_run_by_id(run.run_id)
     assert found is not None
     return found.status.value
+
+
+def test_a_killed_run_is_told_with_the_remedy_whoever_has_found_it_dead(
+    instance: DagsterInstance, begin_run: BeginRun
+) -> None:
+    by_code_server, _ = begin_run()
+    instance.report_run_failed(by_code_server)  # as the code server does
+    by_us, process = begin_run()
+    os.kill(process, 9)
+    wait_until(lambda: not is_held(by_us))
+    end_dead_runs(instance)
+    for run in (by_code_server, by_us):
+        said = error_of_run(instance, run.run_id)
+        assert said.startswith("the process of the run was killed before the run ended")
+        assert "lower MCQ_SPARK_DRIVER_MEMORY" in said
 
 
 def test_a_run_whose_process_was_killed_on_this_machine_is_ended_by_the_next_look(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy.engine import URL
 
@@ -31,6 +33,7 @@ from mcq_analytics_tests.servers import children, free_port, is_running, process
 
 pytestmark = pytest.mark.timeout(600)
 
+RESTARTED = "the code server has died: it is started again"
 AUTOMATIONS = """
 { repositoriesOrError { ... on RepositoryConnection { nodes {
     schedules { name description scheduleState { status } }
@@ -88,13 +91,31 @@ def answers(found: Ui) -> bool:
     return "results" in shown["runsOrError"]
 
 
+def code_servers(directory: Path) -> list[int]:
+    """Return the processes that hold the definitions for a UI in this directory."""
+    return [pid for pid, _, line in processes() if "api grpc" in line and str(directory) in line]
+
+
+def launched(found: Ui, tags: dict[str, str]) -> str:
+    """Launch a run, as soon as the UI reaches its code server, and return its id."""
+    answer: dict[str, Any] = {}
+
+    def is_launched() -> bool:
+        with suppress(pytest.fail.Exception, AssertionError, OSError):
+            answer.update(found.launch_answer(tags))
+        return answer.get("__typename") == "LaunchRunSuccess"
+
+    wait_until(is_launched, seconds=60)
+    return str(answer["run"]["runId"])
+
+
 @pytest.fixture(scope="module")
 def seen(
     server: URL,
     templates: Callable[[IdType], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Seen]:
-    """Refuse a second UI, compute an hour, kill the embedded server, fail a run, and end it all."""
+    """Refuse a second UI, compute an hour, kill both servers, fail a run, and end it all."""
     url = create_database(server, "looked_at", templates(IdType.BIGINT))
     database = Database(url, "public", "analytics")
     hour = Window(last_closed_hour_end() - HOUR, last_closed_hour_end())
@@ -129,8 +150,14 @@ def seen(
             wait_until(lambda: answers(looking), seconds=30)
             found.printed["a killed server"] = log.since()
 
+            [code_server] = code_servers(directory)
+            os.kill(code_server, signal.SIGKILL)
+            wait_until(lambda: RESTARTED in looking.log.read_text(), seconds=30)
+            wait_until(lambda: code_servers(directory) not in ([], [code_server]), seconds=60)
+            found.printed["a killed code server"] = log.since()
+
             execute(database, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
-            run_id = looking.launch({**range_tags(hour), "dagster/max_retries": "0"})
+            run_id = launched(looking, {**range_tags(hour), "dagster/max_retries": "0"})
             found.statuses.append(looking.wait_for_run(run_id))
             found.printed["a failed run"] = log.since()
             found.server = server_of(found.home)
@@ -160,11 +187,12 @@ def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Se
         state = one.get("scheduleState") or one["sensorState"]
         assert state["status"] == "STOPPED"
         assert one["description"].startswith(OFF)
-    [said] = [line for lines in seen.printed.values() for line in lines if OFF in line]
+    said = [line for lines in seen.printed.values() for line in lines if OFF in line]
+    assert len(said) == 2  # the code server was started twice
     dated = (
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+ - mcq_analytics\.definitions\.automation - WARNING - "
     )
-    assert re.match(dated, said)
+    assert all(re.match(dated, line) for line in said)
 
 
 def test_a_second_ui_of_the_same_folder_is_refused(seen: Seen) -> None:
@@ -192,6 +220,43 @@ def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) ->
 def test_an_embedded_server_that_was_killed_is_started_again(seen: Seen) -> None:
     assert seen.statuses[1] == "FAILURE"  # it was recorded
     assert len(seen.printed["a killed server"]) < 50
+
+
+def test_a_code_server_that_was_killed_is_started_again_and_told_of_in_one_line(
+    seen: Seen,
+) -> None:
+    assert seen.printed["a killed code server"].count(RESTARTED) == 1
+    assert seen.statuses[1] == "FAILURE"  # a run was launched
+
+
+def test_a_ui_ends_what_it_started_though_a_thread_has_the_number_of_one_that_ended() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    ended = psutil.Process(thread.native_id)
+    # It began earlier, and had the number before.
+    setattr(ended, "_ident", (ended.pid, 1.0))  # noqa: B010
+    process = psutil.Popen(["sleep", "60"])
+    try:
+        ui._end({ended, process})
+        assert process.poll() is not None
+    finally:
+        stop.set()
+        thread.join()
+        if process.poll() is None:
+            process.kill()
+
+
+def test_a_run_that_ends_with_its_ui_ends_its_own_java(tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\ntrap 'touch told' TERM\nwhile :; do sleep 0.1; done\n")
+    java.chmod(0o755)
+    trap = "trap 'sleep 1; kill -9 $!; exit' TERM; ./java & wait"
+    run = psutil.Popen(["sh", "-c", trap], cwd=tmp_path)
+    wait_until(lambda: "java" in [child.name() for child in run.children()])
+    ui._end({run, *run.children(recursive=True)})
+    assert run.poll() is not None
+    assert not (tmp_path / "told").exists()
 
 
 def test_the_embedded_server_ends_with_the_ui(seen: Seen) -> None:

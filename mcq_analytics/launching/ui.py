@@ -20,6 +20,7 @@ from mcq_analytics.settings.home import taken_by_ui
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_END = 30
+LOOKS_WITHOUT_CODE_SERVER = 3
 
 
 def serve(host: str, port: int) -> None:
@@ -78,9 +79,14 @@ def _run_dev(host: str, port: int) -> int | None:
         env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
     started: set[psutil.Process] = set()
+    keepers = _Keepers()
     try:
         while process.poll() is None:
-            started |= _descendants(process)
+            started = _running(started) | _descendants(process)
+            for keeper in keepers.bereft(_descendants(process)):
+                click.echo("the code server has died: it is started again", err=True)
+                # It has nothing left to clean up, and `dagster dev` begins it anew.
+                keeper.kill()
             with suppress(psutil.TimeoutExpired):
                 process.wait(SECONDS_BETWEEN_LOOKS)
         return int(process.returncode)
@@ -94,6 +100,37 @@ def _run_dev(host: str, port: int) -> int | None:
         _end(started)
 
 
+class _Keepers:
+    """The processes of Dagster that begin a code server, and do not notice that it has died.
+
+    They answer as if all were well, and no page, schedule or sensor works, nor does any alert.
+    """
+
+    def __init__(self) -> None:
+        self._looks_without: dict[psutil.Process, int] = {}
+
+    def bereft(self, processes: set[psutil.Process]) -> list[psutil.Process]:
+        """Return those among some processes that have had a code server, and have none now."""
+        found = []
+        for keeper in processes:
+            if "code-server" not in _command(keeper):
+                continue
+            if any("grpc" in _command(child) for child in _descendants(keeper)):
+                self._looks_without[keeper] = 0
+            elif keeper in self._looks_without:
+                self._looks_without[keeper] += 1
+                if self._looks_without[keeper] == LOOKS_WITHOUT_CODE_SERVER:
+                    found.append(keeper)
+        return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Return the words of a command; none of one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
+
+
 def _descendants(process: psutil.Process) -> set[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return set(process.children(recursive=True))
@@ -105,15 +142,28 @@ def _end(processes: set[psutil.Process]) -> None:
 
     The embedded server, which one of them may have started, has users of its own.
     """
-    _, alive = psutil.wait_procs(processes, timeout=SECONDS_BETWEEN_LOOKS)
+    _, alive = psutil.wait_procs(_running(processes), timeout=SECONDS_BETWEEN_LOOKS)
     left = [process for process in alive if not _is_server(process)]
-    for process in left:
+    # A run whose Spark went first would take that for a failure; it ends its own.
+    for process in [process for process in left if not _is_of_spark(process)]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
     _, left = psutil.wait_procs(left, timeout=SECONDS_TO_END)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _running(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """Leave out those that have ended: their numbers may be of others' processes, or threads."""
+    return {process for process in processes if process.is_running()}
+
+
+def _is_of_spark(process: psutil.Process) -> bool:
+    """Return whether a process is Spark's Java, or one that this has begun."""
+    with suppress(psutil.NoSuchProcess):
+        return any(one.name() == "java" for one in (process, *process.parents()))
+    return False
 
 
 def _is_server(process: psutil.Process) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -36,6 +37,8 @@ from mcq_analytics.model.facts import IdType
 
 MADE_HERE = "Made by mcq-analytics init-db --base-tables"
 """The comment on the tables that are made here: no others may ever be altered."""
+OTHERS_NAMED = 5
+"""Of the columns that a base table has beyond ours: one of them may be a missing one, renamed."""
 
 
 class Role(Enum):
@@ -179,7 +182,7 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
         found = {column["name"]: column for column in columns_of[schema, name]}
         for column, role in roles.items():
             if column not in found:
-                raise McqError(f"the base table {schema}.{name} has no column {column}: add it")
+                raise McqError(_no_column(f"{schema}.{name}", column, set(found) - set(roles)))
             _check_type(f"{schema}.{name}.{column}", found[column]["type"], role)
         tables[name] = Table(
             name,
@@ -191,6 +194,15 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
     base = BaseTables(tables, base_relations(connection, schema))
     _check_joinable(base, schema)
     return base
+
+
+def _no_column(table: str, column: str, others: AbstractSet[str]) -> str:
+    """Tell of a column that is missing: an empty one in its place would make the facts wrong."""
+    has = f", but {', '.join(sorted(others)[:OTHERS_NAMED])}" if others else ""
+    return (
+        f"the base table {table} has no column {column}{has}: where it was renamed, rename "
+        "it back, or offer a view with the old name, and set MCQ_SOURCE_SCHEMA to its schema"
+    )
 
 
 def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> list[str]:

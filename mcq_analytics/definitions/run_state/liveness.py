@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from mcq_analytics.definitions.run_state.run_errors import DIED
 from mcq_analytics.instance.storage import records_url
 from mcq_analytics.postgres.database import CONNECT_TIMEOUT_SECONDS, sqlalchemy_text
 from mcq_analytics.postgres.errors import first_line
@@ -98,7 +99,7 @@ def end_dead_runs(instance: DagsterInstance) -> None:
     """
     begun = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED]))
     for run in _gone([run for run in begun if process_of(run) is not None]):
-        instance.report_run_failed(run, "The process of the run died before the run ended.")
+        instance.report_run_failed(run, DIED)
 
 
 def _gone(runs: list[DagsterRun]) -> list[DagsterRun]:

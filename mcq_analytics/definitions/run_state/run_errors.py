@@ -19,6 +19,15 @@ from dagster_shared.error import SerializableErrorInfo
 from mcq_analytics.errors import McqError, UsageError, WaitedInVainError
 from mcq_analytics.postgres.errors import first_line
 
+DIED = (
+    "the process of the run was killed before the run ended, as where memory runs out: if it comes "
+    "back, lower MCQ_SPARK_DRIVER_MEMORY, shorten the window, or give it more memory"
+)
+
+# What Dagster's code server calls a run whose process is gone. It tells how that ended in an event
+# of its own, and there is neither a class nor a constant to know this one by.
+_FAILED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
+
 _OURS = tuple(kind.__name__ for kind in (McqError, UsageError, WaitedInVainError))
 
 
@@ -33,7 +42,8 @@ def first_error(events: Iterable[DagsterEvent]) -> str | None:
             continue
         error = getattr(event.event_specific_data, "error", None)
         if error is None:
-            return first_line(RuntimeError(event.message or "the run failed"))
+            said = event.message or "the run failed"
+            return DIED if said == _FAILED_FROM_OUTSIDE else first_line(RuntimeError(said))
         return error_line(error)
     return None
 
