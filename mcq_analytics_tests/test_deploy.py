@@ -395,7 +395,12 @@ def test_both_give_every_service_the_same_command_and_environment(tmp_path: Path
 
 def test_the_code_server_is_the_process_whose_end_restarts_its_container() -> None:
     """`dagster code-server` answers its health check though the server that it keeps has died."""
-    assert services_of_kubernetes(CHOSEN)["code"].command[:3] == ["dagster", "api", "grpc"]
+    chosen = {
+        **CHOSEN,
+        "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
+        "MCQ_PARTITION_START": "2024-01-01T00:00",
+    }
+    assert services_of_kubernetes(chosen)["code"].command[:3] == ["dagster", "api", "grpc"]
 
 
 @pytest.mark.timeout(600)
