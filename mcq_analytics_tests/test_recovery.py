@@ -16,6 +16,8 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
+    job,
+    op,
 )
 from dagster._core.execution.backfill import BulkActionStatus
 from dagster._daemon.types import DaemonHeartbeat
@@ -26,6 +28,7 @@ from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
+from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of
 from mcq_analytics.launching import backfills
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
@@ -235,3 +238,19 @@ def test_a_backfill_keeps_its_hours_however_many_have_begun_after_it(platform: P
     busy = {name: {hour.start for hour in window.chunks(1)} for name in NAMES}
     assert hours_in_progress(platform.instance) == busy
     assert platform.schedule_tick() == []
+
+
+def test_ctrl_c_that_spark_passes_on_is_no_failure(instance: DagsterInstance) -> None:
+    """Once its session has started, Spark takes the signal over from Dagster."""
+
+    @op
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    @job
+    def stopped() -> None:
+        interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.execute_in_process(instance=instance, run_id="00000000-0000-4000-8000-000000000001")
+    assert ending_of(instance, instance.get_runs()[0].run_id) is Ending.STOPPED

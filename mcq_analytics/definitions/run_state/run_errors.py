@@ -28,6 +28,9 @@ DIED = (
 # of its own, and there is neither a class nor a constant to know this one by.
 _FAILED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
 
+_INTERRUPTIONS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
+"""Dagster's own, and that of Spark, whose session takes Ctrl-C over once it has started."""
+
 _OURS = tuple(kind.__name__ for kind in (McqError, UsageError, WaitedInVainError))
 
 
@@ -76,7 +79,7 @@ def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
         for event in _failures(instance, run_id)
         if event.event_type is DagsterEventType.STEP_FAILURE
     ]
-    if any(DagsterExecutionInterruptedError.__name__ in classes for classes in steps):
+    if any(_INTERRUPTIONS.intersection(classes) for classes in steps):
         return Ending.STOPPED
     if steps and all(WaitedInVainError.__name__ in classes for classes in steps):
         return Ending.WAITED_IN_VAIN
