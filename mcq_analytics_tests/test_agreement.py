@@ -70,7 +70,7 @@ HOURS = 12
 NAMES = tuple(fact.name for fact in FACTS)
 FUNNEL = "test_funnel_fact"
 SUCCESS, FAILED = "success", "failed"
-BROKEN, DIED, GONE, WAITED = "broken", "died", "gone", "waited"
+BROKEN, DIED, GONE, WAITED = "broken", "the process", "gone", "waited"
 WORDS = (BROKEN, DIED, GONE, WAITED)
 """Of errors in `etl_metadata`; who waited in vain leaves none there."""
 ALL_FAIL = 3
