@@ -14,6 +14,7 @@ from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
+import mcq_analytics
 from mcq_analytics.compute.attempt import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
@@ -24,7 +25,7 @@ from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, format_hour, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
-from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range, hour_statuses
+from mcq_analytics.postgres.metadata import hour_statuses
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
@@ -174,9 +175,9 @@ def test_both_tell_the_same_after_runs_that_passed_failed_died_were_stopped_and_
         assert what in errors
     assert "waited" not in errors
     for fact in FACTS:
-        latest = get_last_successful_runs(database.engine(), fact.name, limit=1)
+        latest = mcq_analytics.get_last_successful_runs(database.engine(), fact.name, limit=1)
         assert [attempt.window.end for attempt in latest] == [SPAN.end + HOUR]
-        start, _ = get_time_range(database.engine(), fact.name)
+        start, _ = mcq_analytics.get_time_range(database.engine(), fact.name)
         assert told[fact.name].get(start) != SUCCESS
 
     in_process.run_window(load_settings(), SPAN)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import mcq_analytics
 from mcq_analytics.alerting import send
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.settings import AlertSettings, load_settings
@@ -82,7 +83,7 @@ def test_without_settings_those_of_the_environment_are_used(
     monkeypatch.setenv("MCQ_ENV", "dev")
     monkeypatch.setenv("ALERT_METHOD", "slack")
     monkeypatch.setenv("SLACK_WEBHOOK_URL", slack.webhook().slack_webhook_url or "")
-    send.send_alert("late")
+    mcq_analytics.send_alert("late")
     assert [body for _, _, body in slack.requests] == [{"text": "late"}]
 
 

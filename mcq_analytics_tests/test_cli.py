@@ -14,11 +14,12 @@ from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
+import mcq_analytics
 from mcq_analytics.cli.app import main
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.partitions import partition_key
 from mcq_analytics.model.windows import HOUR, format_hour, parse_hour
-from mcq_analytics.postgres.database import Database, get_engine
+from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
 from mcq_analytics.settings.demo_start import note_start
 from mcq_analytics_tests.alert_servers import SlackServer
@@ -305,7 +306,7 @@ def test_what_needs_no_settings_works_in_production_without_them(
     for arguments in (["--help"], ["--version"], *([name, "--help"] for name in main.commands)):
         assert call(*arguments).exit_code == 0
     if "DB_PROD_URL" in settings:
-        assert get_engine("prod").url.host == "127.0.0.1"
+        assert mcq_analytics.get_engine("prod").url.host == "127.0.0.1"
 
 
 def test_a_database_that_refuses_is_explained_without_the_password(

@@ -20,7 +20,6 @@ from mcq_analytics.settings import (
     ALERT_METHODS,
     LOGIN_WITHOUT_TLS,
     AlertSettings,
-    load_settings,
 )
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class AlertError(McqError):
         self.retry_after = retry_after
 
 
-def send_alert(message: str, settings: AlertSettings | None = None) -> None:
+def send_alert(message: str, settings: AlertSettings) -> None:
     """Send a message to Slack or by email, or log it, as configured (SPEC section 4).
 
     Returns once the other side has accepted it. It is sent once: to try again is the caller's
@@ -57,21 +56,20 @@ def send_alert(message: str, settings: AlertSettings | None = None) -> None:
     """
     if not message.strip():
         raise UsageError("the alert is empty: give it a message")
-    chosen = settings or load_settings().alerts
     message = mask(message)
-    if chosen.method == "log":
+    if settings.method == "log":
         logger.warning("%s", message)
-    elif chosen.method == "email":
-        _send_email(message, chosen)
-    elif chosen.method != "slack":
+    elif settings.method == "email":
+        _send_email(message, settings)
+    elif settings.method != "slack":
         raise UsageError(
-            f"unknown alert method {chosen.method!r}: set ALERT_METHOD to one of "
+            f"unknown alert method {settings.method!r}: set ALERT_METHOD to one of "
             f"{', '.join(ALERT_METHODS)}"
         )
-    elif chosen.slack_webhook_url:
-        _send_to_webhook(message, chosen.slack_webhook_url)
+    elif settings.slack_webhook_url:
+        _send_to_webhook(message, settings.slack_webhook_url)
     else:
-        _send_with_token(message, chosen)
+        _send_with_token(message, settings)
 
 
 def _send_to_webhook(message: str, url: str) -> None:

@@ -77,13 +77,10 @@ def window_to_run(
     settings: Settings,
     start: str | None,
     end: str | None,
-    *,
-    skip_done: bool = False,
 ) -> Window | None:
-    """Return the window that `run` computes, or None where there is nothing to do.
+    """Return the window that `run` computes, or None if there is nothing to do.
 
-    Without a start it is the earliest that `next_window` gives for any fact. With `skip_done`
-    hours before that are left out though a start is given.
+    Without a start it begins at the earliest start that `next_window` gives for any fact.
 
     Raises:
         UsageError: the window is not one, or lies outside the partitions.
@@ -92,10 +89,7 @@ def window_to_run(
     """
     engine = database.engine()
     with explaining("reading etl_metadata", SQLAlchemyError):
-        bounds = [next_window(engine, fact.name, start, end) for fact in FACTS]
-        if skip_done:
-            open_from = min(next_window(engine, fact.name)[0] for fact in FACTS)
-            bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
+        bounds = [next_window(engine, fact.name, settings, start, end) for fact in FACTS]
     begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
     if begin >= finish:
         return None
