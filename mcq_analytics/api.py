@@ -17,7 +17,9 @@ from mcq_analytics.postgres.database import open_database
 from mcq_analytics.postgres.fact_tables import FAILED
 from mcq_analytics.postgres.metadata import PastAttempt, latest_attempts, next_window
 from mcq_analytics.settings import Settings, load_settings
-from mcq_analytics.spark import session
+from mcq_analytics.settings.spark import cluster_settings
+from mcq_analytics.settings.variables import read_variables
+from mcq_analytics.spark.session import spark_session
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +106,9 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
         McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
 
     """
-    return session.initialize_spark_session_with_scaling(cluster_name, record_count)
+    variables = read_variables()
+    cluster = cluster_settings(cluster_name, variables)
+    return spark_session(cluster, variables.home, record_count)
 
 
 def _alert_after_two_failures(engine: Engine, pipeline_name: str, settings: Settings) -> None:

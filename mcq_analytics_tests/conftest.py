@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -19,13 +21,15 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics import initialize_spark_session_with_scaling
+from mcq_analytics.alerting.send import AlertError, send_alert
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import last_closed_hour_end
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
 from mcq_analytics.postgres.schema import key_types, migrate
-from mcq_analytics.spark.session import initialize_spark_session_with_scaling
-from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer, running
+from mcq_analytics.settings import AlertSettings
+from mcq_analytics_tests.alert_servers import SECRETS, SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY
 
@@ -33,6 +37,7 @@ SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
 
 MakeDatabase = Callable[..., Database]
+Refusal = Callable[[AlertSettings], AlertError]
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -270,3 +275,22 @@ def smtp() -> Iterator[SmtpServer]:
     server = SmtpServer()
     with running(server, server.released):
         yield server
+
+
+@pytest.fixture
+def refusal(caplog: pytest.LogCaptureFixture) -> Refusal:
+    """Send an alert that is refused; its error is one line, and no secret is in it or in a log."""
+
+    def refused(settings: AlertSettings) -> AlertError:
+        caplog.set_level(logging.DEBUG)
+        with pytest.raises(AlertError) as caught:
+            send_alert("the last two runs failed", settings)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert len(str(caught.value).splitlines()) == 1
+        for secret in SECRETS:
+            assert secret not in str(caught.value)
+            assert secret not in shown
+            assert secret not in caplog.text
+        return caught.value
+
+    return refused

@@ -34,6 +34,12 @@ mutation($params: ExecutionParams!) {
 }
 """
 
+SERVE = """
+from mcq_analytics.launching import ui
+from mcq_analytics.settings import load_settings
+ui.serve(load_settings(), "127.0.0.1", {port})
+"""
+
 
 class Ui:
     """The API of the UI on a port."""
@@ -116,7 +122,7 @@ def dagster_dev(directory: Path) -> Iterator[Ui]:
             [
                 *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
                 *(sys.executable, "-c"),
-                f"from mcq_analytics.launching import ui; ui.serve('127.0.0.1', {port})",
+                SERVE.format(port=port),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

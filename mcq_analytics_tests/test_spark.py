@@ -16,18 +16,17 @@ from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.errors import McqError
-from mcq_analytics.settings import SparkSettings, cluster_settings
+from mcq_analytics.settings import load_settings
+from mcq_analytics.settings.spark import SparkSettings, cluster_settings
+from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark import session
 from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
-from mcq_analytics.spark.session import (
-    initialize_spark_session_with_scaling,
-    scaling_config,
-    session_config,
-)
+from mcq_analytics.spark.session import scaling_config, session_config
 
 MILLION = 1_000_000
 
@@ -83,14 +82,14 @@ def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
         "SPARK_NIGHT_RUNS_CONF",
         "spark.kubernetes.namespace=tests;spark.dynamicAllocation.maxExecutors=3",
     )
-    config = session_config(cluster_settings("night-runs"), 20 * MILLION)
+    config = session_config(cluster_settings("night-runs", read_variables()), 20 * MILLION)
     assert config["spark.master"] == "k8s://https://cluster:6443"
     assert config["spark.kubernetes.namespace"] == "tests"
     assert config["spark.dynamicAllocation.maxExecutors"] == "3"
     assert "spark.driver.bindAddress" not in config
     monkeypatch.setenv("SPARK_NIGHT_RUNS_CONF", "memory=3")
     with pytest.raises(McqError, match=r"SPARK_NIGHT_RUNS_CONF: 'memory' is not of the form"):
-        cluster_settings("night-runs")
+        cluster_settings("night-runs", read_variables())
     with pytest.raises(McqError, match="SPARK_OTHER_MASTER"):
         initialize_spark_session_with_scaling("other", 0)
 
@@ -114,7 +113,7 @@ def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSes
 
 
 def test_the_resource_is_lazy_and_gives_the_session(spark: SparkSession) -> None:
-    resource = ScalingSparkResource()
+    resource = ScalingSparkResource(settings=load_settings())
     assert isinstance(resource, LazyPySparkResource)
     assert resource.spark_session is spark
     spark.conf.set("spark.sql.shuffle.partitions", "2")

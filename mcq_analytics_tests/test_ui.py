@@ -24,6 +24,7 @@ from mcq_analytics.launching import ui
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute
@@ -114,7 +115,7 @@ def seen(
             found.automations = [*repository["schedules"], *repository["sensors"]]
             patch.setenv("DAGSTER_HOME", str(found.home))
             with pytest.raises(McqError) as refused:
-                ui.serve("127.0.0.1", free_port())
+                ui.serve(load_settings(), "127.0.0.1", free_port())
             found.refusal = str(refused.value)
             log.since()
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from mcq_analytics.instance.console import name_and_date_lines
 from mcq_analytics.postgres.database import sqlalchemy_text
 from mcq_analytics.postgres.embedded import DAGSTER_DATABASE, embedded_url, keep_started
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings, load_settings
 
 EVENTS_PER_BATCH = "1000"
 CONNECTIONS_KEPT = 2
@@ -69,14 +69,13 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         self._engine.dispose()
 
 
-def records_url() -> URL:
+def records_url(settings: Settings) -> URL:
     """Return the URL of the database of Dagster's records; the embedded server is started.
 
     Raises:
         McqError: the embedded server does not start.
 
     """
-    settings = load_settings()
     if settings.dagster_url is not None:
         return settings.dagster_url
     return embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
@@ -103,7 +102,8 @@ class InstanceStorage(DagsterPostgresStorage):
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_PER_BATCH)
         if "DAGSTER_IS_DEV_CLI" in os.environ:
             name_and_date_lines()
-        text = sqlalchemy_text(records_url())
+        settings = load_settings()
+        text = sqlalchemy_text(records_url(settings))
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
         engine = create_engine(
@@ -113,7 +113,6 @@ class InstanceStorage(DagsterPostgresStorage):
             max_overflow=-1,
             pool_pre_ping=True,
         )
-        settings = load_settings()
         if settings.dagster_url is None:
             keep_started(engine, settings.home)
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):

@@ -15,21 +15,20 @@ import psutil
 from mcq_analytics.errors import McqError
 from mcq_analytics.launching.in_process import ensure_dagster_home
 from mcq_analytics.postgres.embedded import forget_dead_users
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 from mcq_analytics.settings.home import taken_by_ui
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_END = 30
 
 
-def serve(host: str, port: int) -> None:
+def serve(settings: Settings, host: str, port: int) -> None:
     """Run `dagster dev` in the foreground until it is interrupted, and end all that it started.
 
     Raises:
         McqError: the port is taken, another UI has the folder, or the UI ended by itself.
 
     """
-    settings = load_settings()
     ensure_dagster_home(settings)
     address = f"http://{host}:{port}"
     with taken_by_ui(settings.home, address):

@@ -23,10 +23,9 @@ from pyspark.sql import DataFrame, SparkSession
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.inspection import BASE_COLUMNS, Role
-from mcq_analytics.spark.session import (
-    CLASS_ARCHIVE,
-    initialize_spark_session_with_scaling,
-)
+from mcq_analytics.settings.spark import cluster_settings
+from mcq_analytics.settings.variables import read_variables
+from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session
 from mcq_analytics.transforms import TRANSFORMS
 
 _ROW = {
@@ -74,9 +73,8 @@ def _base_table(spark: SparkSession, name: str) -> DataFrame:
 @contextmanager
 def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
     """Yield a session whose Java has these options, and wait until that Java has ended."""
-    # No database is needed, whatever environment this is for.
-    os.environ.update(MCQ_ENV="dev", MCQ_HOME=str(home), SPARK_SUBMIT_OPTS=java_options)
-    spark = initialize_spark_session_with_scaling("local", 0)
+    os.environ["SPARK_SUBMIT_OPTS"] = java_options
+    spark = spark_session(cluster_settings("local", read_variables()), home, 0)
     gateway = SparkContext._gateway
     assert gateway is not None
     yield spark

@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 from mcq_analytics.errors import McqError
 from mcq_analytics.masking import without_secrets
 from mcq_analytics.postgres.errors import first_line
-from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.settings.home import ready_home
+from mcq_analytics.settings.spark import SparkSettings
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics.spark.launchers import python_launcher
 
@@ -133,35 +133,31 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
     return {**config, **settings.conf}
 
 
-def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) -> SparkSession:
-    """Return a Spark session on the named cluster, sized for `record_count` records.
+def spark_session(settings: SparkSettings, home: Path, record_count: int) -> SparkSession:
+    """Return the process's Spark session, on a cluster, sized for `record_count` records.
 
-    `local` runs Spark in this machine; another name is a Spark standalone, Kubernetes or YARN
-    cluster whose master and conf are in the settings. Dynamic allocation and adaptive execution
-    are as `scaling_config` says. A session that this process has already is used again, with what
-    is of each query set anew. Executors, and the compiler and collector of Java, are fixed when a
-    session starts: a process with loads of several sizes starts with the largest.
+    A new session starts with `session_config`; its log and launchers go under `home`. An existing
+    one is reused, and only its per-query settings change. Executors and the options of Java are
+    fixed when the session starts: a process with several loads asks for the largest first.
 
     Raises:
-        McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
+        McqError: there is no Java 17 or newer, or Spark does not start.
 
     """
-    settings = cluster_settings(cluster_name)
     config = session_config(settings, record_count)
     active = SparkSession.getActiveSession()
     if active is not None:
         for name in _PER_QUERY:
             active.conf.set(name, config[name])
         return active
-    home = ready_home(load_settings().home)
-    java_home = ensure_java(home)
+    java_home = ensure_java(ready_home(home))
     os.environ["JAVA_HOME"] = str(java_home)
     if settings.cluster == "local":
         os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     else:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = SparkConf().setAppName(f"mcq_analytics {cluster_name}").setAll(list(config.items()))
+    conf = SparkConf().setAppName(f"mcq_analytics {settings.cluster}").setAll(list(config.items()))
     log = home / "spark.log"
     try:
         # What Java has to say goes to a file: an error of the run tells what matters.
@@ -171,8 +167,8 @@ def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) 
         session = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
-            f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
-            f"{first_line(error)}; see {log}"
+            f"Spark does not start on the cluster {settings.cluster!r} with the Java in "
+            f"{java_home}: {first_line(error)}; see {log}"
         ) from without_secrets(error)
     # pyspark would print every failed query with its whole Java trace; the error has what matters.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
