@@ -54,7 +54,7 @@ def in_the_clear(settings: AlertSettings) -> AlertSettings:
     return replace(with_login(settings), smtp_allow_plaintext=True)
 
 
-def test_a_login_without_tls_is_refused_before_a_connection_unless_it_is_allowed(
+def test_a_login_without_tls_is_refused_before_connecting_unless_allowed(
     smtp: SmtpServer, refusal: Refusal
 ) -> None:
     smtp.features = ("AUTH PLAIN",)
@@ -74,7 +74,7 @@ def test_a_login_without_tls_is_refused_before_a_connection_unless_it_is_allowed
     ],
     ids=str,
 )
-def test_a_login_is_set_with_tls_of_either_kind_or_by_who_allows_it_without(
+def test_a_login_is_accepted_with_starttls_with_implicit_tls_or_if_plaintext_is_allowed(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     given = {
@@ -93,12 +93,14 @@ def test_a_login_is_set_with_tls_of_either_kind_or_by_who_allows_it_without(
     assert found.smtp_starttls == ("SMTP_STARTTLS" in settings)
 
 
-def test_a_user_of_mail_that_is_not_sent_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_smtp_user_without_tls_is_accepted_if_no_mail_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SMTP_USER", "mcq")
     assert load_settings().alerts.method == "log"
 
 
-def test_a_user_is_logged_in_before_the_mail(smtp: SmtpServer) -> None:
+def test_the_login_comes_before_the_mail(smtp: SmtpServer) -> None:
     smtp.features = ("AUTH PLAIN",)
     send.send_alert("late", in_the_clear(smtp.settings()))
     assert smtp.verbs().index("AUTH") < smtp.verbs().index("MAIL")
@@ -113,11 +115,11 @@ def test_a_user_is_logged_in_before_the_mail(smtp: SmtpServer) -> None:
         ("DATA", "554 not now", "refused the alert (554)"),
         (".", f"552 too large {PASSWORD}", "refused the alert (552)"),
         ("MAIL", "close", "SMTPServerDisconnected"),
-        ("MAIL", "hang", "broke off"),
-        ("EHLO", "hang", "broke off"),
+        ("MAIL", "hang", "hung up"),
+        ("EHLO", "hang", "hung up"),
     ],
 )
-def test_a_mail_that_is_refused_is_an_error_that_says_why(
+def test_a_refused_mail_is_an_error_with_the_reason(
     *,
     smtp: SmtpServer,
     refusal: Refusal,
@@ -132,7 +134,7 @@ def test_a_mail_that_is_refused_is_an_error_that_says_why(
     assert smtp.mails == []
 
 
-def test_a_mail_server_that_turns_everyone_away_is_named(
+def test_a_mail_server_that_refuses_every_connection_is_named(
     smtp: SmtpServer, refusal: Refusal
 ) -> None:
     smtp.greeting = "554 no service"
@@ -140,14 +142,14 @@ def test_a_mail_server_that_turns_everyone_away_is_named(
     assert f"127.0.0.1:{smtp.server_address[1]} refused the alert (554)" in str(error)
 
 
-def test_a_mail_server_that_is_not_there_is_an_error(smtp: SmtpServer, refusal: Refusal) -> None:
+def test_an_absent_mail_server_is_an_error(smtp: SmtpServer, refusal: Refusal) -> None:
     settings = smtp.settings()
     smtp.shutdown()
     smtp.server_close()
     assert "(ConnectionRefusedError): check SMTP_HOST and SMTP_PORT" in str(refusal(settings))
 
 
-def test_a_login_that_is_refused_names_the_settings_and_not_the_password(
+def test_a_refused_login_names_the_settings_and_not_the_password(
     smtp: SmtpServer, refusal: Refusal
 ) -> None:
     smtp.features = ("AUTH PLAIN",)
@@ -156,9 +158,7 @@ def test_a_login_that_is_refused_names_the_settings_and_not_the_password(
     assert "refused the login (535): check SMTP_USER and SMTP_PASSWORD" in str(error)
 
 
-def test_a_login_that_the_server_does_not_offer_is_an_error(
-    smtp: SmtpServer, refusal: Refusal
-) -> None:
+def test_a_server_without_login_is_an_error(smtp: SmtpServer, refusal: Refusal) -> None:
     assert "SMTP_USER" in str(refusal(in_the_clear(smtp.settings())))
 
 
@@ -170,13 +170,13 @@ def test_a_password_that_smtp_cannot_carry_is_refused_without_showing_it(
     assert "SMTP_PASSWORD for special characters" in str(refusal(settings))
 
 
-def test_a_sender_of_two_lines_adds_no_header(smtp: SmtpServer, refusal: Refusal) -> None:
+def test_a_sender_with_a_line_break_adds_no_header(smtp: SmtpServer, refusal: Refusal) -> None:
     settings = replace(smtp.settings(), email_from="mcq@example.org\nBcc: more@example.org")
     assert "check ALERT_EMAIL_FROM" in str(refusal(settings))
     assert smtp.mails == []
 
 
-def test_a_recipient_that_is_refused_beside_one_that_is_not_is_logged(
+def test_a_refused_recipient_is_logged_if_another_was_accepted(
     smtp: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     smtp.replies = {"RCPT TO:<TWO@EXAMPLE.ORG>": "550 unknown"}
@@ -186,7 +186,7 @@ def test_a_recipient_that_is_refused_beside_one_that_is_not_is_logged(
 
 
 @pytest.mark.parametrize("reply", ["421 too busy", "close", "hang"])
-def test_a_mail_that_was_accepted_stays_so_however_the_server_takes_its_leave(
+def test_an_accepted_mail_stays_accepted_however_the_server_ends_the_connection(
     smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, reply: str
 ) -> None:
     monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
@@ -197,7 +197,7 @@ def test_a_mail_that_was_accepted_stays_so_however_the_server_takes_its_leave(
 
 @pytest.fixture
 def certificate(smtp: SmtpServer, tmp_path: Path) -> Path:
-    """Let the mail server offer STARTTLS with a certificate that nobody has signed."""
+    """Let the mail server offer STARTTLS with a self-signed certificate."""
     path, key = self_signed_certificate(tmp_path, "IP:127.0.0.1")
     smtp.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     smtp.tls.load_cert_chain(path, key)
@@ -214,11 +214,11 @@ def test_starttls_comes_before_the_login(
     assert len(smtp.mails) == 1
 
 
-def test_a_certificate_that_is_not_trusted_gets_no_password(
+def test_a_server_with_an_untrusted_certificate_gets_no_password(
     smtp: SmtpServer, certificate: Path, refusal: Refusal
 ) -> None:
     error = refusal(replace(with_login(smtp.settings()), smtp_starttls=True))
-    assert "no trusted TLS connection (SSLCertVerificationError)" in str(error)
+    assert "is not trusted (SSLCertVerificationError)" in str(error)
     assert smtp.verbs() == ["EHLO", "STARTTLS"]
 
 
@@ -229,12 +229,12 @@ def test_a_server_without_starttls_gets_no_password(smtp: SmtpServer, refusal: R
     assert "AUTH" not in smtp.verbs()
 
 
-def test_where_tls_is_spoken_from_the_first_octet_on_the_login_comes_after_it(
+def test_with_implicit_tls_the_login_comes_after_the_handshake(
     smtp: SmtpServer, certificate: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     smtp.features, smtp.implicit_tls = ("AUTH PLAIN",), True
     settings = replace(with_login(smtp.settings()), smtp_ssl=True)
-    assert "no trusted TLS connection" in str(refusal(settings))
+    assert "is not trusted" in str(refusal(settings))
     assert smtp.commands == []
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     send.send_alert("late", replace(settings, smtp_starttls=True))

@@ -22,19 +22,19 @@ from mcq_analytics_tests.alert_servers import (
 from mcq_analytics_tests.conftest import Refusal
 
 
-def test_an_alert_error_is_one_that_a_command_prints_in_one_line() -> None:
+def test_commands_print_an_alert_error_as_one_line() -> None:
     assert issubclass(send.AlertError, McqError)
     assert send.AlertError("refused").retry_after is None
 
 
 @pytest.mark.parametrize("message", ["", " \n\t"])
-def test_an_empty_message_is_a_usage_error_whatever_the_method(message: str) -> None:
+def test_an_empty_message_is_a_usage_error_with_every_method(message: str) -> None:
     for method in ("log", "slack", "email"):
         with pytest.raises(UsageError, match="empty"):
             send.send_alert(message, AlertSettings(method=method))
 
 
-def test_the_log_method_writes_a_warning_and_does_not_read_percent_signs(
+def test_the_log_method_writes_a_warning_and_leaves_percent_signs_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     send.send_alert("100%s of the hours failed", AlertSettings())
@@ -43,7 +43,7 @@ def test_the_log_method_writes_a_warning_and_does_not_read_percent_signs(
     ]
 
 
-def test_without_settings_those_of_the_environment_are_used(
+def test_the_public_function_reads_the_settings(
     slack: SlackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_a_webhook_wins_over_a_token(slack: SlackServer) -> None:
     assert [path for path, _, _ in slack.requests] == [f"/services/{WEBHOOK_SECRET}"]
 
 
-def test_what_slack_would_read_as_a_mention_or_a_link_is_escaped(slack: SlackServer) -> None:
+def test_mentions_and_links_are_escaped_for_slack(slack: SlackServer) -> None:
     send.send_alert("""<!channel> & "it's" <class 'X'>""", slack.webhook())
     [(_, _, body)] = slack.requests
     assert body["text"] == """&lt;!channel&gt; &amp; "it's" &lt;class 'X'&gt;"""
@@ -82,7 +82,7 @@ def test_a_token_posts_the_message_once_to_the_channel(slack: SlackServer) -> No
     assert body == {"channel": "#alerts", "text": "late"}
 
 
-def test_a_base_url_with_a_path_keeps_it(slack: SlackServer) -> None:
+def test_a_base_url_keeps_its_path(slack: SlackServer) -> None:
     slack.body = '{"ok": true}'
     for base_url in (f"{slack.url}/api", f"{slack.url}/api/"):
         send.send_alert("late", replace(slack.token(), slack_base_url=base_url))
@@ -164,7 +164,7 @@ def test_a_server_that_hangs_is_given_up_after_the_timeout(
 
 
 @METHODS
-def test_a_connection_that_is_closed_is_an_error_and_the_message_is_not_posted_again(
+def test_a_closed_connection_is_an_error_and_the_message_is_not_posted_again(
     slack: SlackServer, refusal: Refusal, configured: Configured, remedy: str
 ) -> None:
     slack.behaviour = "close"
@@ -188,7 +188,7 @@ def test_a_port_where_nothing_listens_is_an_error(
 
 @METHODS
 @pytest.mark.parametrize("charset", ["utf-8", "no-such-charset"])
-def test_an_answer_that_cannot_be_read_is_an_error(
+def test_an_unreadable_answer_is_an_error(
     slack: SlackServer, refusal: Refusal, configured: Configured, remedy: str, charset: str
 ) -> None:
     slack.headers = {"Content-Type": f"text/html; charset={charset}"}
@@ -196,7 +196,7 @@ def test_an_answer_that_cannot_be_read_is_an_error(
     assert remedy in str(refusal(configured(slack)))
 
 
-def test_a_webhook_that_redirects_to_a_page_has_not_accepted_the_alert(
+def test_a_webhook_that_redirects_to_a_web_page_has_not_accepted_the_alert(
     slack: SlackServer, refusal: Refusal
 ) -> None:
     slack.status, slack.headers = 302, {"Location": f"{slack.url}/page"}
@@ -204,7 +204,7 @@ def test_a_webhook_that_redirects_to_a_page_has_not_accepted_the_alert(
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 410])
-def test_the_reason_that_a_webhook_gives_is_named(
+def test_the_reason_given_by_a_webhook_is_named(
     slack: SlackServer, refusal: Refusal, status: int
 ) -> None:
     slack.status, slack.body = status, "channel_is_archived"
@@ -230,7 +230,7 @@ def test_a_malformed_webhook_url_is_refused_without_showing_it(
     assert "check SLACK_WEBHOOK_URL" in str(error)
 
 
-def test_the_reason_that_the_api_gives_is_named(slack: SlackServer, refusal: Refusal) -> None:
+def test_the_reason_given_by_the_api_is_named(slack: SlackServer, refusal: Refusal) -> None:
     slack.body = '{"ok": false, "error": "channel_not_found"}'
     error = refusal(slack.token())
     assert "(channel_not_found)" in str(error)
@@ -250,7 +250,7 @@ def test_the_reason_that_the_api_gives_is_named(slack: SlackServer, refusal: Ref
         json.dumps({"ok": False, "error": f"two\nlines {TOKEN}"}),
     ],
 )
-def test_an_answer_of_the_api_without_ok_is_a_refusal(
+def test_an_api_answer_without_ok_is_a_refusal(
     slack: SlackServer, refusal: Refusal, body: str
 ) -> None:
     slack.body = body
@@ -260,7 +260,7 @@ def test_an_answer_of_the_api_without_ok_is_a_refusal(
 @pytest.mark.parametrize(
     "token", [None, "", f"{TOKEN}\n", f"{TOKEN} ", f"\r\n{TOKEN}", f"é{TOKEN}"]
 )
-def test_a_token_that_cannot_be_a_header_is_refused_without_showing_it(
+def test_a_token_that_is_no_valid_header_is_refused_without_showing_it(
     slack: SlackServer, refusal: Refusal, token: str | None
 ) -> None:
     assert "SLACK_TOKEN" in str(refusal(replace(slack.token(), slack_token=token)))

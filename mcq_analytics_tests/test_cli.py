@@ -32,7 +32,7 @@ def answered(database: Database) -> Database:
     return database
 
 
-def test_init_db_makes_base_tables_only_when_asked(empty_database: Database) -> None:
+def test_init_db_creates_base_tables_only_with_the_option(empty_database: Database) -> None:
     fails(call("init-db"), 1, "public.answers is missing", "init-db --base-tables")
     first = call("init-db", "--base-tables")
     assert first.exit_code == 0
@@ -41,7 +41,7 @@ def test_init_db_makes_base_tables_only_when_asked(empty_database: Database) -> 
     assert second.output == "the fact schema analytics is up to date\n"
 
 
-def test_init_db_names_missing_indexes_and_makes_none(answered: Database) -> None:
+def test_init_db_prints_missing_indexes_without_creating_them(answered: Database) -> None:
     execute(answered, "DROP INDEX answers_timestamp_idx")
     result = call("init-db")
     assert result.exit_code == 0
@@ -54,7 +54,7 @@ def test_init_db_names_missing_indexes_and_makes_none(answered: Database) -> Non
     )
 
 
-def test_run_computes_a_window_and_says_what_it_did(
+def test_run_computes_a_window_and_prints_its_row_counts(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     result = call("run", "--start", "2024-01-01T09:00", "--end", "2024-01-01T12:00+01:00")
@@ -78,7 +78,7 @@ def test_run_computes_a_window_and_says_what_it_did(
     )
 
 
-def test_run_goes_on_after_what_has_succeeded_and_then_has_nothing_to_do(
+def test_run_without_times_continues_after_the_last_success_until_nothing_is_left(
     answered: Database,
     spark: SparkSession,
     instance: DagsterInstance,
@@ -95,7 +95,7 @@ def test_run_goes_on_after_what_has_succeeded_and_then_has_nothing_to_do(
     )
 
 
-def test_run_waits_for_another_run_of_the_fact_as_long_as_it_is_told_to(
+def test_lock_timeout_limits_how_long_run_waits_for_another_run_of_the_fact(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     key = lock_key("analytics", FACTS[0])
@@ -105,7 +105,7 @@ def test_run_waits_for_another_run_of_the_fact_as_long_as_it_is_told_to(
         fails(call("run", *day, "--lock-timeout", "0"), 1, "waited 0 s", "raise --lock-timeout")
 
 
-def test_rescore_says_what_moves_and_moves_it(
+def test_rescore_reports_the_results_that_change_and_corrects_them(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     execute(
@@ -134,7 +134,7 @@ def test_rescore_says_what_moves_and_moves_it(
     fails(call("rescore", "--question", "77"), 2, "no question '77'", "no answers")
 
 
-def test_status_exits_with_1_when_something_has_failed(answered: Database) -> None:
+def test_status_exits_with_1_if_an_hour_has_failed(answered: Database) -> None:
     execute(
         answered,
         "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
@@ -162,7 +162,7 @@ def test_status_exits_with_1_when_something_has_failed(answered: Database) -> No
         (("--start", "2001-01-01", "--end", "2001-01-02"), ("before the first partition",)),
     ],
 )
-def test_a_window_that_is_none_is_refused(
+def test_an_invalid_window_is_refused(
     answered: Database, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     fails(call("run", *arguments), 2, *parts)
@@ -175,7 +175,7 @@ def test_usage_errors_exit_with_2(database: Database) -> None:
     fails(call("generate", "--students", "0"), 2, "students is 0; it must be at least 1")
 
 
-def test_a_missing_fact_schema_is_said_with_the_command_that_makes_it(
+def test_if_the_fact_schema_is_missing_the_error_names_init_db(
     answered: Database,
 ) -> None:
     execute(answered, "DROP SCHEMA analytics CASCADE")
@@ -183,7 +183,7 @@ def test_a_missing_fact_schema_is_said_with_the_command_that_makes_it(
     fails(call("run", "--start", "2024-01-01", "--end", "2024-01-02"), 1, "mcq-analytics init-db")
 
 
-def test_the_command_and_the_module_are_the_same(database: Database) -> None:
+def test_the_command_and_the_module_do_the_same(database: Database) -> None:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
         [sys.executable, "-m", "mcq_analytics", "status"],
@@ -196,7 +196,7 @@ def test_the_command_and_the_module_are_the_same(database: Database) -> None:
     assert done.stdout == call("status").stdout
 
 
-def test_alert_test_sends_a_message_and_fails_where_it_is_not_accepted(
+def test_alert_test_sends_a_message_and_fails_if_it_is_not_accepted(
     slack: SlackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALERT_METHOD", "slack")

@@ -1,4 +1,4 @@
-"""The demo; and commands that fill the base tables: in production only when forced."""
+"""`demo`; and that commands write base rows in production only with --force."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import scalar, wrong_rows
 
 
-def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
+def test_the_demo_prints_the_facts_of_a_sample_and_computes_nothing_the_second_time(
     empty_database: Database,
     spark: SparkSession,
     instance: DagsterInstance,
@@ -44,7 +44,7 @@ def test_the_demo_shows_the_facts_of_a_sample_and_is_quick_the_second_time(
     assert second.stdout in first.stdout
 
 
-def test_a_demo_begins_with_its_sample_for_every_process_of_its_home(
+def test_the_first_hour_of_a_demo_holds_for_every_process_with_the_same_home(
     empty_database: Database,
     spark: SparkSession,
     instance: DagsterInstance,
@@ -72,7 +72,7 @@ def test_a_demo_begins_with_its_sample_for_every_process_of_its_home(
 
 
 def in_production(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let production be the database of the test, with all that production has to be told."""
+    """Use the test's database as production, with all settings that production requires."""
     monkeypatch.setenv("MCQ_ENV", "prod")
     monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
     monkeypatch.setenv("MCQ_PARTITION_START", "2024-01-01T00:00")
@@ -85,7 +85,7 @@ FILLING = pytest.mark.parametrize(
 
 
 @FILLING
-def test_nothing_is_written_into_production_unless_forced(
+def test_base_rows_are_not_written_in_production_without_force(
     database: Database, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     in_production(monkeypatch)
@@ -96,7 +96,7 @@ def test_nothing_is_written_into_production_unless_forced(
     assert "MCQ_ENV is prod" in call(arguments[0], "--help").output
 
 
-def test_whoever_forces_it_writes_into_production(
+def test_base_rows_are_written_in_production_with_force(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_production(monkeypatch)
@@ -106,7 +106,7 @@ def test_whoever_forces_it_writes_into_production(
     fails(call("load-csv", str(tmp_path / "nowhere"), "--force"), 2, "nowhere is not a folder")
 
 
-def test_the_demo_runs_in_production_when_forced(
+def test_the_demo_runs_in_production_with_force(
     database: Database,
     spark: SparkSession,
     instance: DagsterInstance,

@@ -1,4 +1,4 @@
-"""Settings: where they are read from, and how a setting that cannot work is refused."""
+"""Settings: where they come from, and how errors name the variable that is wrong."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ EMAIL = {
         ({"MCQ_SPARK_EXECUTOR_CORES": "many"}, 1, ("MCQ_SPARK_EXECUTOR_CORES",)),
     ],
 )
-def test_settings_that_cannot_work_are_named_with_the_remedy(
+def test_a_wrong_setting_is_named_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], code: int, parts: tuple[str, ...]
 ) -> None:
     for name, value in settings.items():
@@ -79,7 +79,7 @@ def test_settings_that_cannot_work_are_named_with_the_remedy(
 
 
 @pytest.mark.parametrize("settings", [{"MCQ_ENV": "prod"}, PRODUCTION], ids=["none", "a database"])
-def test_what_needs_no_settings_works_in_production_without_them(
+def test_help_and_get_engine_need_no_production_settings_beyond_the_url(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     for name, value in settings.items():
@@ -90,7 +90,7 @@ def test_what_needs_no_settings_works_in_production_without_them(
         assert mcq_analytics.get_engine("prod").url.host == "127.0.0.1"
 
 
-def test_a_database_that_refuses_is_explained_without_the_password(
+def test_a_refused_connection_is_explained_without_the_password(
     server: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.set(database="nowhere", password="hunter2")
@@ -102,7 +102,7 @@ def test_a_database_that_refuses_is_explained_without_the_password(
     assert "hunter2" not in result.output
 
 
-def test_a_wrong_password_is_called_that(
+def test_a_wrong_password_is_reported_as_such(
     own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = own_server.url().set(password="hunter2").render_as_string(hide_password=False)
@@ -112,16 +112,14 @@ def test_a_wrong_password_is_called_that(
     assert "hunter2" not in result.output
 
 
-def test_settings_are_read_from_dotenv_and_the_environment_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_wins_over_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("MCQ_ENV=prod\nDB_PROD_URL=\n")
     fails(call("init-db"), 1, "DB_PROD_URL is not set")
     monkeypatch.setenv("MCQ_ENV", "test")
     fails(call("init-db"), 1, "DB_TEST_URL is not set")
 
 
-def test_a_demo_decides_for_its_own_database_and_a_setting_goes_before_it(
+def test_a_demo_sets_the_first_hour_of_its_own_database_unless_a_variable_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = parse_hour("2025-03-01T05")

@@ -1,6 +1,6 @@
-"""The UI as the demo opens it, on embedded records: what it shows, prints, survives and leaves.
+"""The UI as `demo` opens it, with embedded records: its output, crashes, and what it leaves behind.
 
-It looks at production, where nothing is to happen by itself.
+It runs with production's settings, so schedule and sensors are off.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AUTOMATIONS = """
 
 @dataclass
 class Seen:
-    """What was seen of a UI, from its start to its end."""
+    """Observations of one UI, from its start to its end."""
 
     home: Path
     automations: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Seen:
 
 
 class Log:
-    """The lines that a UI prints, from one look to the next."""
+    """The output of a UI; `since` returns the lines since its last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -141,7 +141,7 @@ def seen(
 
 
 def status_and_steps(looking: Ui, run_id: str) -> str:
-    """Return `step` once a step of a run has begun, or its status when it has ended."""
+    """Return `step` if a step of the run has started, else the status of the run."""
     run = looking.ask(
         "query($id: ID!) { runOrError(runId: $id) { ... on Run { status stepStats { status } } } }",
         id=run_id,
@@ -149,7 +149,9 @@ def status_and_steps(looking: Ui, run_id: str) -> str:
     return "step" if run["stepStats"] else str(run["status"])
 
 
-def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Seen) -> None:
+def test_in_dagster_dev_with_production_settings_schedule_and_sensors_are_off_with_a_warning(
+    seen: Seen,
+) -> None:
     names = {one["name"] for one in seen.automations}
     assert names == {
         "hourly_facts_schedule",
@@ -168,12 +170,12 @@ def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Se
     assert re.match(dated, said)
 
 
-def test_a_second_ui_of_the_same_folder_is_refused(seen: Seen) -> None:
-    assert f"a UI of {seen.home} runs already (http://127.0.0.1:" in seen.refusal
+def test_a_second_ui_for_the_same_home_is_refused(seen: Seen) -> None:
+    assert f"a UI for {seen.home} is already running (http://127.0.0.1:" in seen.refusal
     assert "MCQ_HOME" in seen.refusal
 
 
-def test_a_good_run_prints_nothing_and_a_failed_one_little(seen: Seen) -> None:
+def test_a_good_run_prints_nothing_and_a_failed_run_little(seen: Seen) -> None:
     assert seen.statuses == ["SUCCESS", "FAILURE"]
     assert seen.printed["a good run"] == []
     failed = seen.printed["a failed run"]
@@ -182,7 +184,7 @@ def test_a_good_run_prints_nothing_and_a_failed_one_little(seen: Seen) -> None:
     assert " - ERROR - hourly_facts - " in error
 
 
-def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) -> None:
+def test_output_of_steps_goes_under_mcq_home_and_no_process_copies_it(seen: Seen) -> None:
     logs = list((seen.home / "dagster" / "compute_logs").rglob("*.err"))
     assert logs
     assert all(log.with_suffix(".complete").exists() for log in logs)
@@ -190,10 +192,10 @@ def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) ->
     assert seen.copiers == []
 
 
-def test_an_embedded_server_that_was_killed_is_started_again(seen: Seen) -> None:
-    assert seen.statuses[1] == "FAILURE"  # it was recorded
+def test_a_killed_embedded_server_is_restarted(seen: Seen) -> None:
+    assert seen.statuses[1] == "FAILURE"  # recorded after the restart
     assert len(seen.printed["a killed server"]) < 50
 
 
-def test_the_embedded_server_ends_with_the_ui(seen: Seen) -> None:
+def test_the_embedded_server_stops_with_the_ui(seen: Seen) -> None:
     assert seen.left == []

@@ -1,9 +1,9 @@
-"""Make Java start sooner, from an archive of the classes that a run loads (class-data sharing).
+"""Makes an archive of the Java classes that a run loads, so that Spark starts faster.
 
 Usage: python -m mcq_analytics.spark.class_archive
 
-Needed once for an environment: `make setup` does it. Without an archive, or where Java finds that
-it is of another Java or another Spark, sessions start as ever.
+Run it once per Python environment; `make setup` does. Without an archive, or with one from another
+Java or Spark, sessions start as usual, only slower. (Java calls this class-data sharing.)
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _ROW = {
 
 
 def make_class_archive() -> None:
-    """Write `CLASS_ARCHIVE` anew, from a session that computes each fact of one row.
+    """Write `CLASS_ARCHIVE` from a session that computes each fact from one row.
 
-    Takes the process's only Spark session. Where Java makes no archive, there is none afterwards.
+    It needs the process's only Spark session. If Java makes no archive, there is none afterwards.
     """
     CLASS_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     CLASS_ARCHIVE.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def make_class_archive() -> None:
 
 
 def compute_each_fact(spark: SparkSession) -> None:
-    """Compute the facts of base tables with a row each, by the steps of a run."""
+    """Compute the facts from one row per base table, in the same steps as a run."""
 
     def copied(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from batches
@@ -72,7 +72,7 @@ def _base_table(spark: SparkSession, name: str) -> DataFrame:
 
 @contextmanager
 def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
-    """Yield a session whose Java has these options, and wait until that Java has ended."""
+    """Yield a session whose Java has these options; afterwards wait until that Java has ended."""
     os.environ["SPARK_SUBMIT_OPTS"] = java_options
     spark = spark_session(cluster_settings("local", read_variables()), home, 0)
     gateway = SparkContext._gateway
