@@ -85,7 +85,7 @@ def _failures(failed: Iterable[FactStatus]) -> Iterator[str]:
 def rescore(question: str | None, dry_run: bool) -> None:
     """Apply corrected answer keys and expiry times now, and report which results change.
 
-    The late data sensor does this within hours, without being asked.
+    The late data sensor does this within hours on its own.
     """
     from mcq_analytics.quality.rescore import find_rescore  # noqa: PLC0415
 

@@ -40,7 +40,7 @@ from mcq_analytics.settings import Settings
 from mcq_analytics.settings.home import ready_home
 
 HoursDone = Callable[[int, datetime], None]
-"""Called with the number of hours just computed, and where they end."""
+"""Called with the number of hours just computed, and their end."""
 
 
 @dataclass
