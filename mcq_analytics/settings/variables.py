@@ -136,7 +136,7 @@ def read_variables() -> Variables:
     try:
         return Variables()
     except ValidationError as error:
-        # Secrets and URLs take any text, so the value shown here is none of them.
+        # Secrets and URLs accept any text, so this value is neither.
         found = error.errors(include_url=False)[0]
         context = dict(found.get("ctx", {}))
         if "expected" in context:
