@@ -26,9 +26,9 @@ def mark(name):
     marks[name] = now - begin
     begin = now
 from dagster import DagsterInstance
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.launching import in_process
 from mcq_analytics.settings import load_settings
-from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 from mcq_analytics.model.windows import Window, parse_hour, HOUR
 mark("imports")
 settings = load_settings()

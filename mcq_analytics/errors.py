@@ -1,17 +1,17 @@
-"""The error that a user can act on. How database and Spark errors become one is in `faults`."""
+"""Errors that a user can act on. `postgres.errors` makes them from database and Spark errors."""
 
 from __future__ import annotations
 
 
 class McqError(Exception):
-    """Something the user can put right; the message is one line and says how.
+    """Something that the user can fix; the message is one line with the cause and the remedy.
 
-    Commands print the message alone and exit with 1. The cause, where there is one, is chained.
+    Commands print the message alone and exit with 1. The original error, if any, is chained.
     """
 
 
 class WaitedInVainError(McqError):
-    """Another run held a fact's lock for too long: nothing was tried, so no hour has failed."""
+    """Another run held the fact's lock for too long. Nothing was attempted, so no hour failed."""
 
 
 class UsageError(McqError):
@@ -19,4 +19,4 @@ class UsageError(McqError):
 
 
 class BaseTablesChangedError(Exception):
-    """What was read is of more than one state of the base tables: read all of it again."""
+    """Several connections read different states of the base tables: all must read again."""

@@ -1,6 +1,6 @@
-"""No secret is shown: what is one is remembered here, and blotted out of texts and errors.
+"""Masking of secrets: remembers their values and blots them out of texts and errors.
 
-Which settings are secrets is in `settings` and `database_urls`.
+`settings` decides which values are secrets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import groupby
 
 BLOT = "***"
 SHORT = 8
-"""A secret of fewer characters is blotted out as a whole word only."""
+"""Secrets with fewer characters are masked only as whole words."""
 
 _remembered: set[str] = set()
 
-# Of `postgresql://user:password@host`, as errors show how to write it, nothing is a secret.
+# Our own error messages show the pattern `postgresql://user:password@host`: no secret there.
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*):(?!password@host)\S*@")
 _PASSWORD_PAIR = re.compile(
     r"\b((?:ssl)?password=)(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s&,;)\]}'\"]+)", re.IGNORECASE
@@ -27,20 +27,23 @@ _BESIDE_NO_WORD = r"(?:(?<!\w)|(?<=\\[nrtbf])|(?<=%[0-9A-Fa-f]{2}))"
 
 
 def remember(*secrets: str | None) -> None:
-    """Note secrets, which `mask` blots out from then on in this process."""
+    """Remember secrets: `mask` blots them out from now on in this process."""
     _remembered.update(secret for secret in secrets if secret)
 
 
 def mask(text: str) -> str:
-    """Return `text` with every secret blotted out, in whatever way it is written there.
+    """Return `text` with every secret blotted out, however it is encoded there.
 
-    Found are a remembered secret as it is, percent-encoded, with escapes of conninfo strings,
-    Python or JSON, and as HTML, in any mixture; and what a URL or a `password=` pair gives as a
-    password, remembered or not. A secret that is shorter than `SHORT` characters or consists of
-    letters alone is blotted out only where no other word character is beside it: a password `mcq`
-    leaves `mcq_analytics` readable.
+    This covers remembered secrets in plain text, percent-encoded, escaped as in conninfo strings,
+    Python or JSON, and as HTML, in any mixture; and any password in a URL or a `password=` pair,
+    remembered or not. A secret that is shorter than `SHORT` characters, or has only letters, is
+    masked only as a whole word: the password `mcq` leaves `mcq_analytics` readable.
+
+    >>> remember("s3cret-p4ss")
+    >>> mask("password s3cret%2Dp4ss refused")
+    'password *** refused'
     """
-    # What is blotted out may leave a word by itself that was a part of one before.
+    # A mask may turn a part of a word into a whole word: repeat until nothing changes.
     masked = _masked_once(text)
     while _shown(masked) < _shown(text):
         text, masked = masked, _masked_once(masked)
@@ -59,13 +62,13 @@ def _masked_once(text: str) -> str:
 
 
 class MaskedError(Exception):
-    """Stands for an error whose text held a secret: the name of its class, and its masked text."""
+    """Replaces an error whose text held a secret: has its class name and the masked text."""
 
 
 def without_secrets(error: BaseException) -> BaseException:
-    """Return the error, or one in its place where its text holds a secret; its causes likewise.
+    """Return the error with every secret masked, in its text and in those of its causes.
 
-    Dagster records an error with all of its causes.
+    Dagster records an error together with its causes.
     """
     return _clean(error, set())
 
@@ -86,7 +89,7 @@ def _clean(error: BaseException, seen: set[int]) -> BaseException:
 
 @lru_cache(maxsize=8)
 def _patterns(secrets: frozenset[str]) -> list[re.Pattern[str]]:
-    """Return a pattern for each secret; the longest first, of which another may be a part."""
+    """Return a pattern per secret, the longest first: a shorter one may be a part of it."""
     return [_pattern(secret) for secret in sorted(secrets, key=lambda one: (-len(one), one))]
 
 
@@ -100,12 +103,12 @@ def _pattern(secret: str) -> re.Pattern[str]:
 
 
 def _written(secret: str) -> Iterator[str]:
-    """Yield a pattern for each character, or run of backslashes, with all ways to write it."""
+    """Yield a pattern for each character or run of backslashes, in all its encodings."""
     for character, run in groupby(secret):
         count = len(list(run))
         one = rf"(?:{'|'.join(_ways_to_write(character))})"
         if character == "\\":
-            # Each escaping of the text doubles them.
+            # Every level of escaping doubles backslashes.
             yield rf"(?:{one}{{{count}}}|\\{{{count},{8 * count}}})"
         else:
             yield one * count
@@ -114,7 +117,7 @@ def _written(secret: str) -> Iterator[str]:
 def _ways_to_write(character: str) -> Iterator[str]:
     code = ord(character)
     octets = character.encode("utf-8", "surrogateescape")
-    # Short ways come last: the first that matches is taken, and would leave the rest of another.
+    # Short encodings come last: the first match wins, and a short one would leave a rest behind.
     yield "(?i:" + "".join(f"%(?:25){{0,2}}{octet:02x}" for octet in octets) + ")"
     if character == " ":
         yield r"\+"

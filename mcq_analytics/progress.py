@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar in a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Advance]:
-    """Yield a function that moves the bar by some steps and says where the work is.
+    """Yield a function that advances the bar by some steps and shows the current position.
 
-    On stderr, so that a command's output stays its own.
+    The bar goes to stderr, so stdout has only the command's output.
+
+    >>> with progress_bar("loading rows", total=2) as advance:
+    ...     advance(2, "answers")
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -53,15 +56,15 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Advance]:
 def _plain(label: str, total: int | None) -> Advance:
     done = 0
     last = monotonic()
-    said = ""
+    printed = ""
 
     def advance(steps: int, where: str) -> None:
-        nonlocal done, last, said
+        nonlocal done, last, printed
         done += steps
         of = f" of {total:,}" if total is not None else ""
         line = f"{label}: {done:,}{of} ({where})"
-        if monotonic() - last >= SECONDS_BETWEEN_LINES and line != said:
-            last, said = monotonic(), line
+        if monotonic() - last >= SECONDS_BETWEEN_LINES and line != printed:
+            last, printed = monotonic(), line
             print(line, file=sys.stderr, flush=True)
 
     return advance

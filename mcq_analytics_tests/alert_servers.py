@@ -1,4 +1,4 @@
-"""An HTTP server that answers as Slack does, and a mail server, on this machine."""
+"""An HTTP server that answers like Slack, and a mail server, on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRETS = (WEBHOOK_SECRET, TOKEN, PASSWORD)
 
 
 class SlackServer(ThreadingHTTPServer):
-    """Answers as it is told, and records what was posted."""
+    """Answers as configured, and records what was posted."""
 
     daemon_threads = False
 
@@ -115,7 +115,7 @@ class SmtpHandler(socketserver.StreamRequestHandler):
             if self.server.implicit_tls:
                 self._encrypt()
             self._converse()
-        except OSError:  # the client broke off, as some tests want it to
+        except OSError:  # the client hung up, as intended in some tests
             return
 
     def _converse(self) -> None:

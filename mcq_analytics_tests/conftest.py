@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -19,13 +21,15 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics import initialize_spark_session_with_scaling
+from mcq_analytics.alerting.send import AlertError, send_alert
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import last_closed_hour_end
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
 from mcq_analytics.postgres.schema import key_types, migrate
-from mcq_analytics.spark.session import initialize_spark_session_with_scaling
-from mcq_analytics_tests.alert_servers import SlackServer, SmtpServer, running
+from mcq_analytics.settings import AlertSettings
+from mcq_analytics_tests.alert_servers import SECRETS, SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
 from mcq_analytics_tests.tally import TALLY
 
@@ -33,12 +37,13 @@ SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
 
 MakeDatabase = Callable[..., Database]
+Refusal = Callable[[AlertSettings], AlertError]
 
-# How long an example takes says more of the machine than of the code.
+# The duration of an example depends on the machine more than on the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Tests run in one process, or in several that take a module each.
+# Tests run in one process, or in several that each take whole modules.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 _MINUTE = timedelta(minutes=1)
@@ -46,7 +51,7 @@ _numbers = count(1)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what this process has tried, where it is one of several."""
+    """Send this process's counts to the main one, if it is one of several."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["tally"] = dict(TALLY)
@@ -54,12 +59,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what another process has tried."""
+    """Add the counts of another process."""
     TALLY.update(getattr(node, "workeroutput", {}).get("tally", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was tried."""
+    """Print the counts."""
     if TALLY:
         terminalreporter.section("tried")
         terminalreporter.line(", ".join(f"{what}: {count:,}" for what, count in TALLY.items()))
@@ -67,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def closed() -> datetime:
-    """The end of the last hour that is over, which stays so for another minute."""
+    """The end of the last closed hour; no other hour closes within a minute."""
     while last_closed_hour_end(datetime.now(timezone.utc) + _MINUTE) != last_closed_hour_end():
         time.sleep(1)
     return last_closed_hour_end()
@@ -75,7 +80,7 @@ def closed() -> datetime:
 
 @pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the server, one for all processes of the session."""
+    """The server's folder, shared by all processes of the session."""
     own = tmp_path_factory.getbasetemp()
     return (own if WORKER == "main" else own.parent) / "server"
 
@@ -89,7 +94,7 @@ def server(server_home: Path) -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[OwnServer]:
-    """A second server, of another version where one is installed, which a test may kill."""
+    """A second server that a test may kill; of another version if one is installed."""
     found = OwnServer()
     found.start()
     yield found
@@ -98,7 +103,7 @@ def own_server() -> Iterator[OwnServer]:
 
 @pytest.fixture(autouse=True)
 def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test sees no settings but its own, and writes under its own folder."""
+    """Hide all settings from a test but its own, and let it write under its own folder."""
     for name in list(os.environ):
         if name.startswith(SETTINGS) and name not in ("SPARK_LOCAL_IP", "DAGSTER_EVENT_BATCH_SIZE"):
             monkeypatch.delenv(name)
@@ -110,7 +115,7 @@ def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def create_database(server: URL, name: str, template: str | None = None) -> URL:
     """Create a database on a server, from a template if given, and return its URL.
 
-    Other tests may run at the same time on the server: the name is made this process's own.
+    The name gets a suffix per process: other processes use the same server.
     """
     own = f"{name}_{WORKER}"
     engine = Database(server, "public", "analytics").engine()
@@ -121,14 +126,14 @@ def create_database(server: URL, name: str, template: str | None = None) -> URL:
 
 
 def drop_database(url: URL) -> None:
-    """Drop a database, whoever is connected."""
+    """Drop a database, ending all connections to it."""
     engine = Database(url.set(database="postgres"), "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f'DROP DATABASE "{url.database}" WITH (FORCE)'))
 
 
 def end_sessions(url: URL) -> None:
-    """End who is connected to a database, which can be a template then."""
+    """End all connections to a database, so that it can serve as a template."""
     engine = Database(url.set(database="postgres"), "public", "analytics").engine()
     with engine.begin() as connection:
         connection.execute(
@@ -138,7 +143,7 @@ def end_sessions(url: URL) -> None:
 
 
 def template_maker(server: URL) -> Callable[[IdType], str]:
-    """Return what makes databases with base tables and the fact schema, once for each id type."""
+    """Return a function that returns a template with base tables and fact schema per id type."""
 
     @cache
     def template(id_type: IdType) -> str:
@@ -155,19 +160,19 @@ def template_maker(server: URL) -> Callable[[IdType], str]:
 
 @pytest.fixture(scope="session")
 def templates(server: URL) -> Callable[[IdType], str]:
-    """Templates of databases on the session's server."""
+    """Template databases on the session's server."""
     return template_maker(server)
 
 
 @pytest.fixture(scope="session")
 def own_templates(own_server: OwnServer) -> Callable[[IdType], str]:
-    """Templates of databases on the second server."""
+    """Template databases on the second server."""
     return template_maker(own_server.url())
 
 
 @contextmanager
 def made_databases(server: URL, templates: Callable[[IdType], str]) -> Iterator[MakeDatabase]:
-    """Yield what makes a database, from a template or empty; all are dropped at the end."""
+    """Yield a function that creates a database, from a template or empty; drop all at the end."""
     urls = []
 
     def make(id_type: IdType | None = IdType.BIGINT) -> Database:
@@ -184,7 +189,7 @@ def made_databases(server: URL, templates: Callable[[IdType], str]) -> Iterator[
 def make_database(
     server: URL, templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MakeDatabase]:
-    """Return a function that makes a database, which DB_DEV_URL then names."""
+    """Return a function that creates a database and points DB_DEV_URL to it."""
     with made_databases(server, templates) as make:
 
         def make_and_name(id_type: IdType | None = IdType.BIGINT) -> Database:
@@ -197,19 +202,19 @@ def make_database(
 
 @pytest.fixture
 def database(make_database: MakeDatabase) -> Database:
-    """A database of its own with empty base tables (bigint ids) and the fact schema."""
+    """A fresh database with empty base tables (bigint ids) and the fact schema."""
     return make_database()
 
 
 @pytest.fixture
 def empty_database(make_database: MakeDatabase) -> Database:
-    """A database of its own without any table."""
+    """A fresh database without tables."""
     return make_database(None)
 
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
-    """The Spark session of the process, for many small queries; a failed task is tried again."""
+    """The Spark session of the process, set for many small queries; it retries failed tasks."""
     os.environ["MCQ_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["SPARK_LOCAL_MASTER"] = "local[2,3]"
     session = initialize_spark_session_with_scaling("local", 0)
@@ -219,7 +224,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
 
 @pytest.fixture(scope="session")
 def dagster_template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database with the tables of an instance that has no records yet."""
+    """A template with the tables of a Dagster instance, without records."""
     url = create_database(server, "template_records")
     with pytest.MonkeyPatch.context() as patch:
         text_of_url = url.render_as_string(hide_password=False)
@@ -233,7 +238,7 @@ def dagster_template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> s
 def opened_instance(
     url: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """Yield an instance with the checkout's dagster.yaml, which keeps its records at a URL."""
+    """Yield an instance with the checkout's dagster.yaml and its records at a URL."""
     home = directory / "dagster_home"
     home.mkdir()
     (home / "dagster.yaml").write_text((CHECKOUT / "dagster.yaml").read_text())
@@ -247,7 +252,7 @@ def opened_instance(
 def instance(
     server: URL, dagster_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """A Dagster instance without any records."""
+    """A Dagster instance without records."""
     url = create_database(server, "records", dagster_template)
     with opened_instance(url.render_as_string(hide_password=False), tmp_path, monkeypatch) as found:
         yield found
@@ -256,7 +261,7 @@ def instance(
 
 @pytest.fixture
 def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackServer]:
-    """A server that answers as Slack does."""
+    """An HTTP server that answers like Slack."""
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     server = SlackServer()
@@ -270,3 +275,22 @@ def smtp() -> Iterator[SmtpServer]:
     server = SmtpServer()
     with running(server, server.released):
         yield server
+
+
+@pytest.fixture
+def refusal(caplog: pytest.LogCaptureFixture) -> Refusal:
+    """Send an alert that is refused; check that the error is one line, and shows no secret."""
+
+    def refused(settings: AlertSettings) -> AlertError:
+        caplog.set_level(logging.DEBUG)
+        with pytest.raises(AlertError) as caught:
+            send_alert("the last two runs failed", settings)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert len(str(caught.value).splitlines()) == 1
+        for secret in SECRETS:
+            assert secret not in str(caught.value)
+            assert secret not in shown
+            assert secret not in caplog.text
+        return caught.value
+
+    return refused

@@ -1,4 +1,4 @@
-"""A running `dagster dev`: webserver, daemon and code server, spoken to as the browser does."""
+"""A running `dagster dev` (webserver, daemon, code server), used through its GraphQL API."""
 
 from __future__ import annotations
 
@@ -34,9 +34,15 @@ mutation($params: ExecutionParams!) {
 }
 """
 
+SERVE = """
+from mcq_analytics.launching import ui
+from mcq_analytics.settings import load_settings
+ui.serve(load_settings(), "127.0.0.1", {port})
+"""
+
 
 class Ui:
-    """The API of the UI on a port."""
+    """The GraphQL API of a UI."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.log = log
@@ -74,7 +80,7 @@ class Ui:
         return str(answer["run"]["runId"])
 
     def launch_answer(self, tags: dict[str, str]) -> dict[str, Any]:
-        """Ask for a run of the facts with these tags, and return what is answered."""
+        """Request a run of the facts with these tags, and return the answer."""
         answer: dict[str, Any] = self.ask(
             LAUNCH,
             params={
@@ -107,7 +113,7 @@ class Ui:
 
 @contextmanager
 def dagster_dev(directory: Path) -> Iterator[Ui]:
-    """Open the UI as the demo does, as a job that ignores interrupts; end it with all it runs."""
+    """Open the UI as `demo` does, in a job that ignores interrupts; end it with all processes."""
     port = free_port()
     log = directory / "dagster_dev.log"
     shutil.copy(CHECKOUT / "workspace.yaml", directory)
@@ -116,7 +122,7 @@ def dagster_dev(directory: Path) -> Iterator[Ui]:
             [
                 *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
                 *(sys.executable, "-c"),
-                f"from mcq_analytics.launching import ui; ui.serve('127.0.0.1', {port})",
+                SERVE.format(port=port),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -6,11 +6,11 @@ import logging
 import random
 import sys
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, parse_hour
 from mcq_analytics.postgres.database import open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 from mcq_analytics_tests.facts_of import run_facts
 
 

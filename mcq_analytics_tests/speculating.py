@@ -17,10 +17,10 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from sqlalchemy import text
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.model.facts import QUESTION_INTERACTION
 from mcq_analytics.postgres.database import open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 from mcq_analytics.spark.sink import copying
 from mcq_analytics_tests.facts_of import run_facts, window
 

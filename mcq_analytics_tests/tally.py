@@ -1,4 +1,4 @@
-"""What a session of tests has tried: counts that are shown at its end."""
+"""Counts of generated cases, printed at the end of a test session."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from mcq_analytics.alerting.incidents import CHECK, LIVE, State
+from mcq_analytics.api import get_last_successful_runs, get_time_range
 from mcq_analytics.compute.attempt import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import (
@@ -56,12 +57,11 @@ from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_time
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range
+from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database, opened_instance
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 from mcq_analytics_tests.servers import wait_until
 from mcq_analytics_tests.tally import TALLY
-from mcq_analytics_tests.test_cli import call
 from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 SEQUENCES = int(os.environ.get("SEQUENCES", "1"))

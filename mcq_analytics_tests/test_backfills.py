@@ -287,7 +287,7 @@ def test_ctrl_c_leaves_the_backfills_running_and_says_how_to_follow_or_cancel_th
 ) -> None:
     code, said = outcome.interrupted
     assert code == 130
-    assert said == f"it goes on: follow or cancel it at {', '.join(outcome.pages)}"
+    assert said == f"it continues: follow or cancel it at {', '.join(outcome.pages)}"
     assert outcome.left_running == ["REQUESTED", "REQUESTED"]
     for page, answer in zip(outcome.pages, outcome.cancelled, strict=True):
         assert answer == {"cancelPartitionBackfill": {"__typename": "CancelBackfillSuccess"}}

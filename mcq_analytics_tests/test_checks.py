@@ -27,13 +27,13 @@ from mcq_analytics.model.windows import HOUR, Window, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.quality.audits import Audits, Recomputed
+from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import (
     create_database,
     drop_database,
     made_databases,
 )
 from mcq_analytics_tests.facts_of import execute, run_facts, wrong_rows
-from mcq_analytics_tests.test_cli import call, fails
 
 FIRST = parse_hour("2024-01-01T00:00")
 DAY = Window(FIRST, FIRST + 24 * HOUR)

@@ -1,4 +1,4 @@
-"""The embedded server, and the databases that are made on it."""
+"""The embedded PostgreSQL server: its databases, its folder, its start and end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mcq_analytics_tests.conftest import CHECKOUT, drop_database
 from mcq_analytics_tests.facts_of import scalar
 
 
-def test_a_database_that_many_ask_for_at_once_is_made_for_all(
+def test_a_database_can_be_requested_by_several_threads_at_once(
     server: URL, server_home: Path
 ) -> None:
     with ThreadPoolExecutor(8) as threads:
@@ -34,7 +34,7 @@ def test_a_database_that_many_ask_for_at_once_is_made_for_all(
             drop_database(urls[0])
 
 
-def test_data_of_another_version_are_left_alone_and_both_versions_are_named(
+def test_data_from_another_version_are_left_alone_and_both_versions_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -53,7 +53,7 @@ def test_data_of_another_version_are_left_alone_and_both_versions_are_named(
     result = click.testing.CliRunner().invoke(main, ["init-db"])
     assert result.exit_code == 1
     [line] = result.stderr.splitlines()
-    assert re.search(r"are of PostgreSQL 16, but the installed \S+ runs (1[7-9]|[2-9]\d):", line)
+    assert re.search(r"are from PostgreSQL 16, but the installed \S+ is (1[7-9]|[2-9]\d):", line)
     assert "dump them with 16, or move the folder aside" in line
     assert contents(home / "postgres") == before
     # As docs/operations.md says: the old server still runs.
@@ -87,7 +87,7 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("command", ["init-db", "status", "demo"])
-def test_a_folder_that_cannot_hold_files_is_named_with_the_remedy(
+def test_an_unusable_mcq_home_is_named_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -97,11 +97,11 @@ def test_a_folder_that_cannot_hold_files_is_named_with_the_remedy(
     [line] = done.stderr.splitlines()
     assert line == (
         f"error: local files go to {tmp_path / 'file'}, which cannot be written to (File exists): "
-        "set MCQ_HOME to a folder that can"
+        "set MCQ_HOME to a writable folder"
     )
 
 
-def test_a_disk_that_is_full_or_for_reading_alone_is_called_that(tmp_path: Path) -> None:
+def test_a_full_disk_and_a_read_only_one_are_reported_as_such(tmp_path: Path) -> None:
     home = tmp_path / "disk"
     home.mkdir()
     mount = shutil.which("mount") or "mount"
@@ -111,10 +111,10 @@ def test_a_disk_that_is_full_or_for_reading_alone_is_called_that(tmp_path: Path)
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        with pytest.raises(McqError, match=r"whose disk is full \(\d+ MB are free, at least 64"):
+        with pytest.raises(McqError, match=r"whose disk is full \(\d+ MB free, at least 64"):
             embedded_url(home)
         subprocess.run([mount, "-o", "remount,ro", str(home)], check=True)
-        with pytest.raises(McqError, match=r"cannot be written to .*: set MCQ_HOME to a folder"):
+        with pytest.raises(McqError, match=r"cannot be written to .*: set MCQ_HOME to a writable"):
             embedded_url(home)
     finally:
         subprocess.run([shutil.which("umount") or "umount", str(home)], check=True)
@@ -139,7 +139,7 @@ forget_dead_users(home)
 '''
 
 
-def test_a_server_that_another_process_started_again_ends_with_its_last_user(
+def test_a_server_restarted_by_another_process_stops_with_its_last_user(
     tmp_path: Path,
 ) -> None:
     done = subprocess.run(

@@ -8,13 +8,14 @@ import pytest
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.model.facts import FACTS, TEST_FUNNEL, IdType
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.quality.audits import SAMPLE, Audits, Recomputed
-from mcq_analytics.spark.session import MILLION, initialize_spark_session_with_scaling
+from mcq_analytics.spark.session import MILLION
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
     add_sample,

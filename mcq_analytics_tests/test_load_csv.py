@@ -10,10 +10,10 @@ import pytest
 
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
+from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases, template_maker
 from mcq_analytics_tests.facts_of import execute, scalar
 from mcq_analytics_tests.servers import OwnServer
-from mcq_analytics_tests.test_cli import call, fails
 
 ANSWERS = "answer_id,student_id,question_id,test_id,session_id,submitted_option,timestamp\n"
 FILES = {

@@ -1,4 +1,4 @@
-"""A secret is shown nowhere, whatever way it is written; and nothing else is blotted out."""
+"""Masking: secrets are blotted out in every encoding, and nothing else is."""
 
 from __future__ import annotations
 
@@ -51,29 +51,29 @@ def ways_to_write(secret: str) -> list[str]:
 @example("%")
 @example("\\")
 @example("\\x5c\\")
-def test_a_secret_is_blotted_out_in_whatever_way_it_is_written(secret: str) -> None:
+def test_a_secret_is_blotted_out_in_every_encoding(secret: str) -> None:
     masking._remembered.clear()
     remember(secret)
     for written in ways_to_write(secret):
-        # No secret here has a control character.
+        # Control characters as delimiters: no generated secret has one.
         shown = mask(f"\x01{written}\x02")
         assert re.fullmatch(r"\x01['\"]?(\*\*\*)+['\"]?\x02", shown), written
 
 
 @given(st.text(st.sampled_from("mcq%\\'&x5 "), min_size=1, max_size=40))
-def test_masking_ends_soon_whatever_the_text_is_like(text: str) -> None:
+def test_masking_ends_and_masking_again_changes_nothing(text: str) -> None:
     masking._remembered.clear()
     remember("mcq\\\\\\'&%", "5\\x\\m ", text)
     assert mask(mask(text * 20)) == mask(text * 20)
 
 
-def test_a_secret_that_is_a_common_word_spoils_no_other_word() -> None:
+def test_a_secret_that_is_a_common_word_is_masked_only_as_a_whole_word() -> None:
     remember("mcq", "postgres", "hunters")
     text = "postgresql: mcq_analytics reads mcq of postgres for hunters and headhunters"
     assert mask(text) == "postgresql: mcq_analytics reads *** of *** for *** and headhunters"
 
 
-def test_what_looks_like_a_password_is_blotted_out_though_nobody_told_of_it() -> None:
+def test_text_in_the_place_of_a_password_is_blotted_out_although_never_remembered() -> None:
     for text, shown in (
         ("postgresql://u:p@Sup3r@host/db", "postgresql://u:***@host/db"),
         ("user=u password='p w\\'x' host=h", "user=u password=*** host=h"),
@@ -82,7 +82,7 @@ def test_what_looks_like_a_password_is_blotted_out_though_nobody_told_of_it() ->
         assert mask(text) == shown
 
 
-def test_every_secret_of_the_settings_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_secret_in_the_settings_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     hook = "https://hooks.slack.com/services/T000/B000/s3cret-h00k"
     for name, value in {
         "DB_DEV_URL": "postgresql://u:dev%20p4ss@h/d?sslpassword=k3y-p4ss",
@@ -107,7 +107,7 @@ def failure_with(text: str) -> OperationalError:
     return OperationalError("SELECT 1", {}, Exception(text))
 
 
-def test_an_error_is_told_without_the_secret_that_it_holds() -> None:
+def test_error_messages_are_masked() -> None:
     remember("p w%@'x")
     error = failure_with("the server says\nERROR:  p%20w%25%40%27x is no name, nor is p w%@'x")
     for told in (first_line(error), in_short(error), str(explain(error, "reading"))):
@@ -118,7 +118,7 @@ def test_an_error_is_told_without_the_secret_that_it_holds() -> None:
     assert str(explain(McqError("p w%@'x is wrong"), "reading")) == "*** is wrong"
 
 
-def test_no_cause_of_what_dagster_records_holds_a_secret() -> None:
+def test_the_causes_of_errors_that_dagster_records_are_masked() -> None:
     secret = "p w%@'x"
     remember(secret)
 

@@ -158,10 +158,9 @@ def test_no_command_alerts_of_hours_that_failed(
     options = ["--start", "2024-03-01", "--end", "2024-03-02", "--only-failed", "--dry-run"]
     result = click.testing.CliRunner().invoke(main, ["backfill", *options])
     assert "[2024-03-01T00:00Z, 2024-03-01T01:00Z)" in result.output
-    # What `run` computes without times; `demo` leaves out what is done.
+    # The window of `run` without times.
     window = in_process.window_to_run(database, load_settings(), None, None)
     assert window is not None
-    in_process.window_to_run(database, load_settings(), "2024-03-01", None, skip_done=True)
     assert slack.requests == []
     assert due(database) == (window.start, window.end)
     assert len(slack.requests) == 1

@@ -36,8 +36,8 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.metadata import fact_record
 from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import load_settings
+from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
-from mcq_analytics_tests.test_cli import call
 from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 NAMES = [fact.name for fact in FACTS]

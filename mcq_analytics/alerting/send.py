@@ -1,4 +1,4 @@
-"""Sends one message by the configured method. When an alert is due is decided elsewhere."""
+"""Sends one message to the log, Slack or email. `incidents` decides when to send what."""
 
 from __future__ import annotations
 
@@ -16,27 +16,22 @@ from http.client import HTTPException
 
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.masking import mask
-from mcq_analytics.settings import (
-    ALERT_METHODS,
-    LOGIN_WITHOUT_TLS,
-    AlertSettings,
-    load_settings,
-)
+from mcq_analytics.settings.alerts import LOGIN_WITHOUT_TLS, AlertSettings
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10
 SUBJECT_WIDTH = 80
 
-# What slack_sdk lets through where a URL is malformed, a connection fails, or an answer is not
-# what it expects (another charset, or JSON that is not an object).
+# Raised through slack_sdk by malformed URLs, failed connections and unexpected answers (an unknown
+# charset, or JSON that is not an object).
 TRANSPORT_ERRORS = (OSError, HTTPException, ValueError, LookupError, AttributeError)
 
 
 class AlertError(McqError):
-    """The alert was not accepted: the message says by whom, why, and what to check.
+    """The alert was not accepted. The message has the reason, and what to check.
 
-    `retry_after` is the number of seconds that the other side asked to wait, where it did.
+    `retry_after` is the number of seconds that Slack wants us to wait, if it gave one.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -44,34 +39,30 @@ class AlertError(McqError):
         self.retry_after = retry_after
 
 
-def send_alert(message: str, settings: AlertSettings | None = None) -> None:
-    """Send a message to Slack or by email, or log it, as configured (SPEC section 4).
+def send_alert(message: str, settings: AlertSettings) -> None:
+    """Send a message by the method of the settings. `api.send_alert` is the public function.
 
-    Returns once the other side has accepted it. It is sent once: to try again is the caller's
-    decision. No secret is part of an error or of what is logged.
+    Returns once the message was accepted. It is sent once: retries are up to the caller. Neither
+    errors nor log lines contain a secret.
+
+    >>> send_alert("the disk is nearly full", AlertSettings(method="log"))
 
     Raises:
-        UsageError: the message is empty, or the method is unknown.
-        AlertError: it was not accepted; one line that says why, and what to check.
+        UsageError: the message is empty.
+        AlertError: the message was not accepted; one line with the reason and what to check.
 
     """
     if not message.strip():
         raise UsageError("the alert is empty: give it a message")
-    chosen = settings or load_settings().alerts
     message = mask(message)
-    if chosen.method == "log":
+    if settings.method == "log":
         logger.warning("%s", message)
-    elif chosen.method == "email":
-        _send_email(message, chosen)
-    elif chosen.method != "slack":
-        raise UsageError(
-            f"unknown alert method {chosen.method!r}: set ALERT_METHOD to one of "
-            f"{', '.join(ALERT_METHODS)}"
-        )
-    elif chosen.slack_webhook_url:
-        _send_to_webhook(message, chosen.slack_webhook_url)
+    elif settings.method == "email":
+        _send_email(message, settings)
+    elif settings.slack_webhook_url:
+        _send_to_webhook(message, settings.slack_webhook_url)
     else:
-        _send_with_token(message, chosen)
+        _send_with_token(message, settings)
 
 
 def _send_to_webhook(message: str, url: str) -> None:
@@ -79,8 +70,8 @@ def _send_to_webhook(message: str, url: str) -> None:
     from slack_sdk.webhook import WebhookClient  # noqa: PLC0415
 
     remedy = "check SLACK_WEBHOOK_URL"
-    # The client's own logger would write the URL, which is a secret. Its retries are left out:
-    # after a lost connection they post an alert twice.
+    # The client's logger would log the URL, which is a secret. Its retries are off: after a lost
+    # connection they would post the alert twice.
     silent = logging.Logger("silent", level=logging.CRITICAL + 1)
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, logger=silent, retry_handlers=[])
     try:
@@ -88,9 +79,9 @@ def _send_to_webhook(message: str, url: str) -> None:
     except (SlackClientError, *TRANSPORT_ERRORS) as error:
         raise _not_reached(error, remedy) from None
     _require_accepted(response.status_code, response.headers, response.body, remedy)
-    # A URL that is mistyped may lead to a page by a redirect, with status 200.
+    # A mistyped URL may redirect to a web page, with status 200.
     if response.body.lstrip().startswith("<"):
-        raise AlertError(f"the webhook answered with a web page, not as Slack does: {remedy}")
+        raise AlertError(f"the webhook answered with a web page, not like Slack: {remedy}")
 
 
 def _send_with_token(message: str, settings: AlertSettings) -> None:
@@ -99,9 +90,9 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
 
     remedy = "check SLACK_TOKEN and SLACK_CHANNEL"
     token = settings.slack_token or ""
-    # As a header such a token is refused with an error that shows it, and the client logs that.
+    # Python refuses such a header with an error that shows the token, and the client logs it.
     if not re.fullmatch(r"[!-~]+", token):
-        raise AlertError("SLACK_TOKEN is empty or holds a blank or a special character: correct it")
+        raise AlertError("SLACK_TOKEN is empty or has a space or special character: correct it")
     client = SlackResource(token=token).get_client()
     client.timeout = TIMEOUT_SECONDS
     client.retry_handlers = []
@@ -112,7 +103,7 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
     def without_token(record: logging.LogRecord) -> bool:
         return token not in record.getMessage()
 
-    # The client logs what it is answered, which may repeat the request's headers.
+    # The client logs the answer, which may repeat the request's headers.
     client.logger.addFilter(without_token)
     try:
         client.chat_postMessage(channel=settings.slack_channel or "", text=_slack_text(message))
@@ -128,7 +119,7 @@ def _send_with_token(message: str, settings: AlertSettings) -> None:
 
 
 def _slack_text(message: str) -> str:
-    """Escape what Slack would read as a link or a mention, by its rules: ``&``, ``<``, ``>``."""
+    """Escape ``&``, ``<`` and ``>``, which Slack would read as links or mentions."""
     return html.escape(message, quote=False)
 
 
@@ -137,7 +128,7 @@ def _require_accepted(status: int, headers: Mapping[str, str], reason: str, reme
         seconds = _seconds(headers.get("Retry-After"))
         wait = "later" if seconds is None else f"in {seconds:g} s (Retry-After)"
         raise AlertError(
-            f"Slack takes no more alerts now (HTTP 429): try again {wait}", seconds
+            f"Slack accepts no more alerts for now (HTTP 429): try again {wait}", seconds
         ) from None
     if status != HTTPStatus.OK:
         raise AlertError(
@@ -154,16 +145,16 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _in_brackets(reason: str) -> str:
-    """Return a reason such as ``channel_not_found``, and nothing for any other text.
+    """Return one of Slack's codes, such as ``channel_not_found``, in brackets; else nothing.
 
-    What is not one of Slack's codes may be a page of text, or repeat the request.
+    Any other text may be a whole page, or repeat the request.
     """
     code = reason.strip()
     return f" ({code})" if re.fullmatch(r"[a-z_]{1,60}", code) else ""
 
 
 def _not_reached(error: Exception, remedy: str) -> AlertError:
-    """Describe the failure of a connection; the error's own text may hold a secret."""
+    """Return an error for a failed connection, without the text, which may contain a secret."""
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError):
         return AlertError(f"Slack did not answer within {TIMEOUT_SECONDS:g} s: {remedy}")
@@ -195,16 +186,16 @@ def _send_email(message: str, settings: AlertSettings) -> None:
         ) from None
     except smtplib.SMTPNotSupportedError:
         raise AlertError(
-            f"{where} does not offer what is asked of it: check SMTP_STARTTLS and SMTP_USER"
+            f"{where} does not offer STARTTLS or login: check SMTP_STARTTLS and SMTP_USER"
         ) from None
     except ssl.SSLError as error:
         raise AlertError(
-            f"{where} has no trusted TLS connection ({type(error).__name__}): check SMTP_HOST, "
-            "SMTP_PORT, its certificate, SMTP_STARTTLS and SMTP_SSL"
+            f"the TLS connection to {where} is not trusted ({type(error).__name__}): check "
+            "SMTP_HOST, SMTP_PORT, its certificate, SMTP_STARTTLS and SMTP_SSL"
         ) from None
     except (OSError, smtplib.SMTPException) as error:
         raise AlertError(
-            f"{where} was not reached or broke off ({type(error).__name__}): check SMTP_HOST "
+            f"{where} was not reached, or hung up ({type(error).__name__}): check SMTP_HOST "
             "and SMTP_PORT"
         ) from None
     except ValueError:
@@ -213,7 +204,7 @@ def _send_email(message: str, settings: AlertSettings) -> None:
             "SMTP_USER and SMTP_PASSWORD for special characters"
         ) from None
     if refused:
-        # The others have it: an error would make the caller send it to them again.
+        # The others got the mail: after an error the caller would send it to them again.
         logger.warning("%s refused %s: check ALERT_EMAIL_TO", where, ", ".join(sorted(refused)))
 
 
@@ -230,13 +221,13 @@ def _mail(message: str, settings: AlertSettings) -> EmailMessage:
 
 
 def _deliver(mail: EmailMessage, settings: AlertSettings) -> set[str]:
-    """Hand a mail over; return the recipients that were refused while others were accepted."""
+    """Send a mail; return the refused recipients, if others were accepted."""
     server = _connected(settings)
     try:
         if settings.smtp_user:
             server.login(settings.smtp_user, settings.smtp_password or "")
         refused = server.send_message(mail)
-        # The mail is accepted by now, however the server takes its leave.
+        # The mail is accepted by now, however the server ends the connection.
         with contextlib.suppress(OSError, smtplib.SMTPException):
             server.quit()
     finally:
@@ -245,9 +236,9 @@ def _deliver(mail: EmailMessage, settings: AlertSettings) -> set[str]:
 
 
 def _connected(settings: AlertSettings) -> smtplib.SMTP:
-    """Connect to the mail server, by TLS where that is asked for.
+    """Connect to the mail server, with TLS if it is configured.
 
-    Without a context smtplib takes any certificate, and the password would go there.
+    Without a context smtplib accepts any certificate, and would send the password there.
     """
     if settings.would_log_in_without_tls:
         raise AlertError(LOGIN_WITHOUT_TLS)

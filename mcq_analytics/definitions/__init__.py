@@ -1,4 +1,7 @@
-"""What Dagster loads. SQL and the Spark session are in `storage`, computation in `transforms`."""
+"""Dagster definitions: assets, checks, schedules, sensors, resources. `defs` is what Dagster loads.
+
+SQL and Spark code are in the layers below.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from dagster import Definitions, definitions
 
 from mcq_analytics.definitions import automation
 from mcq_analytics.definitions.build import build_definitions
-from mcq_analytics.instance.console import name_and_date_lines
+from mcq_analytics.instance.console import set_up_log_lines
 from mcq_analytics.settings import load_settings
 
 
 @definitions
 def defs() -> Definitions:
-    """Return the definitions for the settings of this environment."""
-    name_and_date_lines()
+    """Read the settings of this process, and return its definitions."""
+    set_up_log_lines()
     settings = load_settings()
     if not settings.automation:
         automation.warn()

@@ -56,8 +56,8 @@ def build_definitions(
         selection=AssetSelection.groups(GROUP),
         description="The three facts of an hour, or of a range of hours in one pass.",
     )
-    database = DatabaseResource()
-    spark = ScalingSparkResource(largest_load=largest_load)
+    database = DatabaseResource(settings=chosen)
+    spark = ScalingSparkResource(settings=chosen, largest_load=largest_load)
     schedules = [hourly_schedule(FACTS_JOB)]
     asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))

@@ -1,1 +1,1 @@
-"""The Dagster instance: where it keeps its records and files, and its settings."""
+"""The Dagster instance: `dagster.yaml`, and the classes that it names."""

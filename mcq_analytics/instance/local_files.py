@@ -1,4 +1,4 @@
-"""Where Dagster keeps files: under MCQ_HOME. `dagster.yaml` names the classes."""
+"""Dagster's files, under MCQ_HOME: artifacts and what steps print. For `dagster.yaml`."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from dagster._core.storage.root import LocalArtifactStorage
 from mcq_analytics.settings import load_settings
 
 
-def folder() -> Path:
-    """Return the folder of Dagster's files."""
+def dagster_folder() -> Path:
+    """Return the folder for Dagster's files."""
     return load_settings().home / "dagster"
 
 
 class Artifacts(LocalArtifactStorage):
-    """Dagster's folder for artifacts."""
+    """Dagster's artifacts, in a folder that the settings choose."""
 
     def __init__(self, inst_data: Any = None) -> None:
-        super().__init__(str(folder()), inst_data)
+        super().__init__(str(dagster_folder()), inst_data)
 
     @classmethod
     def config_type(cls) -> Any:
-        """Return the configuration that `dagster.yaml` may hold: none."""
+        """Return the schema of its configuration in `dagster.yaml`: there is none."""
         return {}
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> Artifacts:
-        """Return the artifacts of the settings' folder."""
+        """Return the storage, in the folder that the settings choose."""
         return cls(inst_data)
 
 
 class ComputeLogs(LocalComputeLogManager):
-    """What steps print, a file each, as the UI shows it.
+    """Writes the output of each step to files, which the UI shows.
 
-    A run that a code server has started prints nowhere else: Dagster would start four processes
-    for each step that copy it to the code server's own output, line by line among its messages,
-    and that stay when the run is killed together with those that watch it.
+    A run that a code server started prints nowhere else. By default Dagster starts four processes
+    per step that copy the output to that of the code server. They mix it into the server's own
+    messages, and stay behind if the run is killed.
     """
 
     def __init__(self, inst_data: Any = None) -> None:
-        super().__init__(str(folder() / "compute_logs"), inst_data=inst_data)
+        super().__init__(str(dagster_folder() / "compute_logs"), inst_data=inst_data)
 
     @classmethod
     def config_type(cls) -> Any:
-        """Return the configuration that `dagster.yaml` may hold: none."""
+        """Return the schema of its configuration in `dagster.yaml`: there is none."""
         return {}
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> ComputeLogs:
-        """Return the logs in the settings' folder."""
+        """Return the manager, for the folder that the settings choose."""
         return cls(inst_data)
 
     @contextmanager
     def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
-        """Write what is printed meanwhile to the files of a step."""
+        """Redirect standard output and error to the files of a step."""
         if multiprocessing.parent_process() is None:
-            # A command: who called it sees all of it.
+            # In a command, the output also goes to the terminal.
             with super().capture_logs(log_key) as context:
                 yield context
             return
@@ -72,5 +72,5 @@ class ComputeLogs(LocalComputeLogManager):
         out.parent.mkdir(parents=True, exist_ok=True)
         with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, err):
             yield CapturedLogContext(log_key)
-        # By this file others know that no more will come.
+        # Tells readers that the output is complete.
         out.with_suffix(".complete").touch()

@@ -1,6 +1,6 @@
-"""Where the Dagster instance keeps its records: PostgreSQL, the embedded server by default.
+"""Storage of the Dagster instance's records: PostgreSQL, by default the embedded server.
 
-`dagster.yaml` names the class; nothing else refers to it.
+`dagster.yaml` names `InstanceStorage`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 from sqlalchemy.engine import URL
 
-from mcq_analytics.instance.console import name_and_date_lines
+from mcq_analytics.instance.console import set_up_log_lines
 from mcq_analytics.postgres.database import sqlalchemy_text
 from mcq_analytics.postgres.embedded import DAGSTER_DATABASE, embedded_url, keep_started
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings, load_settings
 
 EVENTS_PER_BATCH = "1000"
 CONNECTIONS_KEPT = 2
-"""Of a process, to the database of Dagster's records; more are opened while they are needed."""
+"""Connections per process that stay open to the records; more are opened as needed."""
 
 
 class BatchingEventLogStorage(PostgresEventLogStorage):
-    """Stores the planned events of a ranged run in one insert, as its base does those that follow.
+    """Stores the planned materializations of a ranged run in one insert.
 
-    A run over some hours plans an event for each fact and hour, which costs more than all else
-    that Dagster records of it when they are stored one by one.
+    A ranged run plans one event per fact and hour. The base class inserts them one by one, which
+    costs more than all other records of the run.
     """
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store the planned hours among the events together; others as the base class does."""
+        """Store the planned hours in one insert, and other events as the base class does."""
         hours = [event for event in events if _plans_an_hour(event)]
         if hours:
             self._store_planned_hours(hours)
@@ -53,30 +53,29 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
                 self._store_asset_event(connection, event, event_id)
 
     def store_asset_check_event(self, event: EventLogEntry, event_id: int | None) -> None:
-        """Keep a check when it is evaluated, not when it is planned.
+        """Store a check when it is evaluated, but not when it is planned.
 
-        Dagster takes for the latest what was kept last. Of runs that wait in the queue together
-        that would be a check of the one that was planned last, whichever ends last; and one would
-        be kept for each hour of a run, though the checks have no partitions.
+        Dagster shows the row that was inserted last. With several queued runs that would be the
+        check that was planned last, not the one evaluated last. There would also be a row for each
+        hour of a run, although the checks have no partitions.
         """
         planned = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
         if event.get_dagster_event().event_type is not planned:
             super().store_asset_check_event(event, event_id)
 
     def dispose(self) -> None:
-        """Close what is open; a later use would open it anew."""
+        """Close all connections; a later use opens new ones."""
         super().dispose()
         self._engine.dispose()
 
 
-def records_url() -> URL:
-    """Return the URL of the database of Dagster's records; the embedded server is started.
+def records_url(settings: Settings) -> URL:
+    """Return the URL of the database for Dagster's records; start the embedded server if needed.
 
     Raises:
         McqError: the embedded server does not start.
 
     """
-    settings = load_settings()
     if settings.dagster_url is not None:
         return settings.dagster_url
     return embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
@@ -90,20 +89,21 @@ def _plans_an_hour(event: EventLogEntry) -> bool:
 
 
 class InstanceStorage(DagsterPostgresStorage):
-    """Dagster's own PostgreSQL storage at `MCQ_DAGSTER_URL`, else on the embedded server.
+    """Dagster's PostgreSQL storage, at `MCQ_DAGSTER_URL` or on the embedded server.
 
-    Its parts share connections, which stay open between uses: a step of a run writes dozens of
-    events, and Dagster would connect for each. One that was lost meanwhile is replaced.
+    Its three parts share a pool of connections, and lost ones are replaced. Dagster itself would
+    connect for each event, and a step writes dozens of them.
 
-    On the embedded server a commit does not wait for the disk: a crash of the machine may lose the
-    last records of Dagster, and never anything of the facts, which have their own database.
+    On the embedded server commits do not wait for the disk. A crash of the machine may lose
+    Dagster's last records, but nothing of the facts, which are in another database.
     """
 
     def __init__(self, inst_data: Any = None) -> None:
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_PER_BATCH)
         if "DAGSTER_IS_DEV_CLI" in os.environ:
-            name_and_date_lines()
-        text = sqlalchemy_text(records_url())
+            set_up_log_lines()
+        settings = load_settings()
+        text = sqlalchemy_text(records_url(settings))
         super().__init__(text, inst_data=inst_data)
         self._event_log_storage = BatchingEventLogStorage(text)
         engine = create_engine(
@@ -113,7 +113,6 @@ class InstanceStorage(DagsterPostgresStorage):
             max_overflow=-1,
             pool_pre_ping=True,
         )
-        settings = load_settings()
         if settings.dagster_url is None:
             keep_started(engine, settings.home)
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
@@ -121,10 +120,10 @@ class InstanceStorage(DagsterPostgresStorage):
 
     @classmethod
     def config_type(cls) -> Any:
-        """Return the configuration that `dagster.yaml` may hold: none, secrets least of all."""
+        """Return the schema of its configuration in `dagster.yaml`: none, and no secret."""
         return {}
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> InstanceStorage:
-        """Return the storage that the settings name."""
+        """Return the storage, at the URL that the settings choose."""
         return cls(inst_data)

@@ -1,8 +1,8 @@
-"""Backfills by the running daemon: planned, submitted in pieces, and followed.
+"""Backfills by the running daemon: plans them, submits them in pieces, and follows them.
 
-They are asset backfills, since those of jobs leave the backfill policy out of account. Dagster
-offers no public way to submit one but its webserver, which need not run: its core is imported, and
-its version is pinned.
+They are asset backfills, because job backfills ignore the backfill policy. The only public way to
+submit one is Dagster's webserver, which may not be running; so this imports Dagster's core, and
+Dagster's version is pinned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mcq_analytics.postgres.metadata import hour_statuses
 from mcq_analytics.settings import Settings
 
 PRIORITY = "-1"
-"""Of its runs, so that hourly runs that are queued after them go first."""
+"""Priority of a backfill's runs: hourly runs that are queued later go first."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 _HEARTBEAT_WITHIN = timedelta(minutes=2)
 _DAEMON = "BACKFILL"
@@ -49,19 +49,20 @@ _ENDED = (
     BulkActionStatus.CANCELED,
 )
 
-Progress = Callable[[int, str], None]
+PartitionsDone = Callable[[int, str], None]
+"""Called with the number of partitions just computed, and what is left."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One backfill: the hours of each fact within a chunk of the window, and its runs."""
+    """One backfill: the hours of each fact within a chunk of the window, and the planned runs."""
 
     hours: Mapping[str, set[datetime]]
     runs: Sequence[Request]
 
     @property
     def partitions(self) -> int:
-        """Hours, each counted once for each of its facts."""
+        """Number of partitions: each hour counts once per fact."""
         return sum(map(len, self.hours.values()))
 
 
@@ -75,10 +76,10 @@ def plan(
     only_missing: bool = False,
     only_failed: bool = False,
 ) -> list[Piece]:
-    """Return the backfills that compute a window, oldest first: one for each `chunk` hours.
+    """Return the backfills that compute a window, oldest first: one per `chunk` hours.
 
-    With `only_missing` and `only_failed` they hold, per fact, just the hours that were never
-    attempted, or whose latest attempt failed.
+    `only_missing` selects, per fact, the hours that were never attempted; `only_failed` those whose
+    latest attempt failed; both together, the hours of either kind.
 
     Raises:
         McqError: the database or the instance cannot be read.
@@ -111,7 +112,7 @@ def plan(
 
 
 def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece]) -> list[str]:
-    """Hand backfills to the daemon, which makes their runs; return their ids.
+    """Hand backfills to the daemon, which launches their runs; return their ids.
 
     Raises:
         McqError: no daemon runs on this instance.
@@ -119,8 +120,8 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     """
     if not _daemon_is_alive(instance):
         raise McqError(
-            "no Dagster daemon is running on this instance: start one with `dagster dev`, or with "
-            "`dagster-daemon run`; or compute the hours here with `mcq-analytics run`"
+            "no Dagster daemon is running on this instance: start one with `dagster dev` or "
+            "`dagster-daemon run`, or compute the hours here with `mcq-analytics run`"
         )
     graph = build_definitions(settings).resolve_asset_graph()
     ids = []
@@ -156,11 +157,11 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     return ids
 
 
-def follow(instance: DagsterInstance, ids: Sequence[str], progress: Progress) -> None:
-    """Wait until backfills have ended; `progress` gets the hours of facts that are done since.
+def follow(instance: DagsterInstance, ids: Sequence[str], progress: PartitionsDone) -> None:
+    """Wait until backfills have ended; `progress` is called with the partitions done since.
 
     Raises:
-        McqError: an hour failed, a backfill failed or was cancelled, or the daemon has gone.
+        McqError: an hour failed, a backfill failed or was cancelled, or the daemon stopped.
 
     """
     done = 0
@@ -174,7 +175,7 @@ def follow(instance: DagsterInstance, ids: Sequence[str], progress: Progress) ->
             break
         if not _daemon_is_alive(instance):
             raise McqError(
-                "the Dagster daemon has stopped: the backfill goes on when it runs again"
+                "the Dagster daemon has stopped: the backfill continues when it runs again"
             )
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     for backfill in found:
@@ -186,15 +187,15 @@ def follow(instance: DagsterInstance, ids: Sequence[str], progress: Progress) ->
     failed = sum(_failed(backfill) for backfill in found)
     if failed:
         raise McqError(
-            f"{failed:,} hours of facts failed: `mcq-analytics status` says why; after the remedy "
-            "run it again with --only-failed"
+            f"{failed:,} hours of facts failed: `mcq-analytics status` shows why; fix the cause, "
+            "then run the command again with --only-failed"
         )
 
 
 def _backfill(instance: DagsterInstance, backfill_id: str) -> PartitionBackfill:
     found = instance.get_backfill(backfill_id)
     if found is None:
-        raise McqError(f"the backfill {backfill_id} is no longer known to Dagster")
+        raise McqError(f"Dagster no longer knows the backfill {backfill_id}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Running the facts over a window in this process, recorded on the Dagster instance."""
+"""Runs the facts over windows in this process, recorded on the Dagster instance."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ from mcq_analytics.postgres.metadata import next_window
 from mcq_analytics.settings import Settings
 from mcq_analytics.settings.home import ready_home
 
-Progress = Callable[[int, datetime], None]
+HoursDone = Callable[[int, datetime], None]
+"""Called with the number of hours just computed, and their end."""
 
 
 @dataclass
 class FactTotals:
-    """What the runs of a window did to one fact: rows, and seconds by phase."""
+    """Rows and seconds of one fact, summed over the runs of a window."""
 
     rows_read: int = 0
     rows_inserted: int = 0
@@ -54,12 +55,12 @@ class FactTotals:
 
     @property
     def seconds(self) -> float:
-        """Seconds from asking for the lock to the commit, all runs together."""
+        """Seconds from requesting the lock to the commit, over all runs."""
         return sum(self.phases.values())
 
 
 def ensure_dagster_home(settings: Settings) -> None:
-    """Set DAGSTER_HOME where it is not: to the checkout, else to a folder under `.mcq`."""
+    """Set DAGSTER_HOME if it is unset: to the checkout if this is one, else to MCQ_HOME."""
     if os.environ.get("DAGSTER_HOME"):
         return
     home = Path.cwd()
@@ -77,25 +78,19 @@ def window_to_run(
     settings: Settings,
     start: str | None,
     end: str | None,
-    *,
-    skip_done: bool = False,
 ) -> Window | None:
-    """Return the window that `run` computes, or None where there is nothing to do.
+    """Return the window that `run` computes, or None if there is nothing to do.
 
-    Without a start it is the earliest that `next_window` gives for any fact. With `skip_done`
-    hours before that are left out though a start is given.
+    Without a start it begins at the earliest start that `next_window` gives for any fact.
 
     Raises:
-        UsageError: the window is not one, or lies outside the partitions.
+        UsageError: the window is empty or not in whole hours, or lies outside the partitions.
         McqError: the database cannot be read.
 
     """
     engine = database.engine()
     with explaining("reading etl_metadata", SQLAlchemyError):
-        bounds = [next_window(engine, fact.name, start, end) for fact in FACTS]
-        if skip_done:
-            open_from = min(next_window(engine, fact.name)[0] for fact in FACTS)
-            bounds = [(max(begin, open_from), finish) for begin, finish in bounds]
+        bounds = [next_window(engine, fact.name, settings, start, end) for fact in FACTS]
     begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
     if begin >= finish:
         return None
@@ -108,27 +103,27 @@ def window_to_run(
 
 
 def run_windows(
-    settings: Settings, windows: Sequence[Window], progress: Progress | None = None
+    settings: Settings, windows: Sequence[Window], progress: HoursDone | None = None
 ) -> dict[str, FactTotals]:
-    """Compute the facts over windows, in runs of at most `HOURS_PER_RUN` hours, in their order.
+    """Compute the facts over windows, one after the other, in runs of up to `HOURS_PER_RUN` hours.
 
     Raises:
-        McqError: a run failed; the message is that of its first error. Earlier runs stand.
+        McqError: a run failed; the message is that of its first error. Earlier runs stay committed.
 
     """
     ensure_dagster_home(settings)
-    # Dagster logs every event to stderr; the events themselves are on the instance.
+    # Dagster would also log every event to stderr.
     logging.getLogger("dagster").setLevel(logging.ERROR)
     chunks = [chunk for window in windows for chunk in window.chunks(HOURS_PER_RUN)]
     database = open_database(settings)
     load = 0
     if len(chunks) > 1:
-        with explaining("looking at how many rows there are", SQLAlchemyError):
+        with explaining("estimating the number of rows", SQLAlchemyError):
             load = largest_load(database, chunks)
     job = build_definitions(settings, largest_load=load).resolve_job_def(FACTS_JOB)
     totals = {fact.name: FactTotals() for fact in FACTS}
     with (
-        explaining("the records of past runs", SQLAlchemyError),
+        explaining("reading the records of past runs", SQLAlchemyError),
         DagsterInstance.get() as instance,
     ):
         end_dead_runs(instance)
@@ -141,7 +136,7 @@ def run_windows(
 
 
 def run_window(
-    settings: Settings, window: Window, progress: Progress | None = None
+    settings: Settings, window: Window, progress: HoursDone | None = None
 ) -> dict[str, FactTotals]:
     """Compute the facts over one window, as `run_windows` does."""
     return run_windows(settings, [window], progress)
@@ -154,7 +149,7 @@ def _execute(
     result = job.execute_in_process(
         instance=instance,
         run_id=run_id,
-        # The command reports what failed itself: the daemon is not to run it again behind its back.
+        # The command reports a failure itself; the daemon must not retry the run later.
         tags={**range_tags(window), **process_tags(run_id), MAX_RETRIES_TAG: "0"},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
@@ -166,7 +161,7 @@ def _execute(
 
 
 def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:
-    """Add up what a run did; all hours of a ranged run carry the same figures."""
+    """Add the figures of a run; every hour of a ranged run has the figures of the whole run."""
     for name, total in totals.items():
         events = result.asset_materializations_for_node(name)
         if not events:

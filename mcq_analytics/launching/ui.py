@@ -1,4 +1,4 @@
-"""The Dagster UI with its daemon, as `mcq-analytics demo` opens it: on loopback."""
+"""Runs the Dagster UI and daemon for `mcq-analytics demo`, on loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 from mcq_analytics.errors import McqError
 from mcq_analytics.launching.in_process import ensure_dagster_home
 from mcq_analytics.postgres.embedded import forget_dead_users
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 from mcq_analytics.settings.home import taken_by_ui
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -23,26 +23,25 @@ SECONDS_TO_END = 30
 LOOKS_WITHOUT_CODE_SERVER = 3
 
 
-def serve(host: str, port: int) -> None:
-    """Run `dagster dev` in the foreground until it is interrupted, and end all that it started.
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Run `dagster dev` in the foreground until interrupted, then end every process it started.
 
     Raises:
-        McqError: the port is taken, another UI has the folder, or the UI ended by itself.
+        McqError: the port is taken, another UI uses MCQ_HOME, or the UI ended unexpectedly.
 
     """
-    settings = load_settings()
     ensure_dagster_home(settings)
     address = f"http://{host}:{port}"
     with taken_by_ui(settings.home, address):
         _require_free(host, port)
-        click.echo(f"the Dagster UI is at {address} (Ctrl-C ends it)")
-        # A shell's job in the background ignores interrupts, by which the UI ends its processes.
+        click.echo(f"the Dagster UI is at {address} (Ctrl-C stops it)")
+        # A shell's background job ignores interrupts, but the UI needs them to end its processes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
         code = _run_dev(host, port)
         forget_dead_users(settings.home)
     if code is not None:
-        raise McqError(f"the Dagster UI ended by itself, with exit code {code}: see above")
+        raise McqError(f"the Dagster UI ended unexpectedly, with exit code {code}: see above")
 
 
 def _require_free(host: str, port: int) -> None:
@@ -52,14 +51,14 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError:
             raise McqError(
-                f"port {port} is taken: end what listens there, or run dagster dev --port"
+                f"port {port} is taken: stop what listens there, or run dagster dev --port"
             ) from None
 
 
 def _run_dev(host: str, port: int) -> int | None:
-    """Return the exit code of `dagster dev`, None where it was interrupted.
+    """Run `dagster dev`; return its exit code, None if it was interrupted.
 
-    It may be 0 though a process of its own has died, and it ended the others.
+    The code may be 0 even if one of its processes died, after which it ends the others.
     """
     process = psutil.Popen(
         [
@@ -75,7 +74,7 @@ def _run_dev(host: str, port: int) -> int | None:
             "--log-level",
             "warning",
         ],
-        # Dagster recommends another command, which does not know this layout.
+        # Dagster recommends a newer command, which does not support this project's layout.
         env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
     started: set[psutil.Process] = set()
@@ -91,7 +90,7 @@ def _run_dev(host: str, port: int) -> int | None:
                 process.wait(SECONDS_BETWEEN_LOOKS)
         return int(process.returncode)
     except KeyboardInterrupt:
-        # From a terminal the UI got the same signal; it ends its own processes.
+        # In a terminal the UI gets the same signal, and ends its own processes.
         started |= _descendants(process)
         process.terminate()
         process.wait()
@@ -138,9 +137,9 @@ def _descendants(process: psutil.Process) -> set[psutil.Process]:
 
 
 def _end(processes: set[psutil.Process]) -> None:
-    """End those that are left, each with a chance to end by itself: the code server, its runs.
+    """End the remaining processes, such as the code server and its runs: politely, then by force.
 
-    The embedded server, which one of them may have started, has users of its own.
+    The embedded PostgreSQL is spared: other processes may use it, and it stops with the last one.
     """
     _, alive = psutil.wait_procs(_running(processes), timeout=SECONDS_BETWEEN_LOOKS)
     left = [process for process in alive if not _is_server(process)]
@@ -173,7 +172,7 @@ def _is_server(process: psutil.Process) -> bool:
 
 
 def _target() -> list[str]:
-    """Name what Dagster loads: the workspace of a checkout, else the installed package."""
+    """Return the options that tell Dagster what to load: a checkout's workspace, or the package."""
     if Path("workspace.yaml").exists():
         return ["--workspace", "workspace.yaml"]
     return ["--module-name", "mcq_analytics.definitions"]

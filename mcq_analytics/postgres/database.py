@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
 from mcq_analytics.postgres.embedded import embedded_url
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 from mcq_analytics.settings.database_urls import DRIVER
 
 APPLICATION_NAME = "mcq_analytics"
@@ -148,17 +148,3 @@ def open_database(settings: Settings) -> Database:
         settings.statement_seconds,
         settings.lock_seconds,
     )
-
-
-def get_engine(env: str) -> Engine:
-    """Return an engine on the database of `env` (`dev`, `test` or `prod`; SPEC section 4).
-
-    No connection is made before the first use, but where `dev` has no URL the embedded server
-    is started.
-
-    Raises:
-        UsageError: an unknown environment.
-        McqError: its URL is missing or malformed.
-
-    """
-    return open_database(load_settings(env, to_connect_only=True)).engine()

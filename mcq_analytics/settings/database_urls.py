@@ -1,7 +1,4 @@
-"""Reading a PostgreSQL URL of the settings into its parts, decoded; or refusing it unrepeated.
-
-What connections are made of the parts is in `postgres.database`.
-"""
+"""Parsing of PostgreSQL URLs in settings. `postgres.database` makes connections from them."""
 
 from __future__ import annotations
 
@@ -29,14 +26,17 @@ _ENCODE = "percent-encode special characters in the password (@ as %40)"
 
 
 def read_postgres_url(variable: str, text: str) -> URL:
-    """Return the URL with every part decoded and in its place, also where it stood in the query.
+    """Return the URL with every part decoded, also parts that were given in the query.
 
-    The query keeps what is left for libpq, such as `sslmode`; several hosts and ports are lists
-    with commas, as libpq has them. Passwords are remembered as secrets.
+    The query of the result has the remaining parameters for libpq, such as `sslmode`. Several
+    hosts and ports are comma-separated, as for libpq. Passwords are remembered as secrets.
+
+    >>> read_postgres_url("DB_DEV_URL", "postgresql:///facts?host=/run/postgresql").host
+    '/run/postgresql'
 
     Raises:
-        McqError: it is none. The message names the variable, and repeats nothing of it: what looks
-            like a host or a name may be part of a password.
+        McqError: the text is no such URL. The message names the variable and quotes nothing of the
+            text: what looks like a host or a name may be part of a password.
 
     """
     found = _URL.fullmatch(text.strip())
@@ -46,7 +46,7 @@ def read_postgres_url(variable: str, text: str) -> URL:
     if scheme in _OTHER_DATABASES:
         raise McqError(f"{variable} is a {scheme} URL; it must be postgresql://…")
     if scheme not in ("postgresql", "postgres"):
-        raise _refusal(variable, "is not a URL of PostgreSQL")
+        raise _refusal(variable, "is not a PostgreSQL URL")
     for part in ("host", "dbname"):
         if "@" in (found[part] or ""):
             raise _refusal(variable, "cannot be read: it has more than one @")
@@ -58,7 +58,7 @@ def read_postgres_url(variable: str, text: str) -> URL:
         parts["host"] = host
     parts |= _query(variable, found["query"] or "")
     if any("\0" in value for value in parts.values()):
-        raise _refusal(variable, "holds a null character")
+        raise _refusal(variable, "contains a null character")
     remember(parts.get("password"), parts.get("sslpassword"))
     port = _port(variable, parts.pop("port", None))
     return URL.create(
@@ -73,7 +73,7 @@ def read_postgres_url(variable: str, text: str) -> URL:
 
 
 def _query(variable: str, query: str) -> dict[str, str]:
-    """Return the parameters of a query. Blanks may be written as +, as SQLAlchemy does."""
+    """Return the parameters of a query. A + stands for a space, as for SQLAlchemy."""
     given: dict[str, list[str]] = {}
     for pair in filter(None, query.split("&")):
         name, equals, value = pair.partition("=")
@@ -85,7 +85,7 @@ def _query(variable: str, query: str) -> dict[str, str]:
         name: ",".join(values) if name in ("host", "hostaddr", "port") else values[-1]
         for name, values in given.items()
     }
-    # SQLAlchemy's way to give hosts with their ports: host=h1:p1&host=h2:p2
+    # SQLAlchemy writes hosts with ports as host=h1:p1&host=h2:p2.
     hosts = parts.get("host", "").split(",")
     if "port" not in parts and any(re.fullmatch(r"[\w.-]*:\d+", host) for host in hosts):
         parts["host"] = ",".join(host.partition(":")[0] for host in hosts)
@@ -106,7 +106,7 @@ def _is_known_to_libpq(name: str) -> bool:
 def _port(variable: str, port: str | None) -> str | None:
     for one in (port or "").split(","):
         if one and not (re.fullmatch("[0-9]{1,5}", one) and 0 < int(one) <= HIGHEST_PORT):
-            raise _refusal(variable, f"has a port that is no number from 1 to {HIGHEST_PORT}")
+            raise _refusal(variable, f"has a port that is not a number from 1 to {HIGHEST_PORT}")
     return port
 
 

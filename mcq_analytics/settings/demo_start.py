@@ -1,6 +1,6 @@
-"""The first hour of a demo: that of its sample, noted under MCQ_HOME for every process there.
+"""The first hour of a demo's sample, kept in a file under MCQ_HOME for every process there.
 
-It stands in for `MCQ_PARTITION_START` where that is not set, and for the demo's database alone.
+For the demo's database it is the default of `MCQ_PARTITION_START`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EMBEDDED = "embedded"
 
 
 def note_start(home: Path, url: URL | None, start: datetime) -> bool:
-    """Note where the demo of a database starts; return whether that is new.
+    """Store the first hour of a database's demo; return whether it is new.
 
     Raises:
         McqError: the folder cannot be written to.
@@ -35,10 +35,10 @@ def note_start(home: Path, url: URL | None, start: datetime) -> bool:
 
 
 def noted_start(home: Path, url: URL | None) -> str | None:
-    """Return where the demo of a database starts, if there is one.
+    """Return the first hour of a database's demo, None if there was no demo.
 
     Raises:
-        McqError: the note cannot be read.
+        McqError: the file cannot be read.
 
     """
     path = home / FILE
@@ -54,5 +54,5 @@ def noted_start(home: Path, url: URL | None) -> str | None:
 
 
 def _name(url: URL | None) -> str:
-    """Name a database without its password."""
+    """Return a name for a database, without its password."""
     return EMBEDDED if url is None else url.set(password=None).render_as_string()

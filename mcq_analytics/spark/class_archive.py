@@ -1,9 +1,9 @@
-"""Make Java start sooner, from an archive of the classes that a run loads (class-data sharing).
+"""Makes an archive of the Java classes that a run loads, so that Spark starts faster.
 
 Usage: python -m mcq_analytics.spark.class_archive
 
-Needed once for an environment: `make setup` does it. Without an archive, or where Java finds that
-it is of another Java or another Spark, sessions start as ever.
+Run it once per Python environment; `make setup` does. Without an archive, or with one from another
+Java or Spark, sessions start as usual, only slower. (Java calls this class-data sharing.)
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from pyspark.sql import DataFrame, SparkSession
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.inspection import BASE_COLUMNS, Role
-from mcq_analytics.spark.session import (
-    CLASS_ARCHIVE,
-    initialize_spark_session_with_scaling,
-)
+from mcq_analytics.settings.spark import cluster_settings
+from mcq_analytics.settings.variables import read_variables
+from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session
 from mcq_analytics.transforms import TRANSFORMS
 
 _ROW = {
@@ -37,9 +36,9 @@ _ROW = {
 
 
 def make_class_archive() -> None:
-    """Write `CLASS_ARCHIVE` anew, from a session that computes each fact of one row.
+    """Write `CLASS_ARCHIVE` from a session that computes each fact from one row.
 
-    Takes the process's only Spark session. Where Java makes no archive, there is none afterwards.
+    It needs the process's only Spark session. If Java makes no archive, there is none afterwards.
     """
     CLASS_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     CLASS_ARCHIVE.unlink(missing_ok=True)
@@ -52,7 +51,7 @@ def make_class_archive() -> None:
 
 
 def compute_each_fact(spark: SparkSession) -> None:
-    """Compute the facts of base tables with a row each, by the steps of a run."""
+    """Compute the facts from one row per base table, in the same steps as a run."""
 
     def copied(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from batches
@@ -73,10 +72,9 @@ def _base_table(spark: SparkSession, name: str) -> DataFrame:
 
 @contextmanager
 def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
-    """Yield a session whose Java has these options, and wait until that Java has ended."""
-    # No database is needed, whatever environment this is for.
-    os.environ.update(MCQ_ENV="dev", MCQ_HOME=str(home), SPARK_SUBMIT_OPTS=java_options)
-    spark = initialize_spark_session_with_scaling("local", 0)
+    """Yield a session whose Java has these options; afterwards wait until that Java has ended."""
+    os.environ["SPARK_SUBMIT_OPTS"] = java_options
+    spark = spark_session(cluster_settings("local", read_variables()), home, 0)
     gateway = SparkContext._gateway
     assert gateway is not None
     yield spark

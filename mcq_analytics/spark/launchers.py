@@ -1,4 +1,4 @@
-"""Launchers: small shell scripts that start a program as Spark must find it."""
+"""Small shell scripts through which Spark starts Java and its Python workers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ exec {python} "$@"
 
 
 def python_launcher(home: Path) -> Path:
-    """Return what starts this Python, with the installed pyspark, as a worker of a local Spark.
+    """Return a launcher for the Python workers of a local Spark; they use the installed pyspark.
 
-    Spark puts the pyspark in its zip before the installed one. That has no bytecode: each of the
-    four Pythons that a first query starts would compile it for more than a second.
+    By default Spark puts its zipped pyspark first on the path. The zip has no bytecode, and each of
+    the four Pythons that a first query starts would compile it for more than a second.
     """
     launcher = home / "python" / "bin" / "python"
     write_launcher(launcher, _PYTHON.format(python=shlex.quote(sys.executable)))
@@ -34,7 +34,7 @@ def python_launcher(home: Path) -> Path:
 
 
 def write_launcher(launcher: Path, script: str) -> None:
-    """Write an executable script where it is not there already, whole or not at all."""
+    """Write an executable script atomically, unless it is there already."""
     if launcher.exists() and launcher.read_text() == script:
         return
     launcher.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The Spark session: sized by the number of records, on a named cluster."""
+"""The Spark session of a process: its settings, sized by the number of records, and its start."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pyspark.sql import SparkSession
 from mcq_analytics.errors import McqError
 from mcq_analytics.masking import without_secrets
 from mcq_analytics.postgres.errors import first_line
-from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.settings.home import ready_home
+from mcq_analytics.settings.spark import SparkSettings
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics.spark.launchers import python_launcher
 
 MILLION = 1_000_000
 QUICK_RECORDS = 100_000
-"""Up to this many records a job takes less time than it takes to plan and start it well."""
+"""Up to this many records, optimising a job takes longer than running it."""
 
 CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
-"""What `mcq_analytics.spark.class_archive` makes for an environment."""
+"""The archive that `mcq_analytics.spark.class_archive` makes in a Python environment."""
 
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
 
@@ -40,8 +40,8 @@ _STEPS = (
 )
 _BEYOND = (8, 16, 64, 1024)
 
-# How inputs are joined: by Spark's defaults, or, where few records are inputs of one partition
-# each, where they are, in one stage.
+# Joins by Spark's defaults; for few records, each input is one partition, and the joins run in one
+# stage without a shuffle or broadcast.
 _JOINS = {
     "spark.sql.autoBroadcastJoinThreshold": str(10 * 2**20),
     "spark.sql.maxSinglePartitionBytes": str(128 * 2**20),
@@ -52,12 +52,12 @@ _QUICK_JOINS = {
     "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
     "spark.sql.defaultSizeInBytes": "1",
 }
-# What is set anew for each load; all else is fixed when a session starts.
+# Settings that change with each load; the others are fixed when a session starts.
 _PER_QUERY = ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage", *_JOINS)
 
 
 def scaling_config(record_count: int) -> dict[str, str]:
-    """Return the Spark settings for a load: dynamic allocation and adaptive query execution.
+    """Return Spark's settings for a load: dynamic allocation and adaptive query execution.
 
     Raises:
         ValueError: `record_count` is negative.
@@ -77,8 +77,8 @@ def scaling_config(record_count: int) -> dict[str, str]:
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
-        # The rule gives up a join with an empty side, and its running tasks, while they still read:
-        # they would outlive the query, and a Python worker dies with each.
+        # If one side of a join is empty, this rule abandons the other side's tasks while they still
+        # read: they would outlive the query, and each takes a Python worker down.
         "spark.sql.adaptive.optimizer.excludedRules": (
             "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
         ),
@@ -88,7 +88,7 @@ def scaling_config(record_count: int) -> dict[str, str]:
 
 
 def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]:
-    """Return all Spark settings of a session; those that the cluster names win."""
+    """Return all of Spark's settings for a new session; those in the cluster's conf win."""
     config = {
         **scaling_config(record_count),
         "spark.executor.memory": settings.executor_memory,
@@ -98,28 +98,28 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.ui.explainMode": "simple",
         "spark.sql.codegen.wholeStage": "true",
-        # Three facts need more than the hundred compiled classes that Spark keeps, again and again.
+        # The three facts reuse more compiled classes than the hundred that Spark keeps by default.
         "spark.sql.codegen.cache.maxEntries": "1000",
-        # Where in a transform each column was made, which takes several calls of Java to note.
+        # Recording the Python line of each column takes several Java calls per column.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
     }
     if settings.cluster == "local":
         config |= {
-            # A task that fails, as when its Python worker is killed, is tried once more.
+            # Retry a failed task once, as when its Python worker was killed.
             "spark.master": settings.master or "local[*,2]",
-            # A session on one machine listens on that machine alone, and offers no web page.
+            # Listen on loopback only, and offer no web page.
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
-            # Nobody looks at queries that are over; their plans would fill the memory of long runs.
+            # Nobody looks at finished queries; their plans would fill the memory in long runs.
             "spark.sql.ui.retainedExecutions": "10",
             "spark.ui.retainedJobs": "50",
             "spark.ui.retainedStages": "50",
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
         }
         if CLASS_ARCHIVE.exists():
-            # Java says where it does not fit: in the log, not on standard output.
+            # If the archive does not fit, Java warns: to the log, not to standard output.
             config["spark.driver.extraJavaOptions"] += (
                 f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}" -Xlog:disable -Xlog:all=warning:stderr'
             )
@@ -133,47 +133,43 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
     return {**config, **settings.conf}
 
 
-def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) -> SparkSession:
-    """Return a Spark session on the named cluster, sized for `record_count` records.
+def spark_session(settings: SparkSettings, home: Path, record_count: int) -> SparkSession:
+    """Return the process's Spark session, on a cluster, sized for `record_count` records.
 
-    `local` runs Spark in this machine; another name is a Spark standalone, Kubernetes or YARN
-    cluster whose master and conf are in the settings. Dynamic allocation and adaptive execution
-    are as `scaling_config` says. A session that this process has already is used again, with what
-    is of each query set anew. Executors, and the compiler and collector of Java, are fixed when a
-    session starts: a process with loads of several sizes starts with the largest.
+    A new session starts with `session_config`; its log and launchers go under `home`. An existing
+    one is reused, and only its per-query settings change. Executors and the options of Java are
+    fixed when the session starts: a process with several loads asks for the largest first.
 
     Raises:
-        McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
+        McqError: there is no Java 17 or newer, or Spark does not start.
 
     """
-    settings = cluster_settings(cluster_name)
     config = session_config(settings, record_count)
     active = SparkSession.getActiveSession()
     if active is not None:
         for name in _PER_QUERY:
             active.conf.set(name, config[name])
         return active
-    home = ready_home(load_settings().home)
-    java_home = ensure_java(home)
+    java_home = ensure_java(ready_home(home))
     os.environ["JAVA_HOME"] = str(java_home)
     if settings.cluster == "local":
         os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     else:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = SparkConf().setAppName(f"mcq_analytics {cluster_name}").setAll(list(config.items()))
+    conf = SparkConf().setAppName(f"mcq_analytics {settings.cluster}").setAll(list(config.items()))
     log = home / "spark.log"
     try:
-        # What Java has to say goes to a file: an error of the run tells what matters.
+        # Java's output goes to a file; errors that matter are raised in Python.
         with log.open("ab") as stderr:
             gateway = launch_gateway(conf, {"stderr": stderr})
         SparkContext(gateway=gateway, conf=conf)
         session = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
-            f"Spark does not start on the cluster {cluster_name!r} with the Java in {java_home}: "
-            f"{first_line(error)}; see {log}"
+            f"Spark does not start on the cluster {settings.cluster!r} with the Java in "
+            f"{java_home}: {first_line(error)}; see {log}"
         ) from without_secrets(error)
-    # pyspark would print every failed query with its whole Java trace; the error has what matters.
+    # pyspark would also print every failed query with its Java trace; the error is enough.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     return session

@@ -25,6 +25,7 @@ from mcq_analytics.definitions.run_state.run_errors import DIED
 from mcq_analytics.instance.storage import records_url
 from mcq_analytics.postgres.database import CONNECT_TIMEOUT_SECONDS, sqlalchemy_text
 from mcq_analytics.postgres.errors import first_line
+from mcq_analytics.settings import load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def _held_keys(runs: Iterable[DagsterRun]) -> set[int]:
 
 def _engine() -> Engine:
     return create_engine(
-        sqlalchemy_text(records_url()),
+        sqlalchemy_text(records_url(load_settings())),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         # The server is not to keep the lock of a host that is gone.

@@ -1,0 +1,116 @@
+"""Commands that report on the facts: `status`, and `rescore`, which also corrects them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from mcq_analytics.cli.opening import open_from_settings
+from mcq_analytics.cli.options import verbose_option
+from mcq_analytics.cli.output import show_table
+from mcq_analytics.model.windows import HOUR, format_hour
+from mcq_analytics.progress import progress_bar
+
+if TYPE_CHECKING:
+    from mcq_analytics.quality.status import FactStatus
+
+
+@click.command()
+@verbose_option
+def status() -> None:
+    """Show done, missing and failed hours per fact. Exit with 1 if any hour has failed."""
+    from mcq_analytics.quality.status import fact_statuses  # noqa: PLC0415
+
+    settings, database = open_from_settings()
+
+    from dagster import DagsterInstance  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from mcq_analytics.definitions.run_state import hour_outcomes  # noqa: PLC0415
+    from mcq_analytics.definitions.run_state.liveness import end_dead_runs  # noqa: PLC0415
+    from mcq_analytics.launching import in_process  # noqa: PLC0415
+    from mcq_analytics.postgres.errors import explaining  # noqa: PLC0415
+
+    in_process.ensure_dagster_home(settings)
+    with (
+        explaining("reading the records of runs", SQLAlchemyError),
+        DagsterInstance.get() as instance,
+    ):
+        end_dead_runs(instance)
+        engine = database.engine()
+        hour_outcomes.record_ended_runs(instance, settings, engine)
+        wrong = hour_outcomes.wrong_hours(instance, engine, settings)
+    statuses = fact_statuses(database, settings, wrong)
+    show_table(
+        "",
+        ("fact", "last hour done", "missing hours", "failed hours", "lag", "rows"),
+        [
+            (
+                fact.name,
+                format_hour(fact.done_until - HOUR) if fact.done_until else "none",
+                f"{fact.missing_hours:,}",
+                f"{fact.failed_hours:,}",
+                f"{fact.lag_hours:,} h",
+                f"{fact.rows:,}",
+            )
+            for fact in statuses
+        ],
+    )
+    failed = [fact for fact in statuses if fact.failed_hours]
+    for line in _failures(failed):
+        click.echo(line, err=True)
+    if failed:
+        sys.exit(1)
+
+
+def _failures(failed: Iterable[FactStatus]) -> Iterator[str]:
+    """Yield a line for each cause, up to `CAUSES_NAMED` per fact."""
+    from mcq_analytics.quality.status import CAUSES_NAMED  # noqa: PLC0415
+
+    for fact in failed:
+        for verb, causes in (("failed", fact.failed), ("is wrong", fact.wrong)):
+            for cause in causes[:CAUSES_NAMED]:
+                yield f"{fact.name} {verb} over {cause}"
+            if len(causes) > CAUSES_NAMED:
+                yield f"{fact.name} {verb} for {len(causes) - CAUSES_NAMED} more reasons"
+
+
+@click.command()
+@click.option("--question", default=None, help="Only this question_id [default: all questions].")
+@click.option("--dry-run", is_flag=True, help="Report what would change without computing it.")
+@verbose_option
+def rescore(question: str | None, dry_run: bool) -> None:
+    """Apply corrected answer keys and expiry times now, and report which results change.
+
+    The late data sensor does this within hours on its own.
+    """
+    from mcq_analytics.quality.rescore import find_rescore  # noqa: PLC0415
+
+    settings, database = open_from_settings()
+    with progress_bar("comparing hours") as advance:
+        found = find_rescore(database, settings, question, lambda hours: advance(hours, ""))
+    if not found.windows:
+        click.echo("nothing to do: the facts match the base tables")
+        return
+    moves = found.moves
+    if not dry_run:
+        from mcq_analytics.launching import in_process  # noqa: PLC0415
+
+        total = sum(window.hours for window in found.windows)
+        with progress_bar("computing hours", total=total) as advance:
+            in_process.run_windows(
+                settings,
+                found.windows,
+                lambda hours, until: advance(hours, f"to {format_hour(until)}"),
+            )
+    verb = "would change" if dry_run else "changed"
+    click.echo(f"{found.stale_hours:,} hours differ from the base tables")
+    click.echo(f"{verb} {moves.rows:,} question results of {moves.students:,} students")
+    if moves.before is not None and moves.after is not None:
+        click.echo(
+            f"their mean accuracy: {moves.before:.2f} % before, {moves.after:.2f} % after, "
+            f"{moves.after - moves.before:+.2f} percentage points"
+        )
