@@ -34,7 +34,7 @@ from mcq_analytics.compute.fingerprints import (
 from mcq_analytics.compute.loads import planned_rows
 from mcq_analytics.compute.merge import TASK, MergeCounts, merge, staging_columns
 from mcq_analytics.compute.overviews import overview
-from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections, quoted
+from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
 from mcq_analytics.errors import WaitedInVainError
 from mcq_analytics.model.facts import TEST_SUMMARY, Fact
 from mcq_analytics.model.windows import Window
@@ -47,6 +47,7 @@ from mcq_analytics.postgres.base_snapshot import (
 from mcq_analytics.postgres.database import APPLICATION_NAME, Database
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE, in_short
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS, FactTables, fact_tables
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 from mcq_analytics.postgres.retries import retrying
 from mcq_analytics.postgres.schema import key_types, require_fact_tables

@@ -13,9 +13,10 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.judged_answers import judged
-from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.compute.selections import Selections
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import HOUR, Window
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 EMPTY = "0:0"

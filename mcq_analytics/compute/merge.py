@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, text
 
-from mcq_analytics.compute.selections import TEST_QUESTIONS, quoted
+from mcq_analytics.compute.selections import TEST_QUESTIONS
 from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
 from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.identifiers import quoted
 
 TASK = "task_attempt_id"
 """Column of a staging table: the Spark task attempt that wrote the row. Rows of attempts which

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, RowMapping, text
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
+from mcq_analytics.postgres.identifiers import quoted
 
 TESTS_NAMED = 10
 

@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from sqlalchemy.dialects import postgresql
-
 from mcq_analytics.compute.judged_answers import ANSWER_KEY, SESSION_EXPIRY, judged
 from mcq_analytics.model.facts import (
     KEY_MEANINGS,
@@ -28,6 +26,7 @@ from mcq_analytics.model.facts import (
     Fact,
     IdType,
 )
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables, Role
 
 TEST_QUESTIONS = "test_questions"
@@ -175,13 +174,6 @@ _READS = {
 }
 
 _ALIASES = {"answers": "a", "questions": "q", "sessions": "s", "submissions": "b"}
-
-_preparer = postgresql.dialect().identifier_preparer
-
-
-def quoted(*names: str) -> str:
-    """Return a name, qualified where several parts are given, quoted as PostgreSQL needs it."""
-    return ".".join(_preparer.quote(name) for name in names)
 
 
 @dataclass(frozen=True)
