@@ -32,7 +32,7 @@ from mcq_analytics.compute.fingerprints import (
     watermark,
 )
 from mcq_analytics.compute.loads import planned_rows
-from mcq_analytics.compute.merge import TASK, MergeCounts, merge, staging_columns
+from mcq_analytics.compute.merge import MergeCounts, merge, staging_columns
 from mcq_analytics.compute.overviews import overview
 from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
 from mcq_analytics.errors import WaitedInVainError
@@ -52,7 +52,7 @@ from mcq_analytics.postgres.inspection import BaseTables
 from mcq_analytics.postgres.retries import retrying
 from mcq_analytics.postgres.schema import key_types, require_fact_tables
 from mcq_analytics.spark.session import QUICK_RECORDS
-from mcq_analytics.spark.sink import copy_to_staging
+from mcq_analytics.spark.sink import TASK, copy_to_staging
 from mcq_analytics.spark.source import SLICE, SnapshotRead, spark_id, spark_schema
 
 logger = logging.getLogger(__name__)

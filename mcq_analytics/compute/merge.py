@@ -14,10 +14,7 @@ from mcq_analytics.compute.selections import TEST_QUESTIONS
 from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.identifiers import quoted
-
-TASK = "task_attempt_id"
-"""Column of a staging table: the Spark task attempt that wrote the row. Rows of attempts which
-Spark did not count (a retry, a speculative copy) stay behind."""
+from mcq_analytics.spark.sink import TASK
 
 # A row is written only where it is new or differs, so that `updated_at` tells of real changes.
 _UPSERT = """

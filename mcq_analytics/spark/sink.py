@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
-from mcq_analytics.compute.merge import TASK
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TASK = "task_attempt_id"
+"""Column of a staging table: the Spark task attempt that wrote the row. Rows of task attempts that
+Spark discarded (failed and retried, or speculative copies) stay in the table and do not count."""
 
 
 def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
