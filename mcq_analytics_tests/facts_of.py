@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.compute.attempt import Attempt, AttemptReport
+from mcq_analytics.compute.attempt import Attempt
+from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.model.facts import FACTS, Fact
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.postgres.database import Database
@@ -41,7 +42,6 @@ def run_facts(
     reports = {}
     for fact in facts:
         with Attempt(database, fact, over, run_id) as attempt:
-            attempt.begin()
             inputs = {name: attempt.read(spark, name) for name in fact.reads}
             reports[fact.name] = attempt.commit(TRANSFORMS[fact.name](**inputs))
     return reports

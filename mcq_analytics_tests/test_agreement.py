@@ -14,7 +14,7 @@ from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.compute.attempt import lock_key
+from mcq_analytics.compute.lock import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
 from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of

@@ -20,8 +20,11 @@ from pyspark.sql.types import StructType
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from mcq_analytics.compute.attempt import Attempt, AttemptReport, lock_holder, lock_key
-from mcq_analytics.compute.merge import merge, staging_columns
+from mcq_analytics.compute.attempt import Attempt
+from mcq_analytics.compute.lock import lock_holder, lock_key
+from mcq_analytics.compute.merge import merge
+from mcq_analytics.compute.report import AttemptReport
+from mcq_analytics.compute.staging import staging_columns
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
 from mcq_analytics.postgres.database import Database
@@ -83,7 +86,6 @@ def test_an_attempt_that_fails_changes_no_fact_and_is_recorded(
 
 def fail_with(database: Database, spark: SparkSession, transform: Any) -> None:
     with Attempt(database, QUESTION_INTERACTION, NINE, "run") as attempt:
-        attempt.begin()
         attempt.commit(
             transform(**{name: attempt.read(spark, name) for name in QUESTION_INTERACTION.reads})
         )
@@ -95,7 +97,6 @@ def test_a_second_attempt_waits_for_the_first_and_says_for_whom(
     caplog.set_level(logging.INFO)
     done = threading.Event()
     with Attempt(answered, TEST_FUNNEL, NINE, "first-run") as first:
-        first.begin()
 
         def second() -> None:
             run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="second-run")
@@ -115,7 +116,6 @@ def test_a_second_attempt_waits_for_the_first_and_says_for_whom(
 
 def test_all_inputs_are_as_of_one_snapshot(answered: Database, spark: SparkSession) -> None:
     with Attempt(answered, TEST_FUNNEL, NINE, "run") as attempt:
-        attempt.begin()
         execute(
             answered,
             "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:30Z', 'timeout')",
@@ -168,7 +168,6 @@ def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str)
         yield from batches
 
     with Attempt(database, TEST_FUNNEL, NINE, "cut-run") as attempt:
-        attempt.begin()
         frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
         frame = TRANSFORMS[TEST_FUNNEL.name](**frames)
         return attempt.commit(frame.mapInArrow(disturb, frame.schema))
@@ -302,20 +301,18 @@ def test_a_run_waits_for_another_no_longer_than_it_was_told(
     answered: Database, patience: int
 ) -> None:
     hasty = dataclasses.replace(answered, lock_seconds=patience)
-    with Attempt(answered, TEST_FUNNEL, NINE, "first-run") as first:
-        first.begin()
-        second = Attempt(hasty, TEST_FUNNEL, NINE, "second-run")
+    with Attempt(answered, TEST_FUNNEL, NINE, "first-run"):
         with (
             pytest.raises(
                 McqError,
                 match=f"waited {patience} s for mcq_analytics first-ru test_funnel_fact .*"
                 "raise --lock-timeout",
             ),
-            second,
+            Attempt(hasty, TEST_FUNNEL, NINE, "second-run"),
         ):
-            second.begin()
-        # Nothing was tried: the hours keep what they were.
-        first.fail(McqError("ended by the test"))
+            pass
+        # It has tried nothing, so the hours keep their status.
+        assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 0
 
 
 def test_an_attempt_that_died_had_ended_before_its_retry_began(
@@ -419,14 +416,13 @@ def test_rows_are_copied_by_several_tasks_and_all_arrive(
 def test_many_touched_rows_are_read_in_even_splits(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.compute.attempt.KEYS_PER_SPLIT", 1_000)
+    monkeypatch.setattr("mcq_analytics.compute.inputs.KEYS_PER_SPLIT", 1_000)
     execute(
         database,
         "INSERT INTO answers SELECT n, n % 500, n % 40, n % 3, n, 'A', "
         "'2024-01-01 09:00Z'::timestamptz + n * interval '0.1 s' FROM generate_series(1, 20000) n",
     )
     with Attempt(database, QUESTION_INTERACTION, NINE, "run") as attempt:
-        attempt.begin()
         answers = attempt.read(spark, "answers")
         sizes = [len(part) for part in answers.rdd.glom().collect()]
         frames = {name: attempt.read(spark, name) for name in QUESTION_INTERACTION.reads}
@@ -450,13 +446,12 @@ def test_few_rows_are_hardly_sent_about_between_stages(
 ) -> None:
     def exchanges_in_plan() -> int:
         with Attempt(answered, fact, NINE, "run") as attempt:
-            attempt.begin()
             inputs = {name: attempt.read(spark, name) for name in fact.reads}
             TRANSFORMS[fact.name](**inputs).explain()
             return capsys.readouterr().out.count("Exchange")
 
     assert exchanges_in_plan() == exchanges
-    monkeypatch.setattr("mcq_analytics.compute.attempt.QUICK_RECORDS", -1)
+    monkeypatch.setattr("mcq_analytics.compute.inputs.QUICK_RECORDS", -1)
     assert exchanges_in_plan() >= 5
 
 
@@ -480,13 +475,14 @@ def test_who_waits_for_a_session_of_another_role_is_told_which_it_is(
     answered: Database, other_role: Database
 ) -> None:
     def told() -> str:
-        waiting = Attempt(other_role, TEST_FUNNEL, NINE, "a-run-of-another")
-        with pytest.raises(McqError) as refused, waiting:
-            waiting.begin()
+        with (
+            pytest.raises(McqError) as refused,
+            Attempt(other_role, TEST_FUNNEL, NINE, "a-run-of-another"),
+        ):
+            pass
         return str(refused.value)
 
-    with Attempt(answered, TEST_FUNNEL, NINE, "a-run-of-the-owner") as holder:
-        holder.begin()
+    with Attempt(answered, TEST_FUNNEL, NINE, "a-run-of-the-owner"):
         named = r"waited 0 s for mcq_analytics a-run-of test_funnel_fact \(server process \d+\),"
         assert re.search(named, told())
     key = lock_key("analytics", TEST_FUNNEL)
@@ -523,9 +519,11 @@ def test_a_table_that_is_not_as_it_must_be_is_named(
     answered: Database, damage: str, message: str
 ) -> None:
     execute(answered, damage)
-    attempt = Attempt(answered, QUESTION_INTERACTION, NINE, "run")
-    with pytest.raises(McqError, match=message), attempt:
-        attempt.begin()
+    with (
+        pytest.raises(McqError, match=message),
+        Attempt(answered, QUESTION_INTERACTION, NINE, "run"),
+    ):
+        pass
     assert message.split(maxsplit=1)[0] in str(scalar(answered, LAST))
 
 
@@ -533,10 +531,8 @@ def test_the_password_is_in_no_plan_of_spark(answered: Database, spark: SparkSes
     url = answered.url.set(password="s3cret-p4ss")
     database = Database(url, "public", "analytics")
     with Attempt(database, TEST_FUNNEL, NINE, "run") as attempt:
-        attempt.begin()
         frame = attempt.read(spark, "answers")
         plan = frame._jdf.queryExecution().toString()
-        attempt.fail(McqError("ended by the test"))
     assert "s3cret" not in plan
     with database.engine().connect() as connection:
         assert (

@@ -82,7 +82,6 @@ def test_a_table_that_is_replaced_during_a_run_leaves_no_wrong_fact(
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"
     with Attempt(database, fact, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:
-        attempt.begin()
         replaced: Future[None] = others.submit(execute, database, replace)
         sleep(0.2)
         inputs = {name: attempt.read(spark, name) for name in fact.reads}

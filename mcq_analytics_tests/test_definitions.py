@@ -149,7 +149,7 @@ def test_nothing_runs_by_itself_where_a_person_looks_at_production(
         instance=instance,
         scheduled_execution_time=datetime.now(timezone.utc),
         repository_def=repository,
-        resources={"database": DatabaseResource()},
+        resources={"database": DatabaseResource(settings=load_settings())},
     ) as context:
         tick = hourly.evaluate_tick(context)
     assert bool(tick.run_requests) is automated

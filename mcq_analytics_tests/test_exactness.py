@@ -65,7 +65,7 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
 def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.compute.attempt.KEYS_PER_SPLIT", 500)
+    monkeypatch.setattr("mcq_analytics.compute.inputs.KEYS_PER_SPLIT", 500)
     initialize_spark_session_with_scaling("local", MILLION)
     add_sample(database, students=60, seed=7)
     run_facts(database, spark, WHOLE)

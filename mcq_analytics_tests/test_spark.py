@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.errors import McqError
-from mcq_analytics.settings import SparkSettings, cluster_settings
+from mcq_analytics.settings import SparkSettings, cluster_settings, load_settings
 from mcq_analytics.spark import session
 from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
@@ -114,7 +114,7 @@ def test_a_process_has_one_session_whose_queries_follow_the_load(spark: SparkSes
 
 
 def test_the_resource_is_lazy_and_gives_the_session(spark: SparkSession) -> None:
-    resource = ScalingSparkResource()
+    resource = ScalingSparkResource(settings=load_settings())
     assert isinstance(resource, LazyPySparkResource)
     assert resource.spark_session is spark
     spark.conf.set("spark.sql.shuffle.partitions", "2")

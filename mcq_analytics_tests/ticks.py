@@ -14,6 +14,7 @@ from dagster import (
 )
 
 from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.settings import load_settings
 
 
 def schedule_tick(definitions: Definitions, instance: DagsterInstance) -> list[RunRequest]:
@@ -23,7 +24,7 @@ def schedule_tick(definitions: Definitions, instance: DagsterInstance) -> list[R
         instance=instance,
         scheduled_execution_time=datetime.now(timezone.utc),
         repository_def=definitions.get_repository_def(),
-        resources={"database": DatabaseResource()},
+        resources={"database": DatabaseResource(settings=load_settings())},
     ) as context:
         return list(schedule.evaluate_tick(context).run_requests or [])
 
@@ -36,6 +37,6 @@ def sensor_tick(
         instance=instance,
         cursor=cursor,
         definitions=definitions,
-        resources={"database": DatabaseResource()},
+        resources={"database": DatabaseResource(settings=load_settings())},
     ) as context:
         return definitions.resolve_sensor_def(name).evaluate_tick(context)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, text
 
 from mcq_analytics.compute.selections import TEST_QUESTIONS
-from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
+from mcq_analytics.model.facts import ACTIVE_HOURS, Fact
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.spark.sink import TASK
@@ -72,23 +72,6 @@ class MergeCounts:
     def written(self) -> int:
         """All rows that changed."""
         return self.inserted + self.updated + self.deleted
-
-
-def staging_columns(fact: Fact, key_types: dict[str, IdType]) -> str:
-    """Return the column definitions of the fact's staging table: types as COPY sends them."""
-    sent = {
-        IdType.INTEGER: "integer",
-        IdType.BIGINT: "bigint",
-        IdType.TEXT: "text",
-        IdType.UUID: "text",
-    }
-    definitions = [
-        *(f"{quoted(name)} {sent[key_types[name]]}" for name in fact.key),
-        *(f"{quoted(column.name)} {column.type.value}" for column in fact.columns),
-        f"{ACTIVE_HOURS} integer[]",
-        f"{TASK} bigint",
-    ]
-    return ", ".join(definitions)
 
 
 def merge(

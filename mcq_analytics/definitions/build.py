@@ -18,7 +18,7 @@ from dagster import (
 from mcq_analytics.definitions import automation
 from mcq_analytics.definitions.assets import GROUP, fact_assets
 from mcq_analytics.definitions.checks import fact_checks
-from mcq_analytics.definitions.io_manager import PostgresIOManager
+from mcq_analytics.definitions.io_manager import postgres_io_manager
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
 from mcq_analytics.definitions.schedules import hourly_schedule, recovery_sensor
@@ -56,8 +56,6 @@ def build_definitions(
         selection=AssetSelection.groups(GROUP),
         description="The three facts of an hour, or of a range of hours in one pass.",
     )
-    database = DatabaseResource()
-    spark = ScalingSparkResource(largest_load=largest_load)
     schedules = [hourly_schedule(FACTS_JOB)]
     asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
@@ -72,9 +70,9 @@ def build_definitions(
         schedules=schedules,
         sensors=sensors,
         resources={
-            "database": database,
-            "spark": spark,
-            IO_MANAGER_KEY: PostgresIOManager(database=database, spark=spark),
+            "database": DatabaseResource(settings=chosen),
+            "spark": ScalingSparkResource(settings=chosen, largest_load=largest_load),
+            IO_MANAGER_KEY: postgres_io_manager,
             **(resources or {}),
         },
         executor=in_process_executor,

@@ -33,7 +33,7 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.quality.audits import KEYS_NAMED, SAMPLE, Audits
 from mcq_analytics.quality.verdicts import store_verdicts
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 UNIQUE_KEYS = "keys_are_unique"
 IN_RANGE = "values_are_in_range"
@@ -114,7 +114,7 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
     def checks(
         context: AssetCheckExecutionContext, database: DatabaseResource
     ) -> Iterator[AssetCheckResult]:
-        settings = load_settings(database.environment)
+        settings = database.settings
         window = _window(context, settings)
         if window is None:
             return

@@ -1,50 +1,51 @@
-"""Resources: the database by environment, the Spark session by load. No secret is configured."""
+"""Resources: the database and the Spark session, made from the settings that they are given.
+
+Settings are an object, not configuration: Dagster keeps no copy of them, and so of no secret.
+"""
 
 from __future__ import annotations
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, ResourceDependency
 from dagster_pyspark import LazyPySparkResource
 from pydantic import Field
 from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database, open_database
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 from mcq_analytics.spark.session import initialize_spark_session_with_scaling
 
 
 class DatabaseResource(ConfigurableResource[Database]):
-    """The database of the settings. Its URL comes from the process environment or `.env` alone."""
+    """The database of the settings.
 
-    environment: str | None = Field(
-        default=None, description="dev, test or prod; where it is not given, MCQ_ENV decides"
-    )
+    >>> DatabaseResource(settings=load_settings()).open()  # doctest: +SKIP
+    """
+
+    settings: ResourceDependency[Settings]
 
     def open(self) -> Database:
-        """Return the database; in `dev` without a URL the embedded server is started."""
-        return open_database(load_settings(self.environment))
+        """Return the database; in `dev` without a URL, start the embedded server."""
+        return open_database(self.settings)
 
 
 class ScalingSparkResource(LazyPySparkResource):
-    """A Spark session that is started when it is first needed, sized by the records of the run.
+    """A Spark session, started when it is first needed and sized by the records of the run.
 
-    It serves all facts of a run, and stays for later runs of the process: what is fixed when it
-    starts is then for the largest of them.
+    All facts of a run share it, and so do later runs of the process. Some of its settings are fixed
+    at its start, for a load of `largest_load` records or that of the first run if it is larger.
     """
 
     spark_config: dict[str, str] = Field(
-        default_factory=dict, description="Settings come from the named cluster, not from here"
+        default_factory=dict, description="Not used: the settings configure the cluster"
     )
-    cluster_name: str | None = Field(
-        default=None, description="A cluster of the settings; else MCQ_SPARK_CLUSTER decides"
-    )
-
+    settings: ResourceDependency[Settings]
     largest_load: int = Field(
-        default=0, description="Records of the largest run of this process, where they are known"
+        default=0, description="Records of the largest run of this process, if known"
     )
 
     def session(self, record_count: int) -> SparkSession:
-        """Return the session for a load of about `record_count` records."""
-        cluster = self.cluster_name or load_settings().spark.cluster
+        """Return the session, set for a load of about `record_count` records."""
+        cluster = self.settings.spark.cluster
         if record_count < self.largest_load:
             initialize_spark_session_with_scaling(cluster, self.largest_load)
         self._spark_session = initialize_spark_session_with_scaling(cluster, record_count)

@@ -35,7 +35,7 @@ from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.metadata import MISSING, fact_record
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 SECONDS_BETWEEN_TICKS = 60
 AWAY, HERE = "away", "here"
@@ -63,7 +63,7 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
     def hourly_facts_schedule(
         context: ScheduleEvaluationContext, database: DatabaseResource
     ) -> list[RunRequest] | SkipReason:
-        settings = load_settings(database.environment)
+        settings = database.settings
         span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason("The first hour is not over yet.")
@@ -104,7 +104,7 @@ def recovery_sensor(job_name: str) -> SensorDefinition:
     def recovery(
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
-        settings = load_settings(database.environment)
+        settings = database.settings
         span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason("The first hour is not over yet.")

@@ -34,7 +34,7 @@ from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.metadata import fact_record
 from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, Progress
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
@@ -56,7 +56,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
     def late_data(
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
-        settings = load_settings(database.environment)
+        settings = database.settings
         span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason("The first hour is not over yet.")
