@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.compute import attempt
+from mcq_analytics.compute import inputs
 from mcq_analytics.compute.fingerprints import stale_hours
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
@@ -115,7 +115,7 @@ class History(RuleBasedStateMachine):
     @initialize(quick=st.booleans())
     def compute_as(self, quick: bool) -> None:
         """Take what is run for few records, or for more, which Spark computes in another way."""
-        self.patch.setattr(attempt, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
+        self.patch.setattr(inputs, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
     def begin_with(self, rows: list[tuple[object, ...]]) -> MultipleResults[int]:

@@ -15,8 +15,8 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics.compute.base_columns import LONGEST_KEY
 from mcq_analytics.compute.fingerprints import stale_hours
-from mcq_analytics.compute.selections import LONGEST_KEY
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, IdType
 from mcq_analytics.model.windows import Window

@@ -439,7 +439,7 @@ def _span(database: Database) -> Window | None:
     """Return the hours from the first to the last row of the base tables that are over."""
     from sqlalchemy import text  # noqa: PLC0415
 
-    from mcq_analytics.compute.selections import EARLIEST  # noqa: PLC0415
+    from mcq_analytics.compute.base_columns import EARLIEST  # noqa: PLC0415
     from mcq_analytics.postgres.identifiers import quoted  # noqa: PLC0415
 
     schema = database.source_schema

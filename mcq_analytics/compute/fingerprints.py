@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.judged_answers import judged
-from mcq_analytics.compute.selections import Selections
+from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics.postgres.identifiers import quoted
@@ -71,7 +71,7 @@ def fingerprint_statement(base: BaseTables, fact: Fact, table: str) -> str:
     It takes `window_start` and `window_end`.
     """
     keyed = "questions" in fact.reads
-    rows = Selections(fact, base, {}).fill(
+    rows = Templates(fact, base, {}).fill(
         _ROWS[table], key_used="correct_option" if keyed else "CAST(NULL AS text)"
     )
     return (

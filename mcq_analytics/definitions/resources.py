@@ -2,8 +2,7 @@
 
 Settings are an object, not configuration: Dagster keeps no copy of them, and so of no secret.
 """
-
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads the annotations of the resources' fields.
 
 from dagster import ConfigurableResource, ResourceDependency
 from dagster_pyspark import LazyPySparkResource
