@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Begun:
-    """State of an attempt between `begin` and its end: what a retry replaces as a whole."""
+    """The state of an attempt from `begin` to its end; a retry replaces it as a whole."""
 
     snapshot: BaseSnapshot
     tables: FactTables
@@ -133,8 +133,8 @@ class Attempt:
     def end(self, error: BaseException | None = None) -> None:
         """Record the attempt, unless it is committed, as failed or cancelled, and close it.
 
-        `error` is the reason. Dagster interrupts a run that somebody cancels, as Ctrl-C does:
-        what is no `Exception` is a cancellation.
+        `error` is the reason. One that is not an `Exception` means a cancellation: Dagster
+        interrupts a run that somebody cancels, as Ctrl-C does.
         """
         if error is not None and not isinstance(error, Exception):
             self._record_end(CANCELLED, CANCELLED_TEXT)
@@ -277,8 +277,8 @@ class Attempt:
             connection = self._session.connection()
             with connection.begin():
                 self._staging.drop(connection)
-                # An announced attempt whose row has gone is recorded: it committed, or the next
-                # attempt took it for dead.
+                # If an announced attempt has lost its row in running_attempt, it is recorded
+                # already: it committed, or the next attempt took it for dead.
                 if self._rows.withdraw(connection) or not self._announced:
                     self._rows.record(connection, status, error=error)
         except SQLAlchemyError:

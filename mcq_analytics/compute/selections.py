@@ -1,8 +1,8 @@
 """Which base rows an attempt reads: those of the keys that its window touches, with all their past.
 
 The rules are those of SPEC section 3; docs/architecture.md explains them. The fields of the
-statements are in `templates`. What is computed from the rows is in `mcq_analytics.transforms`; how
-the result is stored, in `merge`.
+statements are in `templates`. The facts are computed from these rows in `mcq_analytics.transforms`,
+and stored by `merge`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SU
 from mcq_analytics.postgres.identifiers import quoted
 
 TEST_QUESTIONS = "test_questions"
-"""Staging table of `test_summary_fact`: the validly answered questions of the touched tests."""
+"""Staging table of `test_summary_fact`: questions of the touched tests with a valid answer."""
 
-# One valid answer stands for each question: the hour of that answer is remembered, so that a run
-# of it looks again whether the question still counts.
+# One valid answer stands for each question. Its hour is stored, so that a run of that hour checks
+# again whether the question still counts.
 _TEST_QUESTIONS = (
     """
     WITH tests AS (
@@ -47,7 +47,7 @@ _TOUCHED = {
         UNION
         SELECT {h.student_id}, {h.test_id}, {h.question_id} FROM {hours} h WHERE {hours_in_window}
     """,
-    # A test whose number of questions has changed touches all its students.
+    # If a test's number of questions has changed, all its students are touched.
     TEST_SUMMARY.name: """
         WITH active AS (
             SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
@@ -66,7 +66,7 @@ _TOUCHED = {
         FROM totals t
         JOIN {fact} f ON f.test_id = t.test_id AND f.total_questions <> t.total_questions
     """,
-    # A test without submissions comes once, with a null student: its row must go.
+    # A test without submissions is listed once, with a null student: its row must go.
     TEST_FUNNEL.name: """
         WITH tests AS (
             SELECT {a.test_id} AS test_id FROM {answers} a
@@ -83,8 +83,8 @@ _TOUCHED = {
     """,
 }
 
-# Rows that belong to no fact: those of the window without an id, or with ids that no row can hold;
-# and those of no hour at all.
+# Base rows that belong to no fact: in the window, those without an id or with ids too long for any
+# row; and all rows that lie in no hour.
 _LEFT_OUT = {
     "answers": """
         SELECT count(*) FILTER (WHERE a.student_id IS NULL OR a.test_id IS NULL

@@ -1,4 +1,4 @@
-"""The select phase of an attempt: stage the touched keys, and count what the window holds."""
+"""The select phase of an attempt: stage the touched keys, and count the window's base rows."""
 
 from __future__ import annotations
 
