@@ -1,8 +1,9 @@
-"""Runs that a fault will hit, and what must hold after it.
+"""Runs to inject faults into, and the checks after a fault.
 
-The facts of a first day are computed; then answers come, change and go; a run over both days is
-hit. After it each fact is as it was before, or as it must be; the next run gives the exact tables,
-and all that remains of the run that was hit is its row in `etl_metadata`."""
+The facts of a first day are computed; then answers are added, changed and deleted; the fault hits a
+run over both days. After it, each fact is as before or exact. The next run makes all of them exact
+and leaves nothing of the run that was hit but its row in `etl_metadata`.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def copy_to_hit(server: URL, template: str, patch: pytest.MonkeyPatch) -> Iterat
 
 
 class Hit:
-    """A database whose run is hit: what the facts were before, and what must hold after it."""
+    """A database whose run is hit: the facts before it, and the checks after it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -86,7 +87,7 @@ class Hit:
     def wait_until_under_way(
         self, chance: random.Random, process: subprocess.Popen[str] | None = None
     ) -> None:
-        """Wait until some random moment of an attempt, by a process where one is given."""
+        """Wait until a random moment of an attempt, which `process` makes if it is given."""
 
         def under_way() -> bool:
             if process is not None and process.poll() is not None:
@@ -97,7 +98,7 @@ class Hit:
         sleep(chance.uniform(0, 1.5))
 
     def assert_recovers(self, spark: SparkSession, *, failed: str | None) -> None:
-        """Nothing is half-written; the next run is exact and sweeps; the failure is recorded."""
+        """Nothing is half-written; the next run is exact and cleans up; the failure is recorded."""
         half_written = {line.split(":")[0] for line in wrong_rows(self.database)}
         now = contents(self.database)
         for fact in FACTS:
@@ -133,7 +134,7 @@ class Hit:
 
 @contextmanager
 def running(database: Database, spark: SparkSession) -> Iterator[threading.Event]:
-    """Run both days again and again until the event is set; at the end, raise what it raised."""
+    """Run both days again and again until the event is set, then re-raise any error."""
     enough = threading.Event()
     raised: list[Exception] = []
 

@@ -36,7 +36,7 @@ from mcq_analytics_tests.tally import TALLY
 BEGIN = parse_hour("2024-01-01T00")
 HOURS = 4
 hours = st.integers(0, HOURS - 1)
-# Often the same few moments, so that ties happen; the first one of the hour and the last.
+# Few moments, so that ties are frequent; among them the first and the last of the hour.
 moments = st.builds(
     "{}:{}".format,
     hours,
@@ -55,7 +55,7 @@ answer_columns = st.tuples(students, tests, questions, sessions, options, moment
 
 
 def literal(value: object) -> str:
-    """Return a value as SQL has it: a time is one of the first of January, or has a date."""
+    """Return a value as an SQL literal; a time without a date is on the first of January."""
     if value is None:
         return "NULL"
     is_time = re.match(r"\d+:", str(value)) is not None
@@ -63,7 +63,7 @@ def literal(value: object) -> str:
 
 
 class History(RuleBasedStateMachine):
-    """Base tables under change, and for each fact the hours that must run again."""
+    """Changing base tables, and for each fact the hours that must run again."""
 
     world: ClassVar[tuple[Database, SparkSession, pytest.MonkeyPatch]]
 
@@ -88,7 +88,7 @@ class History(RuleBasedStateMachine):
             connection.execute(text(connection.execute(text(statement_of)).scalar_one()))
 
     def change(self, kind: str, condition: str, statement: str) -> None:
-        """Change the base tables; the hours that the document names are stale from now on."""
+        """Change the base tables; the hours that docs/exactness.md names become stale."""
         TALLY["changes"] += 1
         with self.database.engine().begin() as connection:
             affected = hours_to_run(connection, kind, condition, statement)
@@ -97,7 +97,7 @@ class History(RuleBasedStateMachine):
 
     @initialize(quick=st.booleans())
     def compute_as(self, quick: bool) -> None:
-        """Take what is run for few records, or for more, which Spark computes in another way."""
+        """Choose the plans for few records, or those for more."""
         self.patch.setattr(inputs, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
@@ -187,7 +187,7 @@ class History(RuleBasedStateMachine):
 
     @staticmethod
     def which(submission: tuple[int, int, str]) -> str:
-        """Return the condition for all hand-ins of a student at a moment: they have no key."""
+        """Return the condition for all submissions of a student at a moment: they have no key."""
         student, test, moment = submission
         return f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
 
@@ -213,7 +213,7 @@ class History(RuleBasedStateMachine):
 
     @rule(first=hours, count=st.integers(1, HOURS), which=facts)
     def run(self, first: int, count: int, which: str) -> None:
-        """Run a window; where nothing is stale any more, all must be exact."""
+        """Run a window; if nothing is stale any more, all facts must be exact."""
         self.run_window(
             Window(BEGIN + first * HOUR, BEGIN + min(first + count, HOURS) * HOUR), which
         )
@@ -231,7 +231,7 @@ class History(RuleBasedStateMachine):
 
     @rule(newest_first=st.booleans())
     def run_affected_hours(self, newest_first: bool) -> None:
-        """Run for each fact what is stale, and nothing else."""
+        """Run the stale hours of each fact, and nothing else."""
         for name, stale in self.stale.items():
             for window in sorted(ranges(stale), key=lambda one: one.start, reverse=newest_first):
                 self.run_window(window, name)
@@ -239,7 +239,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def run_what_is_missing_or_has_another_fingerprint(self) -> None:
-        """Run for each fact what the schedule and the late data sensor would, and nothing else."""
+        """Run for each fact the hours that the schedule and the late data sensor would request."""
         whole = Window(BEGIN, BEGIN + HOURS * HOUR)
         for fact in FACTS:
             with self.database.engine().connect() as connection:
@@ -265,7 +265,7 @@ class History(RuleBasedStateMachine):
         assert wrong == []
 
     def teardown(self) -> None:
-        """End exact; and another run over everything changes no row, of a fact that takes turns."""
+        """The facts end exact, and another run of one of them over everything changes no row."""
         if TALLY["histories"] % 2:
             self.run_affected_hours(newest_first=True)
         else:

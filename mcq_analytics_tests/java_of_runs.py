@@ -1,6 +1,6 @@
-"""A program of the tests: computes two windows, a small and a large one, and prints Java's options.
+"""A program for tests: computes a small and a large window, and prints Java's options.
 
-What is large is made small for it, so that a thousand rows are many.
+The limit for a large load is lowered, so that a thousand rows are large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mcq_analytics.spark import session
 
 
 def main() -> None:
-    """Compute the two hours, a run each, and print with which Java it was done."""
+    """Compute the two hours, a run each, and print Java's options and a Spark setting."""
     session.QUICK_RECORDS = 100
     vars(in_process)["HOURS_PER_RUN"] = 1
     in_process.run_window(

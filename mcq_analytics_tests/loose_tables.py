@@ -1,4 +1,4 @@
-"""Base tables of any column types, without keys or indexes, and a check that all is settled."""
+"""Base tables with any column types, without keys or indexes, and a check that all is exact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = window("2024-01-01T00", "2024-01-02T00")
 def create_base_tables(
     database: Database, *, ids: str = "text", option: str = "text", time: str = "timestamptz"
 ) -> None:
-    """Create base tables without any key or index, and the fact schema."""
+    """Create base tables without keys or indexes, and the fact schema."""
     execute(
         database,
         f"CREATE TABLE answers (answer_id {ids}, student_id {ids}, question_id {ids}, "
@@ -38,7 +38,7 @@ def create_base_tables(
 
 
 def require_settled(database: Database, over: Window = DAY) -> None:
-    """Facts equal a full recompute; and checks, sensor and `rescore` find nothing to do."""
+    """Assert that facts equal a full recompute; checks, sensor and `rescore` find nothing."""
     assert wrong_rows(database) == []
     with snapshot_connection(database.engine(), "public") as (connection, base):
         for fact in FACTS:
@@ -52,5 +52,5 @@ def require_settled(database: Database, over: Window = DAY) -> None:
 
 
 def noise(length: int) -> str:
-    """Return characters that no compression makes shorter."""
+    """Return random characters, which compression cannot shorten."""
     return "".join(random.Random(length).choices(string.ascii_letters + string.digits, k=length))

@@ -51,7 +51,7 @@ def fail_with(database: Database, spark: SparkSession, transform: Any) -> None:
         )
 
 
-def test_all_inputs_are_as_of_one_snapshot(answered: Database, spark: SparkSession) -> None:
+def test_all_inputs_are_read_in_one_snapshot(answered: Database, spark: SparkSession) -> None:
     with Attempt(answered, TEST_FUNNEL, NINE, "run") as attempt:
         execute(
             answered,
@@ -70,9 +70,9 @@ def test_all_inputs_are_as_of_one_snapshot(answered: Database, spark: SparkSessi
 
 
 def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -> None:
-    """Here each fact has a join with an empty side, which Spark may know before the other is read.
+    """Each fact has a join with an empty side, and Spark might cancel the reads of the other side.
 
-    Its readers would then find their snapshot gone.
+    Tasks that outlived the attempt would find their snapshot gone.
     """
     execute(
         answered,
@@ -85,17 +85,17 @@ def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -
         assert list(spark.sparkContext.statusTracker().getActiveStageIds()) == []
 
 
-def test_an_attempt_that_died_had_ended_before_its_retry_began(
+def test_a_dead_attempt_is_recorded_as_ended_before_its_retry_began(
     answered: Database, spark: SparkSession
 ) -> None:
     dead = Attempt(answered, TEST_FUNNEL, NINE, "first-run")
     dead.begin()
     dead.close()
     run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="its-retry")
-    told = (
+    ended = (
         "SELECT array_agg(run_id || ' ' || status ORDER BY finished_at) FROM analytics.etl_metadata"
     )
-    assert scalar(answered, told) == ["first-run failed", "its-retry success"]
+    assert scalar(answered, ended) == ["first-run failed", "its-retry success"]
     order = (
         "SELECT d.started_at < d.finished_at AND d.finished_at <= r.started_at "
         "FROM analytics.etl_metadata d, analytics.etl_metadata r "
@@ -127,7 +127,7 @@ def test_an_attempt_that_died_had_ended_before_its_retry_began(
         ),
     ],
 )
-def test_a_table_that_is_not_as_it_must_be_is_named(
+def test_a_missing_or_malformed_table_is_named(
     answered: Database, damage: str, message: str
 ) -> None:
     execute(answered, damage)
@@ -139,7 +139,7 @@ def test_a_table_that_is_not_as_it_must_be_is_named(
     assert message.split(maxsplit=1)[0] in str(scalar(answered, LAST_ATTEMPT))
 
 
-def test_the_password_is_in_no_plan_of_spark(answered: Database, spark: SparkSession) -> None:
+def test_no_spark_plan_shows_the_password(answered: Database, spark: SparkSession) -> None:
     url = answered.url.set(password="s3cret-p4ss")
     database = Database(url, "public", "analytics")
     with Attempt(database, TEST_FUNNEL, NINE, "run") as attempt:

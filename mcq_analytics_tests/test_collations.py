@@ -19,7 +19,7 @@ from mcq_analytics_tests.servers import OwnServer
 
 @pytest.fixture
 def icu_database(own_server: OwnServer) -> Iterator[Database]:
-    """An empty database whose own collation is not the order of bytes."""
+    """An empty database with a default collation other than the order of bytes."""
     server = own_server.url()
     engine = Database(server, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -34,13 +34,13 @@ def icu_database(own_server: OwnServer) -> Iterator[Database]:
     drop_database(url)
 
 
-def test_texts_compare_by_their_bytes_whatever_the_collations_are(
+def test_texts_compare_by_their_bytes_whatever_their_collations(
     icu_database: Database, spark: SparkSession
 ) -> None:
     database = icu_database
     create_base_tables(database)
     for column in ("student_id", "test_id"):
-        # Of collations that differ no query may say which counts, unless it chooses.
+        # PostgreSQL cannot compare columns of two collations unless the query chooses one.
         execute(
             database,
             f'ALTER TABLE answers ALTER COLUMN {column} TYPE text COLLATE "de-x-icu"',
@@ -56,7 +56,7 @@ def test_texts_compare_by_their_bytes_whatever_the_collations_are(
         'ALTER TABLE questions ALTER COLUMN correct_option TYPE text COLLATE "sv-x-icu"',
         "INSERT INTO questions VALUES ('q', 'B'), ('q', 'a')",
         "INSERT INTO sessions VALUES ('x', '2024-01-01 09:30Z')",
-        # In the order of bytes `a` comes after `B`, and among ids too.
+        # By bytes `a` comes after `B`, among options and among ids.
         "INSERT INTO answers VALUES (NULL, 'bob', 'q', 't', 'x', 'a', '2024-01-01 09:10Z'), "
         "(NULL, 'bob', 'q', 't', 'x', 'B', '2024-01-01 09:10Z'), "
         "('a', 'Bob', 'q', 't', 'x', 'B', '2024-01-01 09:10Z'), "
@@ -79,7 +79,7 @@ def test_texts_compare_by_their_bytes_whatever_the_collations_are(
     ("table", "column"),
     [("answers", "student_id"), ("questions", "correct_option"), ("submissions", "test_id")],
 )
-def test_a_collation_that_calls_different_texts_equal_is_refused_by_name(
+def test_a_collation_that_makes_different_texts_equal_is_refused_by_name(
     icu_database: Database, table: str, column: str
 ) -> None:
     database = icu_database

@@ -39,7 +39,7 @@ def answered(database: Database) -> Database:
     return database
 
 
-def test_one_run_covers_a_range_and_marks_every_hour(
+def test_one_run_covers_a_range_and_materializes_every_hour(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     totals = in_process.run_window(load_settings(), THREE_HOURS)
@@ -78,7 +78,7 @@ def test_a_long_window_is_cut_into_runs_and_reports_progress(
     assert wrong_rows(answered) == []
 
 
-def test_a_process_that_computes_a_small_window_before_a_large_one_has_java_for_the_large_one(
+def test_a_process_with_a_small_and_a_large_window_starts_java_for_the_large_one(
     answered: Database, instance: DagsterInstance
 ) -> None:
     execute(
@@ -103,7 +103,7 @@ def test_a_process_that_computes_a_small_window_before_a_large_one_has_java_for_
     assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 6
 
 
-def test_a_run_that_fails_says_why_in_one_line_and_shows_no_password(
+def test_a_failed_run_reports_one_line_and_shows_no_password(
     answered: Database,
     spark: SparkSession,
     instance: DagsterInstance,
@@ -150,7 +150,7 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     instance: DagsterInstance,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Each hour's planned event is found again, and a failed range fails each of its hours."""
+    """Every hour has a planned event, and a failed range fails each of its hours."""
     assert isinstance(instance.event_log_storage, BatchingEventLogStorage)
     inserts = []
 
@@ -171,7 +171,7 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     assert len(inserts) == 1  # though checks are planned among the hours
 
 
-def test_a_check_is_told_as_it_was_evaluated_last_whatever_was_planned_since(
+def test_a_check_keeps_its_latest_evaluation_when_another_is_planned(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
     job = build_definitions().resolve_job_def(FACTS_JOB)

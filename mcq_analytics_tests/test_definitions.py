@@ -29,7 +29,7 @@ FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
 
 @pytest.fixture
 def definitions(instance: DagsterInstance) -> Definitions:
-    # Dagster resolves definitions with the storage of the instance that was opened last.
+    # Dagster resolves definitions with the storage of the instance opened last.
     return build_definitions()
 
 
@@ -45,7 +45,7 @@ def test_there_are_four_sources_and_three_facts(definitions: Definitions) -> Non
     assert set(graph.materializable_asset_keys) == set(FACT_KEYS)
 
 
-def test_every_asset_tells_its_columns_owners_kinds_and_meaning(definitions: Definitions) -> None:
+def test_every_asset_has_columns_owners_kinds_and_a_description(definitions: Definitions) -> None:
     for spec in definitions.resolve_all_asset_specs():
         columns = spec.metadata["dagster/column_schema"].columns
         assert all(column.description for column in columns)
@@ -70,7 +70,7 @@ def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:
             assert source.asset_key.path[0] in fact.reads
 
 
-def test_partitions_are_the_hours_from_the_setting_on(
+def test_partitions_start_at_the_configured_hour(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCQ_PARTITION_START", "2025-06-01T05:00+02:00")
@@ -101,14 +101,14 @@ def test_the_schedule_and_the_sensors_run_by_default(definitions: Definitions) -
         ({"MCQ_ENV": "prod", "MCQ_AUTOMATION": "false"}, False),
     ],
 )
-def test_nothing_runs_by_itself_where_a_person_looks_at_production(
+def test_automation_is_off_under_dagster_dev_on_production(
     database: Database,
     instance: DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
     automated: bool,
 ) -> None:
-    """The ticks are those that a second daemon would make on an instance with hours to compute."""
+    """Ticks as a second daemon would make them, on an instance with hours to compute."""
     monkeypatch.setenv("DB_PROD_URL", os.environ["DB_DEV_URL"])
     monkeypatch.setenv("MCQ_PARTITION_START", "2024-01-01T00:00")
     monkeypatch.setenv("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000")

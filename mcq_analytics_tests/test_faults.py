@@ -1,4 +1,4 @@
-"""Faults of server, disk and Spark, injected for real at random moments: the next run is exact."""
+"""Faults of server, disk and Spark, injected at random moments: the next run is exact."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOST = r"terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|sh
 
 @pytest.fixture(params=range(FAULTS))
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The random choices of a test, the same for the same repetition of it."""
+    """The random choices of a test; a repetition has the same choices each time."""
     return random.Random(request.node.name)
 
 
@@ -60,7 +60,7 @@ def hit(own_server: OwnServer, template: str, monkeypatch: pytest.MonkeyPatch) -
         yield found
 
 
-def test_a_server_process_that_is_ended_is_healed(
+def test_a_run_survives_the_end_of_its_server_process(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     one = f"SELECT pid {SESSIONS} ORDER BY pid OFFSET :skip LIMIT 1"
@@ -78,7 +78,7 @@ def test_a_server_process_that_is_ended_is_healed(
     hit.assert_recovers(spark, failed=None)
 
 
-def test_a_server_that_is_killed_and_started_is_healed(
+def test_a_run_survives_a_server_that_is_killed_and_restarted(
     hit: Hit, spark: SparkSession, own_server: OwnServer, chance: random.Random
 ) -> None:
     with running(hit.database, spark) as enough:
@@ -90,7 +90,7 @@ def test_a_server_that_is_killed_and_started_is_healed(
     hit.assert_recovers(spark, failed=LOST)
 
 
-def test_a_connection_that_is_cut_in_the_middle_of_a_copy_is_healed(
+def test_a_run_survives_a_connection_that_is_cut_during_a_copy(
     hit: Hit, spark: SparkSession, own_server: OwnServer, chance: random.Random
 ) -> None:
     proxy = Proxy(own_server.port)
@@ -102,7 +102,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_copy_is_healed(
     hit.assert_recovers(spark, failed=None)
 
 
-def test_a_python_worker_of_spark_that_is_killed_is_healed(
+def test_a_run_survives_a_python_worker_that_is_killed(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     gateway = spark.sparkContext._gateway
@@ -123,7 +123,7 @@ def test_a_python_worker_of_spark_that_is_killed_is_healed(
     hit.assert_recovers(spark, failed=None)
 
 
-def test_a_task_that_fails_after_its_copy_had_committed_doubles_nothing(
+def test_tasks_that_fail_after_their_copy_committed_double_nothing(
     hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails = [chance.random() < 0.5 for _ in range(3)]
@@ -156,7 +156,7 @@ def test_a_task_that_fails_after_its_copy_had_committed_doubles_nothing(
 
 @pytest.fixture
 def small_disk(hit: Hit, own_server: OwnServer) -> Iterator[Path]:
-    """A disk of three megabytes for all new tables of the database that is hit."""
+    """A disk of three megabytes, which holds all new tables of the database."""
     directory = Path(tempfile.mkdtemp(prefix="mcq_small_disk_"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=3M,mode=777", "tmpfs", str(directory)]
     if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
@@ -185,7 +185,7 @@ def small_disk(hit: Hit, own_server: OwnServer) -> Iterator[Path]:
     directory.rmdir()
 
 
-def test_a_disk_that_fills_up_is_told_with_the_remedy(
+def test_a_full_disk_is_reported_with_the_remedy(
     hit: Hit, small_disk: Path, spark: SparkSession, chance: random.Random
 ) -> None:
     filler = small_disk / "filler"

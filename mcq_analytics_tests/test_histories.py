@@ -6,7 +6,8 @@ fails, the shortest that fails is printed as the lines of a test: put them under
     def test_…(history: type[History]) -> None:
         state = history()
 
-and end with `state.teardown()`. The changes and runs are in `histories`."""
+and end with `state.teardown()`. The changes and runs are in `histories`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ STEPS = int(os.environ.get("STEPS", "12"))
 def history(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> type[History]:
-    """Return what makes a history in an empty database. A key or a session may stand twice."""
+    """Return the class of histories; its empty database allows duplicate keys and sessions."""
     execute(
         database,
         "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
@@ -58,7 +59,7 @@ def test_a_history_of_changes_and_runs_ends_exact(history: type[History]) -> Non
     )
 
 
-def test_every_change_that_the_document_names_is_tried() -> None:
+def test_every_documented_change_is_tried() -> None:
     named: Iterable[str] = documented_rules()
     source = (CHECKOUT / "mcq_analytics_tests" / "histories.py").read_text()
     assert [change for change in named if f'"{change}"' not in source] == []

@@ -1,4 +1,4 @@
-"""What base columns may hold at their limits: nothing stops an hour, or makes a fact wrong."""
+"""Extreme values in base columns: none stops an hour, or makes a fact wrong."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from mcq_analytics_tests.loose_tables import DAY, NINE, create_base_tables, nois
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
 
 
-def test_a_key_or_session_that_stands_twice_has_one_meaning_everywhere(
+def test_a_key_or_session_with_several_rows_has_one_meaning_everywhere(
     database: Database, spark: SparkSession
 ) -> None:
     execute(
         database,
         "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
         "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey",
-        # The greatest by its bytes is b; a null beside it is no key.
+        # By bytes the greatest key is b; a null beside it does not count.
         "INSERT INTO questions VALUES (1, 'A'), (1, 'b'), (1, NULL), (2, NULL), (2, NULL)",
         "INSERT INTO sessions VALUES (1, '2024-01-01 09:05Z'), (1, '2024-01-01 09:20Z'), "
         "(2, '2024-01-01 09:05Z'), (2, NULL), (3, '2024-01-01 09:05Z'), (3, '-infinity'), "
@@ -53,9 +53,7 @@ def test_a_key_or_session_that_stands_twice_has_one_meaning_everywhere(
     require_settled(database)
 
 
-def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_they_do(
-    make_database: MakeDatabase, spark: SparkSession
-) -> None:
+def test_times_out_of_range_are_clamped(make_database: MakeDatabase, spark: SparkSession) -> None:
     for time in ("timestamptz", "timestamp"):
         database = make_database(None)
         create_base_tables(database, time=time)
@@ -63,14 +61,14 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
         starts = ("9999-12-31 23:59:59.999999", "12024-01-01 00:00:00", "294276-12-31 23:59:59")
         execute(
             database,
-            # One session for each expiry, named after it, and an answer of nine o'clock in each.
+            # A session for each expiry, with the expiry as id, and an answer at nine in each.
             *(
                 f"INSERT INTO sessions VALUES ('{when}', '{when}'); "
                 f"INSERT INTO answers VALUES ('1', 's', 'in {when}', 't', '{when}', 'A', "
                 f"'2024-01-01 09:10')"
                 for when in (*ends, *starts, "infinity", "-infinity")
             ),
-            # An answer of each time to one question, in a session that never expires.
+            # An answer at each time to one question, in a session that never expires.
             *(
                 f"INSERT INTO answers VALUES ('2', 's', 'at', 't', NULL, 'A', '{when}'); "
                 f"INSERT INTO submissions VALUES ('s', 't', '{when}', 'completed')"
@@ -95,7 +93,7 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
         with snapshot_connection(database.engine(), "public") as (connection, base):
             for fact in FACTS:
                 found = Audits(fact, base, "analytics", DAY).recomputed(connection)
-                # Their hours are none that are ever computed: the rows may wait for them.
+                # Their hours are outside all partitions, so the rows may await a run.
                 assert found.wrong == ()
                 assert stale_hours(connection, base, "analytics", fact, DAY) == {}
             corrections = Corrections(base, "analytics")
@@ -103,7 +101,7 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
             assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
 
 
-def test_an_id_that_no_row_can_hold_is_left_out_and_counted_and_the_hour_goes_on(
+def test_an_id_too_long_for_a_row_is_left_out_and_counted_and_the_hour_succeeds(
     make_database: MakeDatabase, spark: SparkSession
 ) -> None:
     database = make_database(None)
@@ -125,7 +123,7 @@ def test_an_id_that_no_row_can_hold_is_left_out_and_counted_and_the_hour_goes_on
                     "INSERT INTO answers VALUES (:id, :student, :question, :test, :session, "
                     "'A', '2024-01-01 09:10Z')"
                 ),
-                # Ids that are no part of a key may be of any length.
+                # Ids that are not part of a key may have any length.
                 {
                     "id": noise(9_000 + number),
                     "session": noise(9_000),
@@ -173,7 +171,7 @@ few_ids = st.lists(ids, min_size=2, max_size=4)
 
 @pytest.fixture(scope="module")
 def loose_database(server: URL, templates: Callable[[IdType], str]) -> Iterator[Database]:
-    """A database whose base tables take any text."""
+    """A database whose base tables have text columns and no constraints."""
     with made_databases(server, templates) as make:
         database = make(None)
         create_base_tables(database)
@@ -187,7 +185,7 @@ def loose_database(server: URL, templates: Callable[[IdType], str]) -> Iterator[
     suppress_health_check=list(HealthCheck),
 )
 @given(st.data())
-def test_whatever_base_rows_hold_an_hour_is_computed_and_exact(
+def test_an_hour_is_exact_whatever_the_base_rows_hold(
     loose_database: Database, spark: SparkSession, data: st.DataObject
 ) -> None:
     database = loose_database
@@ -222,8 +220,8 @@ def test_whatever_base_rows_hold_an_hour_is_computed_and_exact(
 
 
 def wrong_rows_of_nine(database: Database) -> list[str]:
-    """Return how the facts differ from a full recompute, but for rows that nine o'clock lacks.
+    """Return how the facts differ from a full recompute, except for missing rows.
 
-    A row whose base rows all lie in hours that are never computed has none in the facts.
+    A row is missing if all its base rows lie in hours that are never computed.
     """
     return [row for row in wrong_rows(database) if "has None" not in row]

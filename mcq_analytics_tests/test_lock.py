@@ -32,7 +32,7 @@ def answered(database: Database) -> Database:
     return database
 
 
-def test_a_second_attempt_waits_for_the_first_and_says_for_whom(
+def test_a_second_attempt_waits_for_the_first_and_names_it(
     answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -56,7 +56,7 @@ def test_a_second_attempt_waits_for_the_first_and_says_for_whom(
 
 
 @pytest.mark.parametrize("patience", [0, 1])
-def test_a_run_waits_for_another_no_longer_than_it_was_told(
+def test_an_attempt_waits_no_longer_than_the_lock_timeout(
     answered: Database, patience: int
 ) -> None:
     hasty = dataclasses.replace(answered, lock_seconds=patience)
@@ -74,7 +74,7 @@ def test_a_run_waits_for_another_no_longer_than_it_was_told(
         assert scalar(answered, "SELECT count(*) FROM analytics.etl_metadata") == 0
 
 
-def test_no_session_waits_for_ever(answered: Database) -> None:
+def test_every_session_has_timeouts(answered: Database) -> None:
     hasty = dataclasses.replace(answered, statement_seconds=1)
     with hasty.engine().connect() as connection:
         shown = connection.execute(
@@ -94,7 +94,7 @@ def test_no_session_waits_for_ever(answered: Database) -> None:
     assert "raise MCQ_STATEMENT_TIMEOUT" in str(explain(failure.value, "the run"))
 
 
-def test_the_facts_have_locks_of_their_own(database: Database) -> None:
+def test_each_fact_in_each_schema_has_its_own_lock(database: Database) -> None:
     keys = {lock_key(schema, fact) for schema in ("analytics", "other") for fact in FACTS}
     assert len(keys) == 6
     with database.engine().connect() as connection:
@@ -103,17 +103,17 @@ def test_the_facts_have_locks_of_their_own(database: Database) -> None:
 
 @pytest.fixture
 def other_role(database: Database) -> Iterator[Database]:
-    """The database as a role sees it that may log in and read no statistics of others."""
+    """The database, as a role that cannot read the statistics of other roles."""
     role = f"waiting_{WORKER}"
     execute(database, f"CREATE ROLE {role} LOGIN")
     yield dataclasses.replace(database, url=database.url.set(username=role), lock_seconds=0)
     execute(database, f"DROP ROLE {role}")
 
 
-def test_who_waits_for_a_session_of_another_role_is_told_which_it_is(
+def test_the_holder_of_the_lock_is_named_to_another_role(
     answered: Database, other_role: Database
 ) -> None:
-    def told() -> str:
+    def refusal() -> str:
         with (
             pytest.raises(McqError) as refused,
             Attempt(other_role, TEST_FUNNEL, NINE, "a-run-of-another"),
@@ -123,9 +123,9 @@ def test_who_waits_for_a_session_of_another_role_is_told_which_it_is(
 
     with Attempt(answered, TEST_FUNNEL, NINE, "a-run-of-the-owner"):
         named = r"waited 0 s for mcq_analytics a-run-of test_funnel_fact \(server process \d+\),"
-        assert re.search(named, told())
+        assert re.search(named, refusal())
     key = lock_key("analytics", TEST_FUNNEL)
     with answered.engine("").connect() as nameless:
         nameless.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
         owner = nameless.execute(text("SELECT current_user")).scalar_one()
-        assert re.search(rf"waited 0 s for a session of {owner} \(server process \d+\),", told())
+        assert re.search(rf"waited 0 s for a session of {owner} \(server process \d+\),", refusal())

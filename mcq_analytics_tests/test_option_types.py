@@ -41,7 +41,7 @@ OPTION_TYPES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", list(OPTION_TYPES))
-def test_an_option_may_be_of_any_type_in_every_statement(
+def test_every_statement_takes_options_of_any_type(
     make_database: MakeDatabase, spark: SparkSession, kind: str
 ) -> None:
     database = make_database(None)

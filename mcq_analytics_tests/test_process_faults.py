@@ -1,4 +1,4 @@
-"""Runs in a process of their own that is killed, and on a cluster that runs a task twice."""
+"""Runs whose process or Java is killed, and runs on a cluster that runs a task twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPECULATION = (
 
 @pytest.fixture(params=range(FAULTS))
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The random choices of a test, the same for the same repetition of it."""
+    """The random choices of a test; a repetition has the same choices each time."""
     return random.Random(request.node.name)
 
 
@@ -92,7 +92,7 @@ def java_of(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.usefixtures("instance")
-def test_a_run_whose_process_is_killed_is_swept_and_recorded_by_the_next(
+def test_the_next_run_records_and_cleans_up_after_a_killed_one(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     with command() as process:
@@ -105,7 +105,7 @@ def test_a_run_whose_process_is_killed_is_swept_and_recorded_by_the_next(
 
 
 @pytest.mark.usefixtures("instance")
-def test_a_run_whose_java_is_killed_says_so_in_one_line(
+def test_a_run_whose_java_is_killed_reports_it_in_one_line(
     hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
     with command() as process:
@@ -115,7 +115,7 @@ def test_a_run_whose_java_is_killed_says_so_in_one_line(
         os.kill(java, signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1, errors
-        # Threads of PySpark may have their own say before.
+        # Threads of PySpark may print lines before.
         assert re.search(rf"^error: .*({ENDED})", errors.splitlines()[-1])
     hit.assert_recovers(spark, failed=f"{ENDED}|before its rows were stored")
 
@@ -126,7 +126,7 @@ def test_a_run_whose_java_is_killed_says_so_in_one_line(
 def test_a_speculative_copy_of_a_task_doubles_nothing(
     hit: Hit, spark: SparkSession, tmp_path: Path
 ) -> None:
-    """On a cluster: one machine alone never runs a task twice at a time."""
+    """Needs a cluster: Spark in one process never runs a task twice at the same time."""
     with spark_cluster(tmp_path, ensure_java(tmp_path)) as master:
         done = subprocess.run(
             [sys.executable, "-m", "mcq_analytics_tests.speculating", str(FAULTS)],

@@ -1,4 +1,4 @@
-"""Transient errors: an attempt is made again, in a new snapshot, and only if that may help."""
+"""Transient errors: another attempt is made, in a new snapshot; other errors are final."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answered(database: Database) -> Database:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials follow each other quickly, and tables are waited for but a moment."""
+    """Short waits between retries, and for locked tables."""
     monkeypatch.setattr("mcq_analytics.postgres.retries.FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("mcq_analytics.postgres.database.TABLE_LOCK_SECONDS", 1)
 
@@ -67,14 +67,14 @@ END_SESSIONS = (
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_an_attempt_whose_sessions_were_ended_heals_in_a_new_snapshot(
+def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
     answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     execute(answered, "CREATE SEQUENCE times")
     report = funnel_disturbed_by(
         answered,
         spark,
-        # A row that the first snapshot cannot see tells which of the two was stored.
+        # A row that the first snapshot cannot see shows which of the two was stored.
         "WITH late AS (INSERT INTO submissions SELECT 9, 5, '2024-01-01 09:40Z', 'timeout' "
         "WHERE nextval('times') = 1 RETURNING 1) "
         f"{END_SESSIONS} AND EXISTS (SELECT 1 FROM late)",
@@ -110,10 +110,10 @@ def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
         ("53100", "could not extend file", 1),
     ],
 )
-def test_a_fault_is_tried_again_only_if_it_may_pass(
+def test_only_transient_errors_are_retried(
     answered: Database, spark: SparkSession, state: str, message: str, tried: int
 ) -> None:
-    """The fact's table refuses the first two merges."""
+    """The fact's table raises the error in the first two merges."""
     execute(
         answered,
         "CREATE SEQUENCE times",
@@ -126,7 +126,6 @@ def test_a_fault_is_tried_again_only_if_it_may_pass(
     if tried == 1:
         with pytest.raises(Exception, match=message):
             run_facts(answered, spark, NINE, [TEST_FUNNEL])
-        # Nothing was tried: the hours keep what they were.
     else:
         run_facts(answered, spark, NINE, [TEST_FUNNEL])
         assert statuses(answered) == ["failed", "failed", "success"]
@@ -135,7 +134,7 @@ def test_a_fault_is_tried_again_only_if_it_may_pass(
 
 @pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("at", ["making a source", "planning its splits"])
-def test_a_worker_that_ends_before_any_task_is_healed(
+def test_an_attempt_survives_a_worker_that_ends_before_any_task(
     answered: Database,
     spark: SparkSession,
     tmp_path: Path,
@@ -166,7 +165,7 @@ def test_a_worker_that_ends_before_any_task_is_healed(
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_table_that_is_locked_for_a_while_is_waited_for_in_several_trials(
+def test_a_table_that_stays_locked_for_a_while_is_retried(
     answered: Database, spark: SparkSession
 ) -> None:
     thread = threading.Thread(target=run_facts, args=(answered, spark, NINE, [TEST_FUNNEL]))

@@ -1,4 +1,4 @@
-"""Between the database and Spark: rows are read in splits, and copied once per counted task."""
+"""Rows between the database and Spark: read in splits, and copied by tasks that may be retried."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def answered(database: Database) -> Database:
     return database
 
 
-def test_a_task_that_fails_after_its_rows_were_committed_doubles_none(
+def test_a_task_that_fails_after_its_copy_committed_doubles_no_row(
     answered: Database, spark: SparkSession
 ) -> None:
-    """The rows of the first attempt are in the staging table, and do not count."""
+    """The rows of the first task attempt stay in the staging table and do not count."""
     with answered.engine().begin() as connection:
         base = inspect_base_tables(connection, "public")
         kinds = {name: base.id_type("submissions", name) for name in TEST_FUNNEL.key}
@@ -74,7 +74,7 @@ def test_a_task_that_fails_after_its_rows_were_committed_doubles_none(
     assert (counts.inserted, counts.updated, counts.deleted) == (1, 0, 0)
 
 
-def test_rows_are_copied_by_several_tasks_and_all_arrive(
+def test_all_rows_arrive_when_several_tasks_copy_them(
     database: Database, spark: SparkSession
 ) -> None:
     execute(database, "CREATE TABLE analytics.staged (id bigint, task_attempt_id bigint)")
@@ -112,7 +112,7 @@ def test_many_touched_rows_are_read_in_even_splits(
 @pytest.mark.parametrize(
     ("fact", "exchanges"), [(QUESTION_INTERACTION, 0), (TEST_SUMMARY, 0), (TEST_FUNNEL, 4)]
 )
-def test_few_rows_are_hardly_sent_about_between_stages(
+def test_few_rows_are_hardly_shuffled(
     answered: Database,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,7 +1,8 @@
-"""Every trap of cumulative facts is computed right, alone and together with all others.
+"""Every trap of cumulative facts gives the expected facts, and all together a full recompute.
 
 All traps happen to the same tables at once: nine o'clock runs, then the changes come, then the
-hours from ten to past midnight run, then nine o'clock again."""
+hours from ten to past midnight run, then nine o'clock again.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ Shown = Mapping[str, Mapping[Trap, object]]
 
 
 def show(database: Database) -> dict[Trap, object]:
-    """Return what the facts of each trap say now."""
+    """Return the facts of each trap as they are now."""
     with database.engine().connect() as connection:
         return {
             trap: connection.execute(text(trap.shown.format(t=t))).scalar()
@@ -42,7 +43,7 @@ def trapped(server: URL, templates: Callable[[IdType], str]) -> Iterator[Databas
 
 @pytest.fixture(scope="module")
 def shown(trapped: Database, spark: SparkSession) -> Shown:
-    """What the facts say before the changes, when ten has run after them, and at last."""
+    """The facts before the changes, after the run of ten, and at the end."""
     for trap, t in NUMBERED.items():
         execute(trapped, *(statement.format(t=t) for statement in trap.before))
     run_facts(trapped, spark, NINE)
@@ -52,20 +53,20 @@ def shown(trapped: Database, spark: SparkSession) -> Shown:
     run_facts(trapped, spark, TEN)
     stages["ten"] = show(trapped)
     run_facts(trapped, spark, NINE)
-    stages["at last"] = show(trapped)
+    stages["at the end"] = show(trapped)
     return stages
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.name)
-def test_a_trap_is_no_trap(shown: Shown, trap: Trap) -> None:
+def test_each_trap_gives_the_expected_facts(shown: Shown, trap: Trap) -> None:
     assert shown["before"][trap] == trap.had
     if trap.hours == "ten":
         assert shown["ten"][trap] == trap.has
-    assert shown["at last"][trap] == trap.has
+    assert shown["at the end"][trap] == trap.has
 
 
 @pytest.mark.usefixtures("shown")
-def test_all_traps_together_equal_a_full_recompute_and_another_run_changes_nothing(
+def test_all_traps_together_equal_a_full_recompute_and_a_repeated_run_changes_nothing(
     trapped: Database, spark: SparkSession
 ) -> None:
     assert wrong_rows(trapped) == []
@@ -74,7 +75,7 @@ def test_all_traps_together_equal_a_full_recompute_and_another_run_changes_nothi
     assert contents(trapped) == exact
 
 
-def test_a_test_of_a_hundred_thousand_students_is_one_row_of_work_and_as_many_totals(
+def test_a_new_question_in_a_test_of_100_000_students_reads_one_key_and_updates_all_totals(
     database: Database, spark: SparkSession
 ) -> None:
     execute(

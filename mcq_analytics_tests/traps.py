@@ -1,7 +1,8 @@
-"""The traps of cumulative facts: what happens to the base tables, and what the facts must then be.
+"""The traps of cumulative facts: changes of the base tables, with the facts before and after.
 
 Every trap has a test (and questions, sessions and answer ids) of its own, `{t}` in its statements.
-`hours` says which hours must run after the change. The expected facts are written out by hand."""
+`hours` says which hours must run after the change. The expected facts are written out by hand.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ FUNNEL = (
     "SELECT concat_ws(' ', total_submissions, completed_submissions, incomplete_submissions, "
     "completion_rate, avg_submit_time) FROM analytics.test_funnel_fact WHERE test_id = {t}"
 )
-"""Submissions, completed, incomplete, rate in percent, mean seconds of an attempt."""
+"""Submissions, completed, incomplete, rate in percent, mean seconds of a submission."""
 
 
 def answer(
@@ -35,7 +36,7 @@ def answer(
     when: str,
     session: str = "NULL",
 ) -> str:
-    """Return the statement that adds an answer, on the first of January unless `when` says."""
+    """Return the statement that adds an answer, on the first of January if `when` has no date."""
     value = "NULL" if option is None else f"'{option}'"
     moment = when if " " in when else f"2024-01-01 {when}"
     return (
@@ -56,7 +57,7 @@ def update(number: int, change: str) -> str:
 
 @dataclass(frozen=True)
 class Trap:
-    """What is there before, what changes, which hours mend it, and the facts before and after."""
+    """Base rows, a change of them, the hours to run after it, and the facts before and after."""
 
     name: str
     before: tuple[str, ...]
@@ -160,7 +161,7 @@ TRAPS = (
         None,
     ),
     Trap(
-        "of answers at the same moment the one with the highest id is final",
+        "among answers at the same moment the one with the highest id is final",
         (KEY, answer(2, 7, 1, "B", "09:10"), answer(1, 7, 1, "A", "09:10")),
         (answer(3, 7, 1, "A", "09:10"),),
         "nine",
@@ -169,7 +170,7 @@ TRAPS = (
         "7 1 3 A t 0",
     ),
     Trap(
-        "a choice that is cleared at last is the final option, and wrong",
+        "a choice that is cleared last is the final option, and wrong",
         (KEY, answer(1, 7, 1, "A", "09:10")),
         (answer(2, 7, 1, None, "10:10"),),
         "ten",
@@ -191,7 +192,7 @@ TRAPS = (
         "7 1 1 A 0, 7 2 1 A 0",
     ),
     Trap(
-        "sessions that never expire, had always expired, or have no row are understood",
+        "sessions may never expire, have always expired, or have no row",
         (
             "INSERT INTO sessions VALUES ({t}1, 'infinity'), ({t}2, '-infinity'), ({t}3, NULL)",
             *(answer(n, 7, n, "A", "09:10", f"{{t}}{n}") for n in (1, 2, 3, 4)),
@@ -203,7 +204,7 @@ TRAPS = (
         "7 1 1 A 0, 7 2 1 A 0, 7 3 1 A 0, 7 4 1 A 0",
     ),
     Trap(
-        "an answer exactly on the hour belongs to the hour that it begins",
+        "an answer exactly on the hour belongs to the hour that starts then",
         (answer(1, 7, 1, "A", "09:59:59.999999"),),
         (answer(2, 7, 1, "B", "10:00"),),
         "ten",
@@ -230,7 +231,7 @@ TRAPS = (
         "7 1 4 D 12.345678",
     ),
     Trap(
-        "retakes are timed each from its own first answer",
+        "each retake is timed from its own first answer",
         (answer(1, 7, 1, "A", "09:00"), submission(7, "09:10"), answer(2, 7, 1, "B", "10:00")),
         (submission(7, "10:05", "timeout"),),
         "ten",
@@ -239,7 +240,7 @@ TRAPS = (
         "2 1 1 50 450",
     ),
     Trap(
-        "a late submission between two others shortens an attempt of the next hour",
+        "a late submission shortens a submission of the next hour",
         (answer(1, 7, 1, "A", "09:05"), answer(2, 7, 1, "B", "10:05"), submission(7, "10:10")),
         (submission(7, "09:20"),),
         "nine",
@@ -248,7 +249,7 @@ TRAPS = (
         "2 2 0 100 600",
     ),
     Trap(
-        "a late answer lengthens the attempt of a later hour",
+        "a late answer lengthens a submission of a later hour",
         (answer(1, 7, 1, "A", "10:05"), submission(7, "10:10"), submission(8, "09:10")),
         (answer(2, 7, 1, "B", "09:40"),),
         "nine",
@@ -257,7 +258,7 @@ TRAPS = (
         "2 2 0 100 1800",
     ),
     Trap(
-        "a submission before its answers has no time, and counts",
+        "a submission before its answers counts, without a time",
         (submission(7, "09:10", "Completed"),),
         (answer(1, 7, 1, "A", "09:20"),),
         "nine",
@@ -266,7 +267,7 @@ TRAPS = (
         "1 1 0 100",
     ),
     Trap(
-        "a submission without answers has no part in the mean",
+        "a submission without answers does not count in the mean",
         (answer(1, 7, 1, "A", "09:10"), submission(7, "09:20")),
         (submission(8, "10:20", "skipped"),),
         "ten",
