@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -83,6 +84,24 @@ def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -
     for fact in FACTS:
         run_facts(answered, spark, NINE, [fact])
         assert list(spark.sparkContext.statusTracker().getActiveStageIds()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "recorded"),
+    [
+        (None, '(failed,"the asset failed before its rows were stored; see its run")'),
+        (ValueError("broken"), "(failed,broken)"),
+        (KeyboardInterrupt(), '(cancelled,"somebody cancelled the run")'),
+    ],
+)
+def test_an_attempt_that_ends_without_a_commit_is_recorded_and_cleaned_up(
+    answered: Database, error: BaseException | None, recorded: str
+) -> None:
+    with suppress(ValueError, KeyboardInterrupt), Attempt(answered, TEST_FUNNEL, NINE, "run"):
+        if error is not None:
+            raise error
+    assert scalar(answered, LAST_ATTEMPT) == recorded
+    assert scalar(answered, STAGING) == scalar(answered, RUNNING) == 0
 
 
 def test_a_dead_attempt_is_recorded_as_ended_before_its_retry_began(

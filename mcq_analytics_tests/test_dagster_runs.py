@@ -144,6 +144,29 @@ def test_an_asset_that_fails_between_input_and_output_frees_its_lock(
     assert wrong_rows(answered) == []
 
 
+def test_an_asset_that_is_cancelled_between_input_and_output_is_recorded_as_cancelled(
+    answered: Database,
+    spark: SparkSession,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cancelled(*_: object) -> None:
+        [run] = instance.get_runs(limit=1)
+        instance.report_run_canceling(run)
+        raise ValueError("the step is ended")
+
+    monkeypatch.setattr("mcq_analytics.definitions.assets.funnel.test_funnel_fact", cancelled)
+    with pytest.raises(McqError):
+        in_process.run_window(load_settings(), THREE_HOURS)
+    ended = "SELECT status FROM analytics.etl_metadata WHERE pipeline_name = 'test_funnel_fact'"
+    assert scalar(answered, ended) == "cancelled"
+    locks = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+        "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    assert scalar(answered, locks) == 0
+
+
 def test_planned_events_are_stored_as_dagster_stores_them(
     answered: Database,
     spark: SparkSession,

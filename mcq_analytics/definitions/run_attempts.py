@@ -6,7 +6,7 @@ What an attempt does is in `compute.attempt`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from dagster import DagsterInstance, DagsterRunStatus
@@ -39,8 +39,12 @@ class RunAttempts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for fact in list(self._open):
-            self._end(fact, KeyboardInterrupt() if self._is_cancelled() else error)
+        if not self._open:
+            return
+        reason = KeyboardInterrupt() if self._is_cancelled() else error
+        with ExitStack() as all_of_them:
+            for fact in list(self._open):
+                all_of_them.callback(self._end, fact, reason)
 
     @contextmanager
     def reading(self, fact: Fact, window: Window) -> Iterator[Attempt]:
