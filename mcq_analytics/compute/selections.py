@@ -1,4 +1,4 @@
-"""Which base rows an attempt reads: those of the keys that its window touches, with all their past.
+"""The queries of an attempt: the keys that its window touches, and all base rows of these keys.
 
 The rules are those of SPEC section 3; docs/architecture.md explains them. The fields of the
 statements are in `templates`. The facts are computed from these rows in `mcq_analytics.transforms`,

@@ -1,8 +1,8 @@
-"""SQL templates over the base tables: their fields, and what fills them in.
+"""Fills in the SQL templates over the base tables: table names, and expressions by column type.
 
-The statements of `selections`, `fingerprints` and `quality` are templates. A field is a quoted name
-or an expression that depends on the types of the base tables; values are bound (`:window_start`,
-`:window_end`). `{a.test_id}` is an id as `base_columns` passes it on.
+The statements of `selections`, `fingerprints` and `quality` are such templates. Their values are
+bound parameters (`:window_start`, `:window_end`). `{a.test_id}` is an id in the form that
+`base_columns` calls comparable.
 """
 
 from __future__ import annotations
