@@ -1,6 +1,6 @@
-"""Which hours to run again after a change: the table of docs/exactness.md, as tests use it.
+"""The hours to run again after a change, by the table of docs/exactness.md.
 
-The document is the source: a change or a rule that it does not name cannot be tested.
+The document is the source: tests can use only the changes and rules that it names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEADING = "## Which hours to run again"
 
 
 def documented_rules() -> dict[str, list[str]]:
-    """Return the rules of each kind of change, as the document has them."""
+    """Return the rules for each kind of change, from the document."""
     section = (CHECKOUT / "docs" / "exactness.md").read_text().split(HEADING)[1].split("\n## ")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

@@ -1,4 +1,4 @@
-"""Computing facts in a test without Dagster: the storage and transforms that its assets tie."""
+"""Computing facts in a test without Dagster, with attempts and transforms alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.compute.attempt import Attempt, AttemptReport
+from mcq_analytics.compute.attempt import Attempt
+from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.model.facts import FACTS, Fact
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.postgres.database import Database
@@ -23,7 +24,7 @@ def window(start: str, end: str) -> Window:
 
 
 def add_sample(database: Database, *, students: int, seed: int, hours: int = 48) -> dict[str, int]:
-    """Add a sample of hours from 2024 on to the base tables and return the rows of each."""
+    """Add a sample from the start of 2024 to the base tables; return the rows added to each."""
     with database.engine().connect() as connection:
         base = inspect_base_tables(connection, database.source_schema)
     start = parse_hour("2024-01-01T00:00")
@@ -41,20 +42,19 @@ def run_facts(
     reports = {}
     for fact in facts:
         with Attempt(database, fact, over, run_id) as attempt:
-            attempt.begin()
             inputs = {name: attempt.read(spark, name) for name in fact.reads}
             reports[fact.name] = attempt.commit(TRANSFORMS[fact.name](**inputs))
     return reports
 
 
 def wrong_rows(database: Database, *, zoned: bool = True) -> list[str]:
-    """Return how the facts differ from a full recompute in plain SQL."""
+    """Return the differences between the facts and a full recompute in plain SQL."""
     with database.engine().begin() as connection:
         return differences(connection, database.source_schema, database.fact_schema, zoned=zoned)
 
 
 def contents(database: Database) -> dict[str, list[object]]:
-    """Return all rows of the facts, `updated_at` too, and of the tables beside them."""
+    """Return all rows of the facts, with `updated_at`, and of their hours tables."""
     with database.engine().connect() as connection:
         return {
             table: sorted(

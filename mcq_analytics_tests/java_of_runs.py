@@ -1,6 +1,6 @@
-"""Test program: computes a small and a large window, and prints Java's options.
+"""A program for tests: computes a small and a large window, and prints Java's options.
 
-It lowers the limit for small loads, so that a thousand rows count as many.
+The limit for a large load is lowered, so that a thousand rows are large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mcq_analytics.spark import session
 
 
 def main() -> None:
-    """Compute two hours in a run each, and print the options of their Java."""
+    """Compute the two hours, a run each, and print Java's options and a Spark setting."""
     session.QUICK_RECORDS = 100
     vars(in_process)["HOURS_PER_RUN"] = 1
     in_process.run_window(

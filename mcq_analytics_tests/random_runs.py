@@ -1,4 +1,4 @@
-"""A program of the tests: computes random facts over random windows, some times."""
+"""A program for tests: computes random facts over random windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcq_analytics_tests.facts_of import run_facts
 
 
 def main(name: str, begin: str, hours: int, times: int) -> None:
-    """Run random windows of the `hours` from `begin` on, and say so on the standard output."""
+    """Run `times` random windows within `hours` from `begin` on, and print each."""
     logging.basicConfig(level=logging.WARNING)
     chance = random.Random(name)
     database = open_database(load_settings())

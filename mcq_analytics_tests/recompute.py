@@ -1,6 +1,6 @@
-"""The facts by plain SQL over the whole base tables: a second telling of SPEC section 2.
+"""The facts in plain SQL over the whole base tables: a second implementation of SPEC section 2.
 
-Written from the specification alone; nothing of the package computes here.
+It is written from the specification alone and uses no code of the package.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from sqlalchemy import Connection, text
 from mcq_analytics_tests.tally import TALLY
 
 LONGEST = 2600
-"""Bytes of ids that a fact's row can hold."""
+"""Bytes of ids that a fact row can hold."""
 
-# Ids of two tables are compared as texts: their collations may differ.
+# Ids of two tables are compared as text, because their collations may differ.
 VALID = """
 expiries AS (
     SELECT CAST(s.session_id AS text) AS session, bool_or(s.expiry_time IS NULL) AS never,
@@ -94,7 +94,7 @@ handed_in AS (
         AND octet_length(CAST(b.student_id AS text)) + octet_length(CAST(b.test_id AS text))
             <= {longest}
 ),
-attempts AS (
+timed AS (
     SELECT h.*, (
         SELECT min(v.ts) FROM valid v
         WHERE CAST(v.student_id AS text) COLLATE "C" = CAST(h.student_id AS text)
@@ -116,7 +116,7 @@ SELECT test_id,
     CAST(100 AS double precision) * count(*) FILTER (WHERE lower(completion_status) = 'completed')
         / count(*) AS completion_rate,
     CAST(avg(extract(epoch FROM submit_time - began)) AS double precision) AS avg_submit_time
-FROM attempts GROUP BY test_id
+FROM timed GROUP BY test_id
 """
 )
 
@@ -126,7 +126,7 @@ KEYS = {
     "test_funnel_fact": ("test_id",),
 }
 
-# Doubles are compared to a billionth: an average is summed in another order here.
+# An average is compared to a billionth, because it is summed in another order here.
 EXACT = {
     "question_interaction_fact": (
         "first_answer_time",
@@ -155,14 +155,17 @@ CLOSE = {"test_funnel_fact": ("avg_submit_time",)}
 
 
 def recompute(connection: Connection, source: str = "public", *, zoned: bool = True) -> None:
-    """Make temporary tables `expected_<fact>` from the base tables. `zoned`: times have a zone."""
+    """Create temporary tables `expected_<fact>` from the base tables.
+
+    `zoned` says whether the times of the base tables have a zone.
+    """
     zone = "" if zoned else " AT TIME ZONE 'UTC'"
     times = {
         "answer_time": f"""least(greatest(a."timestamp"{zone}, '0001-01-01 00:00Z'),
             '9999-12-31 23:59:59.999999Z')""",
         "submit_time": f"""least(greatest(b.submit_time{zone}, '0001-01-01 00:00Z'),
             '9999-12-31 23:59:59.999999Z')""",
-        # Between an answer of the year 10,000 and an expiry of it there is nothing to compare.
+        # Answers and expiries beyond the year 9999 are clamped to the same moment.
         "expiry_time": f"""(CASE WHEN isfinite(s.expiry_time) THEN
             least(greatest(s.expiry_time{zone}, '0001-01-01 00:00Z'), '9999-12-31 23:59:59.999999Z')
             ELSE s.expiry_time{zone} END)""",
@@ -197,7 +200,7 @@ def recompute(connection: Connection, source: str = "public", *, zoned: bool = T
 def differences(
     connection: Connection, source: str = "public", schema: str = "analytics", *, zoned: bool = True
 ) -> list[str]:
-    """Return how the facts differ from a full recompute: nothing, when they are exact."""
+    """Return the differences between the facts and a full recompute; none if they are exact."""
     recompute(connection, source, zoned=zoned)
     found = []
     for fact, key in KEYS.items():

@@ -1,4 +1,4 @@
-"""Test program: computes a window and prints what Spark's own web pages show about it."""
+"""A program for tests: computes a window and prints all that Spark's own UI shows of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&lengt
 
 
 def main(start: str, end: str) -> None:
-    """Print the pages and the API records of the session's web UI."""
+    """Print the pages of the session's UI, and its REST API."""
     in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
     spark = SparkSession.getActiveSession()
     assert spark is not None

@@ -1,7 +1,7 @@
-"""A program of the tests: computes a fact while Spark runs some tasks twice at a time.
+"""A program for tests: computes a fact while Spark runs some tasks twice at the same time.
 
-The first attempt of a task dawdles after its copy has committed, so that Spark starts another on
-the other executor, which wins.
+The first task attempt waits after its copy has committed, so Spark starts another one on the other
+executor, which wins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mcq_analytics_tests.facts_of import run_facts, window
 
 
 def main(times: int) -> None:
-    """Compute the interactions so many times, and print how many rows were doubled."""
+    """Compute the interactions `times` times, and print how many staged rows were doubled."""
     database = open_database(load_settings())
     spark = initialize_spark_session_with_scaling(load_settings().spark.cluster, 0)
 

@@ -42,7 +42,7 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.alerting.incidents import CHECK, LIVE, State
 from mcq_analytics.api import get_last_successful_runs, get_time_range
-from mcq_analytics.compute.attempt import lock_key
+from mcq_analytics.compute.lock import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import (
     RANGE_END_TAG,

@@ -1,4 +1,4 @@
-"""What is read of the base tables is of one state, whatever their owner does at the time."""
+"""Base tables are read in a single state, whatever their owner does meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
 
 NINE = window("2024-01-01T09", "2024-01-01T10")
 
-# What takes effect for snapshots that are older, and nothing but a lock keeps out.
+# Statements that take effect for older snapshots too, so that only a lock keeps them out.
 REPLACING = {
     "truncated": "TRUNCATE {table}",
     "rewritten": "ALTER TABLE {table} ALTER COLUMN {column} TYPE varchar",
@@ -49,7 +49,7 @@ def add_rows(database: Database) -> None:
 
 
 def blocked(database: Database, statement: str) -> bool:
-    """Return whether a statement has to wait for a lock."""
+    """Return whether a statement must wait for a lock."""
     engine = database.engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET lock_timeout = '100ms'"))
@@ -71,7 +71,7 @@ def blocked(database: Database, statement: str) -> bool:
         ("submissions", TEST_FUNNEL),
     ],
 )
-def test_a_table_that_is_replaced_during_a_run_leaves_no_wrong_fact(
+def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     database: Database,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,7 +82,6 @@ def test_a_table_that_is_replaced_during_a_run_leaves_no_wrong_fact(
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"
     with Attempt(database, fact, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:
-        attempt.begin()
         replaced: Future[None] = others.submit(execute, database, replace)
         sleep(0.2)
         inputs = {name: attempt.read(spark, name) for name in fact.reads}
@@ -96,14 +95,16 @@ def test_a_table_that_is_replaced_during_a_run_leaves_no_wrong_fact(
 
 @pytest.mark.parametrize("how", list(REPLACING))
 @pytest.mark.parametrize("table", list(BASE_COLUMNS))
-def test_a_table_is_not_replaced_while_it_is_read(database: Database, table: str, how: str) -> None:
+def test_a_table_cannot_be_replaced_while_it_is_read(
+    database: Database, table: str, how: str
+) -> None:
     statement = REPLACING[how].format(table=table, column=next(iter(BASE_COLUMNS[table])))
     with base_snapshot(database.engine(), "public"):
         assert blocked(database, statement)
     assert not blocked(database, statement)
 
 
-def test_all_other_work_of_the_owner_passes(database: Database) -> None:
+def test_the_owner_can_do_all_other_work_meanwhile(database: Database) -> None:
     add_rows(database)
     with snapshot_connection(database.engine(), "public") as (connection, _):
         for table in BASE_COLUMNS:
@@ -116,7 +117,7 @@ def test_all_other_work_of_the_owner_passes(database: Database) -> None:
     assert scalar(database, "SELECT count(*) FROM answers") == 0
 
 
-def test_what_views_stand_on_is_not_replaced_either_though_only_their_owner_may_read_it(
+def test_tables_under_views_cannot_be_replaced_even_if_only_the_view_owner_can_read_them(
     database: Database,
 ) -> None:
     execute(
@@ -147,7 +148,7 @@ def test_what_views_stand_on_is_not_replaced_either_though_only_their_owner_may_
         execute(database, "DROP OWNED BY only_views", "DROP ROLE only_views")
 
 
-def test_a_partition_that_is_attached_meanwhile_is_noticed_and_the_run_begins_again(
+def test_attaching_a_partition_meanwhile_is_noticed_as_a_transient_error(
     database: Database,
 ) -> None:
     execute(
@@ -200,7 +201,7 @@ def test_a_foreign_table_is_refused_by_name(
         pass
 
 
-def test_an_owner_who_locks_tables_in_another_order_is_never_the_one_who_gives_way(
+def test_an_owner_who_locks_tables_in_another_order_never_suffers_the_deadlock(
     database: Database,
 ) -> None:
     add_rows(database)

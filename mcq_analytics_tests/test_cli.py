@@ -12,7 +12,7 @@ from dagster import DagsterInstance
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.compute.attempt import lock_key
+from mcq_analytics.compute.lock import lock_key
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, format_hour
 from mcq_analytics.postgres.database import Database

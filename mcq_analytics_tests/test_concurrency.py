@@ -1,7 +1,6 @@
-"""Processes run random windows at the same time, while the base tables go on changing.
+"""Processes run random windows at the same time, while the base tables keep changing.
 
-`PROCESSES` and `RUNS` set how many processes there are and how often each runs; `make test-deep`
-sets them high.
+`PROCESSES` sets how many, `RUNS` how often each runs; `make test-deep` sets them high.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ WHOLE = window(BEGIN, "2024-01-01T06")
 SOME = "answer_id % {n} = {k}"
 MOMENT = "'2024-01-01 00:00Z'::timestamptz + interval '1 second' * ({second})"
 
-# What changes, of which rows, and how; `n`, `k`, `second` and `id` are drawn at random.
+# Kind of change, condition for its rows, statement; `n`, `k`, `second` and `id` are random.
 CHANGES = (
     (
         "an answer is added",
@@ -100,7 +99,7 @@ def change_something(database: Database, chance: random.Random, number: int) -> 
 
 
 @pytest.mark.timeout(0)
-def test_runs_at_the_same_time_under_a_writer_end_exact_without_an_error(
+def test_concurrent_runs_under_a_writer_are_exact_and_raise_no_error(
     busy: Database, spark: SparkSession
 ) -> None:
     arguments = [BEGIN, str(HOURS), str(RUNS)]

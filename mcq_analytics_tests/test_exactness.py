@@ -1,4 +1,4 @@
-"""The facts end equal to a full recompute in plain SQL, whatever the data and the order of runs."""
+"""The facts equal a full recompute in plain SQL, for many kinds of data and orders of runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
 def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.compute.attempt.KEYS_PER_SPLIT", 500)
+    monkeypatch.setattr("mcq_analytics.compute.inputs.KEYS_PER_SPLIT", 500)
     initialize_spark_session_with_scaling("local", MILLION)
     add_sample(database, students=60, seed=7)
     run_facts(database, spark, WHOLE)
@@ -75,7 +75,7 @@ def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
     assert wrong_rows(database) == []
 
 
-def test_a_window_written_twice_changes_once(database: Database, spark: SparkSession) -> None:
+def test_running_a_window_twice_changes_rows_once(database: Database, spark: SparkSession) -> None:
     add_sample(database, students=60, seed=7)
     first = run_facts(database, spark, WHOLE)
     written = contents(database)
@@ -88,7 +88,7 @@ def test_a_window_written_twice_changes_once(database: Database, spark: SparkSes
     assert all(report.rows_read == first[name].rows_read for name, report in second.items())
 
 
-def test_only_rows_that_change_get_a_new_time(database: Database, spark: SparkSession) -> None:
+def test_only_changed_rows_get_a_new_updated_at(database: Database, spark: SparkSession) -> None:
     one_answer(database, 1, 7, 3, 5, "A", "2024-01-01 09:10Z")
     one_answer(database, 2, 8, 3, 5, "A", "2024-01-01 09:11Z")
     run_facts(database, spark, WHOLE)
@@ -153,7 +153,7 @@ def test_rows_without_ids_or_time_are_left_out_and_counted(
     assert wrong_rows(database) == []
 
 
-def test_times_without_a_zone_are_utc_whatever_server_and_client_are_set_to(
+def test_times_without_a_zone_are_utc_whatever_the_zone_of_server_and_client(
     make_database: MakeDatabase, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = make_database(None)
@@ -194,7 +194,7 @@ def test_times_without_a_zone_are_utc_whatever_server_and_client_are_set_to(
     )
 
 
-def test_text_ids_tie_in_the_order_of_their_bytes(
+def test_ties_between_text_ids_are_decided_by_their_bytes(
     make_database: MakeDatabase, spark: SparkSession
 ) -> None:
     database = make_database(IdType.TEXT)
@@ -213,7 +213,7 @@ def test_text_ids_tie_in_the_order_of_their_bytes(
     assert wrong_rows(database) == []
 
 
-def test_an_installed_server_of_another_version_gives_the_same_facts(
+def test_a_server_of_another_version_gives_the_same_facts(
     own_server: OwnServer, own_templates: Callable[[IdType], str], spark: SparkSession
 ) -> None:
     with made_databases(own_server.url(), own_templates) as make:

@@ -1,303 +1,39 @@
 """Generated histories: base tables change in every way, hours run in any order, facts are exact.
 
-`HISTORIES` sets how many are tried, each of `STEPS` steps; `make test-deep` sets it high. A failure
-prints the shortest history that fails, as the lines of a test: put them under
+`HISTORIES` sets how many are tried, each of `STEPS` steps; `make test-deep` sets it high. If one
+fails, the shortest that fails is printed as the lines of a test: put them under
 
     def test_…(history: type[History]) -> None:
         state = history()
 
-and end with `state.teardown()`.
+and end with `state.teardown()`. The changes and runs are in `histories`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from datetime import datetime
-from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import run_state_machine_as_test
 from pyspark.sql import SparkSession
-from sqlalchemy import text
 
-from mcq_analytics.compute import attempt
-from mcq_analytics.compute.fingerprints import stale_hours
-from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
-from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.inspection import inspect_base_tables
-from mcq_analytics.postgres.metadata import hour_statuses
-from mcq_analytics.settings import load_settings
-from mcq_analytics.spark.session import QUICK_RECORDS
-from mcq_analytics_tests.affected_hours import documented_rules, hours_to_run
+from mcq_analytics_tests.affected_hours import documented_rules
 from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.facts_of import contents, execute, run_facts, wrong_rows
-from mcq_analytics_tests.tally import TALLY
+from mcq_analytics_tests.facts_of import execute
+from mcq_analytics_tests.histories import History
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
 STEPS = int(os.environ.get("STEPS", "12"))
-BEGIN = parse_hour("2024-01-01T00")
-HOURS = 4
-
-hours = st.integers(0, HOURS - 1)
-# Often the same few moments, so that ties happen; the first one of the hour and the last.
-moments = st.builds(
-    "{}:{}".format,
-    hours,
-    st.sampled_from(["00:00", "00:00.000001", "10:00", "30:00", "59:59.999999"]),
-)
-students, tests, questions = st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)
-sessions = st.sampled_from([1, 2, 3, None])
-options = st.sampled_from(["A", "a", "B", None])
-statuses = st.sampled_from(["completed", "Completed", "timeout", None])
-expiries = st.one_of(
-    st.sampled_from([None, "infinity", "-infinity", "294276-12-31 23:59:59", "4713-01-01 BC"]),
-    moments,
-)
-facts = st.sampled_from(["all", "all", *FACTS_BY_NAME])
-answer_columns = st.tuples(students, tests, questions, sessions, options, moments)
-
-
-def literal(value: object) -> str:
-    """Return a value as SQL has it: a time is one of the first of January, or has a date."""
-    if value is None:
-        return "NULL"
-    is_time = re.match(r"\d+:", str(value)) is not None
-    return f"'2024-01-01 {value}Z'" if is_time else f"'{value}'"
-
-
-class History(RuleBasedStateMachine):
-    """Base tables under change, and for each fact the hours that must run again."""
-
-    world: ClassVar[tuple[Database, SparkSession, pytest.MonkeyPatch]]
-
-    answers = Bundle("answers")
-    submissions = Bundle("submissions")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.database, self.spark, self.patch = self.world
-        self.stale: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
-        self.rows = 0
-        self.execute(
-            "SELECT format('TRUNCATE %s', string_agg(format('%I.%I', schemaname, tablename), ', '))"
-            " FROM pg_tables WHERE schemaname IN ('public', 'analytics') "
-            "AND tablename <> 'alembic_version'"
-        )
-        TALLY["histories"] += 1
-
-    def execute(self, statement_of: str) -> None:
-        """Execute the statement that a query returns."""
-        with self.database.engine().begin() as connection:
-            connection.execute(text(connection.execute(text(statement_of)).scalar_one()))
-
-    def change(self, kind: str, condition: str, statement: str) -> None:
-        """Change the base tables; the hours that the document names are stale from now on."""
-        TALLY["changes"] += 1
-        with self.database.engine().begin() as connection:
-            affected = hours_to_run(connection, kind, condition, statement)
-        for name in self.stale:
-            self.stale[name] |= affected
-
-    @initialize(quick=st.booleans())
-    def compute_as(self, quick: bool) -> None:
-        """Take what is run for few records, or for more, which Spark computes in another way."""
-        self.patch.setattr(attempt, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
-
-    @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
-    def begin_with(self, rows: list[tuple[object, ...]]) -> MultipleResults[int]:
-        return multiple(*map(self.insert_answer, rows))
-
-    @rule(target=answers, columns=answer_columns)
-    def add_answer(self, columns: tuple[object, ...]) -> int:
-        return self.insert_answer(columns)
-
-    def insert_answer(self, columns: tuple[object, ...]) -> int:
-        self.rows += 1
-        values = map(literal, (self.rows, *columns))
-        self.change(
-            "an answer is added",
-            f"answer_id = {self.rows}",
-            f"INSERT INTO answers VALUES ({', '.join(values)})",
-        )
-        return self.rows
-
-    @rule(answer=answers, option=options)
-    def change_option(self, answer: int, option: str | None) -> None:
-        self.update_answer("an answer is changed", answer, "submitted_option", option)
-
-    @rule(answer=answers, moment=moments)
-    def move_answer_to_another_hour(self, answer: int, moment: str) -> None:
-        self.update_answer("an answer moves to another hour", answer, '"timestamp"', moment)
-
-    @rule(answer=answers, student=students)
-    def give_answer_to_another_student(self, answer: int, student: int) -> None:
-        self.update_answer("an answer is changed", answer, "student_id", student)
-
-    @rule(answer=answers, test=tests, question=questions)
-    def move_answer_to_another_test(self, answer: int, test: int, question: int) -> None:
-        self.update_answer("an answer is changed", answer, "test_id", test)
-        self.update_answer("an answer is changed", answer, "question_id", question)
-
-    @rule(answer=answers, session=sessions)
-    def move_answer_to_another_session(self, answer: int, session: int | None) -> None:
-        self.update_answer("an answer is changed", answer, "session_id", session)
-
-    def update_answer(self, kind: str, answer: int, column: str, value: object) -> None:
-        which = f"answer_id = {answer}"
-        self.change(kind, which, f"UPDATE answers SET {column} = {literal(value)} WHERE {which}")
-
-    @rule(answer=consumes(answers))
-    def delete_answer(self, answer: int) -> None:
-        which = f"answer_id = {answer}"
-        self.change("an answer is deleted", which, f"DELETE FROM answers WHERE {which}")
-
-    @rule(target=submissions, student=students, test=tests, moment=moments, status=statuses)
-    def submit(
-        self, student: int, test: int, moment: str, status: str | None
-    ) -> tuple[int, int, str]:
-        values = ", ".join(map(literal, (student, test, moment, status)))
-        which = f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
-        self.change("a submission is added", which, f"INSERT INTO submissions VALUES ({values})")
-        return student, test, moment
-
-    @rule(submission=submissions, status=statuses)
-    def change_status(self, submission: tuple[int, int, str], status: str | None) -> None:
-        which = self.which(submission)
-        self.change(
-            "a submission is changed",
-            which,
-            f"UPDATE submissions SET completion_status = {literal(status)} WHERE {which}",
-        )
-
-    @rule(submission=consumes(submissions), moment=moments, target=submissions)
-    def move_submission_to_another_hour(
-        self, submission: tuple[int, int, str], moment: str
-    ) -> tuple[int, int, str]:
-        student, test, before = submission
-        self.change(
-            "a submission moves to another hour",
-            f"student_id = {student} AND test_id = {test} "
-            f"AND submit_time IN ({literal(before)}, {literal(moment)})",
-            f"UPDATE submissions SET submit_time = {literal(moment)} "
-            f"WHERE {self.which(submission)}",
-        )
-        return student, test, moment
-
-    @rule(submission=consumes(submissions))
-    def delete_submission(self, submission: tuple[int, int, str]) -> None:
-        which = self.which(submission)
-        self.change("a submission is deleted", which, f"DELETE FROM submissions WHERE {which}")
-
-    @staticmethod
-    def which(submission: tuple[int, int, str]) -> str:
-        """Return the condition for all hand-ins of a student at a moment: they have no key."""
-        student, test, moment = submission
-        return f"student_id = {student} AND test_id = {test} AND submit_time = {literal(moment)}"
-
-    @rule(session=st.integers(1, 3), rows=st.lists(expiries, max_size=3))
-    def change_session(self, session: int, rows: list[str | None]) -> None:
-        replace = f"DELETE FROM sessions WHERE session_id = {session}"
-        for expiry in rows:
-            replace += f"; INSERT INTO sessions VALUES ({session}, {literal(expiry)})"
-        self.change(
-            "a session is added, deleted or expires at another time",
-            f"session_id = {session}",
-            replace,
-        )
-
-    @rule(question=questions, rows=st.lists(options, max_size=3))
-    def change_answer_key(self, question: int, rows: list[str | None]) -> None:
-        replace = f"DELETE FROM questions WHERE question_id = {question}"
-        for option in rows:
-            replace += f"; INSERT INTO questions VALUES ({question}, {literal(option)})"
-        self.change(
-            "an answer key is added, changed or deleted", f"question_id = {question}", replace
-        )
-
-    @rule(first=hours, count=st.integers(1, HOURS), which=facts)
-    def run(self, first: int, count: int, which: str) -> None:
-        """Run a window; where nothing is stale any more, all must be exact."""
-        self.run_window(
-            Window(BEGIN + first * HOUR, BEGIN + min(first + count, HOURS) * HOUR), which
-        )
-        if not any(self.stale.values()):
-            self.compare()
-
-    @rule(hour=hours, name=st.sampled_from(list(FACTS_BY_NAME)))
-    def run_an_hour_twice(self, hour: int, name: str) -> None:
-        """The second run changes no row, and no `updated_at`."""
-        window = Window(BEGIN + hour * HOUR, BEGIN + (hour + 1) * HOUR)
-        self.run_window(window, name)
-        once = contents(self.database)
-        self.run_window(window, name)
-        assert contents(self.database) == once
-
-    @rule(newest_first=st.booleans())
-    def run_affected_hours(self, newest_first: bool) -> None:
-        """Run for each fact what is stale, and nothing else."""
-        for name, stale in self.stale.items():
-            for window in sorted(ranges(stale), key=lambda one: one.start, reverse=newest_first):
-                self.run_window(window, name)
-        self.compare()
-
-    @rule()
-    def run_what_is_missing_or_has_another_fingerprint(self) -> None:
-        """Run for each fact what the schedule and the late data sensor would, and nothing else."""
-        whole = Window(BEGIN, BEGIN + HOURS * HOUR)
-        for fact in FACTS:
-            with self.database.engine().connect() as connection:
-                base = inspect_base_tables(connection, "public")
-                hours = set(stale_hours(connection, base, "analytics", fact, whole))
-            done = hour_statuses(self.database.engine(), fact.name, load_settings())
-            hours |= {hour.start for hour in whole.chunks(1)} - set(done)
-            for window in ranges(hours):
-                self.run_window(window, fact.name)
-            self.stale[fact.name].clear()
-        self.compare()
-
-    def run_window(self, window: Window, which: str) -> None:
-        chosen = FACTS if which == "all" else [FACTS_BY_NAME[which]]
-        run_facts(self.database, self.spark, window, chosen)
-        TALLY["attempts in histories"] += len(chosen)
-        for fact in chosen:
-            self.stale[fact.name] -= {hour.start for hour in window.chunks(1)}
-
-    def compare(self) -> None:
-        wrong = wrong_rows(self.database)
-        TALLY["rows wrong"] += len(wrong)
-        assert wrong == []
-
-    def teardown(self) -> None:
-        """End exact; and another run over everything changes no row, of a fact that takes turns."""
-        if TALLY["histories"] % 2:
-            self.run_affected_hours(newest_first=True)
-        else:
-            self.run_what_is_missing_or_has_another_fingerprint()
-        exact = contents(self.database)
-        name = FACTS[TALLY["histories"] % len(FACTS)].name
-        self.run_window(Window(BEGIN, BEGIN + HOURS * HOUR), name)
-        assert contents(self.database) == exact
 
 
 @pytest.fixture
 def history(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> type[History]:
-    """Return what makes a history in an empty database. A key or a session may stand twice."""
+    """Return the class of histories; its empty database allows duplicate keys and sessions."""
     execute(
         database,
         "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
@@ -323,7 +59,7 @@ def test_a_history_of_changes_and_runs_ends_exact(history: type[History]) -> Non
     )
 
 
-def test_every_change_that_the_document_names_is_tried() -> None:
+def test_every_documented_change_is_tried() -> None:
     named: Iterable[str] = documented_rules()
-    source = (CHECKOUT / "mcq_analytics_tests" / "test_histories.py").read_text()
+    source = (CHECKOUT / "mcq_analytics_tests" / "histories.py").read_text()
     assert [change for change in named if f'"{change}"' not in source] == []

@@ -1,10 +1,8 @@
-"""What base columns may hold at their limits: nothing stops an hour, or makes a fact wrong."""
+"""Extreme values in base columns: none stops an hour, or makes a fact wrong."""
 
 from __future__ import annotations
 
 import os
-import random
-import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,71 +13,28 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics.compute.base_columns import LONGEST_KEY
 from mcq_analytics.compute.fingerprints import stale_hours
-from mcq_analytics.compute.selections import LONGEST_KEY
-from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, IdType
-from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.inspection import inspect_base_tables
-from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.quality.audits import Audits
 from mcq_analytics.quality.corrections import Corrections
-from mcq_analytics_tests.conftest import MakeDatabase, drop_database, made_databases
-from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows
-from mcq_analytics_tests.servers import OwnServer
+from mcq_analytics_tests.conftest import MakeDatabase, made_databases
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.loose_tables import DAY, NINE, create_base_tables, noise, require_settled
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
-NINE = window("2024-01-01T09", "2024-01-01T10")
-DAY = window("2024-01-01T00", "2024-01-02T00")
-
-INTERACTION = (
-    "SELECT concat_ws(' ', answer_count, coalesce(final_answer_option, '-'), is_correct) "
-    "FROM analytics.question_interaction_fact WHERE question_id = '{}'"
-)
-"""Answers, final option (`-` for null), correct or not, of a question."""
 
 
-def create_base_tables(
-    database: Database, *, ids: str = "text", option: str = "text", time: str = "timestamptz"
-) -> None:
-    """Create base tables without any key or index, and the fact schema."""
-    execute(
-        database,
-        f"CREATE TABLE answers (answer_id {ids}, student_id {ids}, question_id {ids}, "
-        f'test_id {ids}, session_id {ids}, submitted_option {option}, "timestamp" {time})',
-        f"CREATE TABLE questions (question_id {ids}, correct_option {option})",
-        f"CREATE TABLE sessions (session_id {ids}, expiry_time {time})",
-        f"CREATE TABLE submissions (student_id {ids}, test_id {ids}, submit_time {time}, "
-        "completion_status text)",
-    )
-    with database.engine().begin() as connection:
-        migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
-
-
-def require_settled(database: Database, over: Window = DAY) -> None:
-    """Facts equal a full recompute; and checks, sensor and `rescore` find nothing to do."""
-    assert wrong_rows(database) == []
-    with snapshot_connection(database.engine(), "public") as (connection, base):
-        for fact in FACTS:
-            found = Audits(fact, base, "analytics", over).recomputed(connection)
-            assert (found.wrong, found.awaiting) == ((), ())
-            assert stale_hours(connection, base, "analytics", fact, over) == {}
-        corrections = Corrections(base, "analytics")
-        assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
-        hours = [hour.start for hour in over.chunks(1)]
-        assert corrections.moves(connection, hours).rows == 0
-
-
-def test_a_key_or_session_that_stands_twice_has_one_meaning_everywhere(
+def test_a_key_or_session_with_several_rows_has_one_meaning_everywhere(
     database: Database, spark: SparkSession
 ) -> None:
     execute(
         database,
         "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
         "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey",
-        # The greatest by its bytes is b; a null beside it is no key.
+        # By bytes the greatest key is b; a null beside it does not count.
         "INSERT INTO questions VALUES (1, 'A'), (1, 'b'), (1, NULL), (2, NULL), (2, NULL)",
         "INSERT INTO sessions VALUES (1, '2024-01-01 09:05Z'), (1, '2024-01-01 09:20Z'), "
         "(2, '2024-01-01 09:05Z'), (2, NULL), (3, '2024-01-01 09:05Z'), (3, '-infinity'), "
@@ -98,9 +53,7 @@ def test_a_key_or_session_that_stands_twice_has_one_meaning_everywhere(
     require_settled(database)
 
 
-def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_they_do(
-    make_database: MakeDatabase, spark: SparkSession
-) -> None:
+def test_times_out_of_range_are_clamped(make_database: MakeDatabase, spark: SparkSession) -> None:
     for time in ("timestamptz", "timestamp"):
         database = make_database(None)
         create_base_tables(database, time=time)
@@ -108,14 +61,14 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
         starts = ("9999-12-31 23:59:59.999999", "12024-01-01 00:00:00", "294276-12-31 23:59:59")
         execute(
             database,
-            # One session for each expiry, named after it, and an answer of nine o'clock in each.
+            # A session for each expiry, with the expiry as id, and an answer at nine in each.
             *(
                 f"INSERT INTO sessions VALUES ('{when}', '{when}'); "
                 f"INSERT INTO answers VALUES ('1', 's', 'in {when}', 't', '{when}', 'A', "
                 f"'2024-01-01 09:10')"
                 for when in (*ends, *starts, "infinity", "-infinity")
             ),
-            # An answer of each time to one question, in a session that never expires.
+            # An answer at each time to one question, in a session that never expires.
             *(
                 f"INSERT INTO answers VALUES ('2', 's', 'at', 't', NULL, 'A', '{when}'); "
                 f"INSERT INTO submissions VALUES ('s', 't', '{when}', 'completed')"
@@ -140,7 +93,7 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
         with snapshot_connection(database.engine(), "public") as (connection, base):
             for fact in FACTS:
                 found = Audits(fact, base, "analytics", DAY).recomputed(connection)
-                # Their hours are none that are ever computed: the rows may wait for them.
+                # Their hours are outside all partitions, so the rows may await a run.
                 assert found.wrong == ()
                 assert stale_hours(connection, base, "analytics", fact, DAY) == {}
             corrections = Corrections(base, "analytics")
@@ -148,12 +101,7 @@ def test_times_beyond_what_all_sides_hold_are_brought_to_the_first_or_last_that_
             assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
 
 
-def noise(length: int) -> str:
-    """Return characters that no compression makes shorter."""
-    return "".join(random.Random(length).choices(string.ascii_letters + string.digits, k=length))
-
-
-def test_an_id_that_no_row_can_hold_is_left_out_and_counted_and_the_hour_goes_on(
+def test_an_id_too_long_for_a_row_is_left_out_and_counted_and_the_hour_succeeds(
     make_database: MakeDatabase, spark: SparkSession
 ) -> None:
     database = make_database(None)
@@ -175,7 +123,7 @@ def test_an_id_that_no_row_can_hold_is_left_out_and_counted_and_the_hour_goes_on
                     "INSERT INTO answers VALUES (:id, :student, :question, :test, :session, "
                     "'A', '2024-01-01 09:10Z')"
                 ),
-                # Ids that are no part of a key may be of any length.
+                # Ids that are not part of a key may have any length.
                 {
                     "id": noise(9_000 + number),
                     "session": noise(9_000),
@@ -195,158 +143,6 @@ def test_an_id_that_no_row_can_hold_is_left_out_and_counted_and_the_hour_goes_on
     assert scalar(database, "SELECT count(*) FROM analytics.question_interaction_fact") == 3
     assert scalar(database, "SELECT total_submissions FROM analytics.test_funnel_fact") == 5
     require_settled(database)
-
-
-OPTION_TYPES: dict[str, tuple[str, str]] = {
-    "json": ('["A","C"]', '{"a": 1}'),
-    "jsonb": ('["A", "C"]', '{"a": 1}'),
-    "text[]": ("{A,C}", "{B}"),
-    "point": ("(1,2)", "(3,4)"),
-    "boolean": ("true", "false"),
-    "integer": ("3", "12"),
-    "numeric": ("3.50", "12"),
-    "double precision": ("0.1", "Infinity"),
-    "bytea": ("\\x00ff", "\\x01"),
-    "uuid": ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "00000000-0000-0000-0000-000000000000"),
-    "interval": ("1 mon", "30 days"),
-    "inet": ("10.0.0.1", "::1"),
-    "tsvector": ("a b", "c"),
-    "char(3)": ("A", "B"),
-    "date": ("2024-01-31", "infinity"),
-    "choice": ("the first", "another"),
-    "pair": ("(A,1)", "(B,2)"),
-}
-
-
-@pytest.mark.parametrize("kind", list(OPTION_TYPES))
-def test_an_option_may_be_of_any_type_in_every_statement(
-    make_database: MakeDatabase, spark: SparkSession, kind: str
-) -> None:
-    database = make_database(None)
-    execute(
-        database,
-        "CREATE TYPE choice AS ENUM ('the first', 'another')",
-        "CREATE TYPE pair AS (option text, number int)",
-    )
-    create_base_tables(database, option=kind)
-    right, wrong = (f"CAST('{value}' AS {kind})" for value in OPTION_TYPES[kind])
-    execute(
-        database,
-        f"INSERT INTO questions SELECT '1', {right}",
-        "INSERT INTO questions VALUES ('2', NULL)",
-        *(
-            f"INSERT INTO answers SELECT {number}, 's', '{question}', 't', 'x', {option}, "
-            f"'2024-01-01 09:1{minute}Z'"
-            for number, question, option, minute in (
-                ("'1'", 1, wrong, 0),
-                ("'2'", 1, right, 1),
-                ("NULL", 2, wrong, 0),
-                ("NULL", 2, right, 0),
-                ("NULL", 2, "NULL", 0),
-            )
-        ),
-    )
-    run_facts(database, spark, NINE, [QUESTION_INTERACTION])
-    texts = [str(scalar(database, f"SELECT CAST({one} AS text)")) for one in (right, wrong)]
-    assert scalar(database, INTERACTION.format(1)) == f"2 {texts[0]} t"
-    assert scalar(database, INTERACTION.format(2)) == f"3 {max(t.encode() for t in texts).decode()}"
-    with snapshot_connection(database.engine(), "public") as (connection, base):
-        audits = Audits(QUESTION_INTERACTION, base, "analytics", DAY)
-        found = audits.recomputed(connection)
-        assert (found.sampled, found.wrong, found.awaiting) == (2, (), ())
-        assert audits.references(connection) == {
-            "answers_without_question": 0,
-            "answers_without_session": 5,
-        }
-        assert stale_hours(connection, base, "analytics", QUESTION_INTERACTION, DAY) == {}
-        corrections = Corrections(base, "analytics")
-        assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
-        assert corrections.moves(connection, [NINE.start]).rows == 0
-
-
-@pytest.fixture
-def icu_database(own_server: OwnServer) -> Iterator[Database]:
-    """An empty database whose own collation is not the order of bytes."""
-    server = own_server.url()
-    engine = Database(server, "public", "analytics").engine()
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        collations = "SELECT count(*) FROM pg_collation WHERE collname = 'en-x-icu'"
-        if not connection.execute(text(collations)).scalar():
-            pytest.skip("this server was built without ICU")
-        version = connection.execute(text("SHOW server_version_num")).scalar_one()
-        own = "LOCALE_PROVIDER icu ICU_LOCALE 'en'" if int(version) >= 150000 else ""
-        connection.execute(text(f"CREATE DATABASE by_language TEMPLATE template0 {own}"))
-    url = server.set(database="by_language")
-    yield Database(url, "public", "analytics")
-    drop_database(url)
-
-
-def test_texts_compare_by_their_bytes_whatever_the_collations_are(
-    icu_database: Database, spark: SparkSession
-) -> None:
-    database = icu_database
-    create_base_tables(database)
-    for column in ("student_id", "test_id"):
-        # Of collations that differ no query may say which counts, unless it chooses.
-        execute(
-            database,
-            f'ALTER TABLE answers ALTER COLUMN {column} TYPE text COLLATE "de-x-icu"',
-            f'ALTER TABLE submissions ALTER COLUMN {column} TYPE text COLLATE "sv-x-icu"',
-        )
-    execute(
-        database,
-        'ALTER TABLE answers ALTER COLUMN session_id TYPE text COLLATE "de-x-icu"',
-        'ALTER TABLE sessions ALTER COLUMN session_id TYPE text COLLATE "sv-x-icu"',
-        'ALTER TABLE answers ALTER COLUMN question_id TYPE text COLLATE "de-x-icu"',
-        'ALTER TABLE questions ALTER COLUMN question_id TYPE text COLLATE "sv-x-icu"',
-        'ALTER TABLE answers ALTER COLUMN submitted_option TYPE text COLLATE "de-x-icu"',
-        'ALTER TABLE questions ALTER COLUMN correct_option TYPE text COLLATE "sv-x-icu"',
-        "INSERT INTO questions VALUES ('q', 'B'), ('q', 'a')",
-        "INSERT INTO sessions VALUES ('x', '2024-01-01 09:30Z')",
-        # In the order of bytes `a` comes after `B`, and among ids too.
-        "INSERT INTO answers VALUES (NULL, 'bob', 'q', 't', 'x', 'a', '2024-01-01 09:10Z'), "
-        "(NULL, 'bob', 'q', 't', 'x', 'B', '2024-01-01 09:10Z'), "
-        "('a', 'Bob', 'q', 't', 'x', 'B', '2024-01-01 09:10Z'), "
-        "('B', 'Bob', 'q', 't', 'x', 'a', '2024-01-01 09:10Z'), "
-        "('1', 'bob', 'late', 't', 'x', 'B', '2024-01-01 09:31Z')",
-        "INSERT INTO submissions VALUES ('bob', 't', '2024-01-01 09:20Z', 'COMPLETED'), "
-        "('Bob', 't', '2024-01-01 09:21Z', NULL)",
-    )
-    for _ in range(2):
-        run_facts(database, spark, NINE)
-        finals = (
-            "SELECT string_agg(concat_ws(' ', student_id, final_answer_option, is_correct), ', ' "
-            'ORDER BY student_id COLLATE "C") FROM analytics.question_interaction_fact'
-        )
-        assert scalar(database, finals) == "Bob B f, bob a t"
-        require_settled(database)
-
-
-@pytest.mark.parametrize(
-    ("table", "column"),
-    [("answers", "student_id"), ("questions", "correct_option"), ("submissions", "test_id")],
-)
-def test_a_collation_that_calls_different_texts_equal_is_refused_by_name(
-    icu_database: Database, table: str, column: str
-) -> None:
-    database = icu_database
-    create_base_tables(database)
-    execute(
-        database,
-        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', "
-        "deterministic = false)",
-        f"ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE loose",
-    )
-    said = f"public.{table}.{column} is of the collation loose.*through a view"
-    with database.engine().connect() as connection, pytest.raises(McqError, match=said):
-        inspect_base_tables(connection, "public")
-    execute(
-        database,
-        f"ALTER TABLE {table} RENAME TO {table}_loose",
-        f"CREATE VIEW {table} AS SELECT * FROM {table}_loose",
-    )
-    with database.engine().connect() as connection, pytest.raises(McqError, match=said):
-        inspect_base_tables(connection, "public")
 
 
 ids = st.one_of(
@@ -375,7 +171,7 @@ few_ids = st.lists(ids, min_size=2, max_size=4)
 
 @pytest.fixture(scope="module")
 def loose_database(server: URL, templates: Callable[[IdType], str]) -> Iterator[Database]:
-    """A database whose base tables take any text."""
+    """A database whose base tables have text columns and no constraints."""
     with made_databases(server, templates) as make:
         database = make(None)
         create_base_tables(database)
@@ -389,7 +185,7 @@ def loose_database(server: URL, templates: Callable[[IdType], str]) -> Iterator[
     suppress_health_check=list(HealthCheck),
 )
 @given(st.data())
-def test_whatever_base_rows_hold_an_hour_is_computed_and_exact(
+def test_an_hour_is_exact_whatever_the_base_rows_hold(
     loose_database: Database, spark: SparkSession, data: st.DataObject
 ) -> None:
     database = loose_database
@@ -424,8 +220,8 @@ def test_whatever_base_rows_hold_an_hour_is_computed_and_exact(
 
 
 def wrong_rows_of_nine(database: Database) -> list[str]:
-    """Return how the facts differ from a full recompute, but for rows that nine o'clock lacks.
+    """Return how the facts differ from a full recompute, except for missing rows.
 
-    A row whose base rows all lie in hours that are never computed has none in the facts.
+    A row is missing if all its base rows lie in hours that are never computed.
     """
     return [row for row in wrong_rows(database) if "has None" not in row]

@@ -1,4 +1,4 @@
-"""Each transform on small tables written out by hand, with results worked out by hand."""
+"""Each transform on small tables, with results worked out by hand."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def rows(frame: DataFrame, *columns: str) -> list[Row]:
 
 @pytest.fixture(autouse=True)
 def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spark hands over times in the zone of the process."""
+    """Spark returns times in the zone of the process."""
     import time  # noqa: PLC0415
 
     monkeypatch.setenv("TZ", "UTC")
@@ -112,7 +112,7 @@ def test_the_same_question_in_two_tests_makes_two_rows(tables: Tables) -> None:
     assert [row[:3] for row in found] == [(7, 5, 3), (7, 6, 3)]
 
 
-def test_of_two_answers_at_one_moment_the_greater_id_is_the_latest(tables: Tables) -> None:
+def test_the_greater_id_decides_between_answers_at_the_same_moment(tables: Tables) -> None:
     [row] = interaction_rows(
         tables,
         [(10, 7, 3, 5, 1, "B", 5), (9, 7, 3, 5, 1, "A", 5)],
@@ -158,7 +158,7 @@ def test_a_session_that_comes_from_two_splits_counts_its_answers_once(tables: Ta
     assert row[5] == 1
 
 
-def test_hours_are_counted_since_1970_and_each_once(tables: Tables) -> None:
+def test_active_hours_count_from_1970_without_duplicates(tables: Tables) -> None:
     frame = interactions.question_interaction_fact(
         tables.answers(
             (1, 7, 3, 5, 1, "A", 0), (2, 7, 3, 5, 1, "A", 3599.9), (3, 7, 3, 5, 1, "A", 7200)
@@ -188,7 +188,7 @@ def summary_rows(tables: Tables, answers: Sequence[Row], **base: Sequence[Row]) 
     )
 
 
-def test_a_test_has_the_questions_that_any_student_validly_answered(tables: Tables) -> None:
+def test_the_total_counts_questions_that_any_student_validly_answered(tables: Tables) -> None:
     assert summary_rows(
         tables,
         [
@@ -202,7 +202,7 @@ def test_a_test_has_the_questions_that_any_student_validly_answered(tables: Tabl
     ) == [(7, 5, 3, 2, 1, 50.0, 30.0), (8, 5, 3, 1, 0, 0.0, 0.0)]
 
 
-def test_an_answer_without_a_student_counts_for_the_total_alone(tables: Tables) -> None:
+def test_an_answer_without_a_student_counts_for_the_total_only(tables: Tables) -> None:
     found = summary_rows(tables, [(1, 7, 3, 5, 1, "A", 0), (None, None, 4, 5, None, None, 50)])
     assert found == [(7, 5, 2, 1, 0, 0.0, 0.0)]
 
@@ -226,7 +226,7 @@ def funnel_rows(
     )
 
 
-def test_statuses_are_completed_in_any_letter_case_or_not_at_all(tables: Tables) -> None:
+def test_only_completed_in_any_letter_case_counts_as_completed(tables: Tables) -> None:
     statuses = ["completed", "COMPLETED", "Completed", "timeout", None, "", "complete"]
     found = funnel_rows(
         tables, [], [(student, 5, 9, status) for student, status in enumerate(statuses)]
@@ -234,8 +234,8 @@ def test_statuses_are_completed_in_any_letter_case_or_not_at_all(tables: Tables)
     assert found == [(5, 7, 3, 4, 100.0 * 3 / 7, None)]
 
 
-def test_an_attempt_begins_after_the_previous_submission(tables: Tables) -> None:
-    # First attempt 10 to 100, second 150 to 250; the answer at 300 belongs to none.
+def test_a_submission_is_timed_from_the_first_answer_after_the_previous_one(tables: Tables) -> None:
+    # The first is timed from 10 to 100, the second from 150 to 250; 300 belongs to neither.
     found = funnel_rows(
         tables,
         [
@@ -249,7 +249,7 @@ def test_an_attempt_begins_after_the_previous_submission(tables: Tables) -> None
     assert found[0][5] == (90 + 100) / 2
 
 
-def test_two_submissions_at_one_moment_end_the_same_attempt(tables: Tables) -> None:
+def test_two_submissions_at_the_same_moment_have_the_same_start(tables: Tables) -> None:
     found = funnel_rows(
         tables,
         [(1, 7, 3, 5, 1, "A", 0)],
@@ -273,7 +273,7 @@ def test_submissions_without_an_answer_are_counted_but_not_timed(tables: Tables)
     assert found == [(5, 4, 4, 0, 100.0, 40.0)]
 
 
-def test_the_mean_of_very_long_attempts_does_not_overflow(tables: Tables) -> None:
+def test_the_mean_of_very_long_sittings_does_not_overflow(tables: Tables) -> None:
     seconds = 5_000_000_000.0  # 158 years, as a wrong clock gives
     students = range(4)
     found = funnel_rows(
@@ -284,7 +284,7 @@ def test_the_mean_of_very_long_attempts_does_not_overflow(tables: Tables) -> Non
     assert found[0][5] == seconds
 
 
-def test_correctness_of_an_option_is_never_unknown_where_there_is_a_key(tables: Tables) -> None:
+def test_an_option_is_right_or_wrong_whenever_there_is_a_key(tables: Tables) -> None:
     from pyspark.sql import functions as F  # noqa: PLC0415
 
     frame = tables.questions((1, "A")).select(

@@ -1,15 +1,12 @@
-"""The traps of cumulative facts, each by its name.
+"""Every trap of cumulative facts gives the expected facts, and all together a full recompute.
 
-Every trap has a test (and questions, sessions and answer ids) of its own, `{t}` in its statements.
-All of them happen to the same tables at once: nine o'clock runs, then the changes come, then the
-hours from ten to past midnight run, then nine o'clock again. `hours` says which of these must mend
-the trap's facts; what they then must be is written out by hand.
+All traps happen to the same tables at once: nine o'clock runs, then the changes come, then the
+hours from ten to past midnight run, then nine o'clock again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import pytest
 from pyspark.sql import SparkSession
@@ -19,310 +16,17 @@ from sqlalchemy.engine import URL
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import made_databases
-from mcq_analytics_tests.facts_of import (
-    contents,
-    execute,
-    run_facts,
-    scalar,
-    window,
-    wrong_rows,
-)
+from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, window, wrong_rows
+from mcq_analytics_tests.traps import TRAPS, Trap
 
 NINE = window("2024-01-01T09", "2024-01-01T10")
 TEN = window("2024-01-01T10", "2024-01-02T01")
-QUESTIONS = (
-    "SELECT string_agg(concat_ws(' ', student_id, question_id - {t}0, answer_count, "
-    "coalesce(final_answer_option, '-'), is_correct, time_spent), ', ' "
-    "ORDER BY student_id, question_id) "
-    "FROM analytics.question_interaction_fact WHERE test_id = {t}"
-)
-"""Student, question, answers, final option (`-` for null), correct or not, seconds."""
-STUDENTS = (
-    "SELECT string_agg(concat_ws(' ', student_id, questions_attempted || '/' || total_questions, "
-    "correct_answers, accuracy_percent, time_spent), ', ' ORDER BY student_id) "
-    "FROM analytics.test_summary_fact WHERE test_id = {t}"
-)
-"""Student, questions attempted of all, correct ones, accuracy in percent, seconds."""
-FUNNEL = (
-    "SELECT concat_ws(' ', total_submissions, completed_submissions, incomplete_submissions, "
-    "completion_rate, avg_submit_time) FROM analytics.test_funnel_fact WHERE test_id = {t}"
-)
-"""Submissions, completed, incomplete, rate in percent, mean seconds of an attempt."""
-
-
-def answer(
-    number: int,
-    student: int,
-    question: int,
-    option: str | None,
-    when: str,
-    session: str = "NULL",
-) -> str:
-    """Return the statement that adds an answer, on the first of January unless `when` says."""
-    value = "NULL" if option is None else f"'{option}'"
-    moment = when if " " in when else f"2024-01-01 {when}"
-    return (
-        f"INSERT INTO answers VALUES ({{t}}0{number}, {student}, {{t}}{question}, {{t}}, "
-        f"{session}, {value}, '{moment}Z')"
-    )
-
-
-def submission(student: int, when: str, status: str = "completed") -> str:
-    """Return the statement that adds a submission on the first of January."""
-    return f"INSERT INTO submissions VALUES ({student}, {{t}}, '2024-01-01 {when}Z', '{status}')"
-
-
-def update(number: int, change: str) -> str:
-    """Return the statement that changes an answer."""
-    return f"UPDATE answers SET {change} WHERE answer_id = {{t}}0{number}"
-
-
-@dataclass(frozen=True)
-class Trap:
-    """What is there before, what changes, which hours mend it, and the facts before and after."""
-
-    name: str
-    before: tuple[str, ...]
-    change: tuple[str, ...]
-    hours: str
-    shown: str
-    had: str | None
-    has: str | None
-
-
-KEY = "INSERT INTO questions VALUES ({t}1, 'A')"
-
-TRAPS = (
-    Trap(
-        "an answer in the next hour extends the row of this one",
-        (answer(1, 7, 1, "A", "09:59"),),
-        (answer(2, 7, 1, "B", "10:01"),),
-        "ten",
-        QUESTIONS,
-        "7 1 1 A 0",
-        "7 1 2 B 120",
-    ),
-    Trap(
-        "a new question in a test moves the total of every student of that test",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 1, "A", "09:20")),
-        (answer(3, 9, 2, "A", "10:10"),),
-        "ten",
-        STUDENTS,
-        "7 1/1 0 0 0, 8 1/1 0 0 0",
-        "7 1/2 0 0 0, 8 1/2 0 0 0, 9 1/2 0 0 0",
-    ),
-    Trap(
-        "the only answer of a question is deleted, and its row goes",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "09:10")),
-        ("DELETE FROM answers WHERE answer_id = {t}01",),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0, 8 2 1 A 0",
-        "8 2 1 A 0",
-    ),
-    Trap(
-        "the only answer of a question is deleted, and it goes from every student's total",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "09:10")),
-        ("DELETE FROM answers WHERE answer_id = {t}01",),
-        "nine",
-        STUDENTS,
-        "7 1/2 0 0 0, 8 1/2 0 0 0",
-        "8 1/1 0 0 0",
-    ),
-    Trap(
-        "a question goes from the total though the hour of its answer was never run before",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "10:10")),
-        ("DELETE FROM answers WHERE answer_id = {t}02",),
-        "ten",
-        STUDENTS,
-        "7 1/2 0 0 0",
-        "7 1/1 0 0 0",
-    ),
-    Trap(
-        "an answer moves to another hour",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 7, 1, "B", "09:20")),
-        (update(1, "timestamp = '2024-01-01 10:20Z'"),),
-        "nine and ten",
-        QUESTIONS,
-        "7 1 2 B 600",
-        "7 1 2 A 3600",
-    ),
-    Trap(
-        "an answer moves to another student",
-        (answer(1, 7, 1, "A", "09:10"),),
-        (update(1, "student_id = 8"),),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0",
-        "8 1 1 A 0",
-    ),
-    Trap(
-        "an answer moves to another test",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "09:10")),
-        (update(1, "test_id = 1"),),
-        "nine",
-        STUDENTS,
-        "7 1/2 0 0 0, 8 1/2 0 0 0",
-        "8 1/1 0 0 0",
-    ),
-    Trap(
-        "an answer moves to another question",
-        (answer(1, 7, 1, "A", "09:10"),),
-        (update(1, "question_id = {t}2"),),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0",
-        "7 2 1 A 0",
-    ),
-    Trap(
-        "an answer moves to a session that had expired",
-        ("INSERT INTO sessions VALUES ({t}, '2024-01-01 09:00Z')", answer(1, 7, 1, "A", "09:10")),
-        (update(1, "session_id = {t}"),),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0",
-        None,
-    ),
-    Trap(
-        "of answers at the same moment the one with the highest id is final",
-        (KEY, answer(2, 7, 1, "B", "09:10"), answer(1, 7, 1, "A", "09:10")),
-        (answer(3, 7, 1, "A", "09:10"),),
-        "nine",
-        QUESTIONS,
-        "7 1 2 B f 0",
-        "7 1 3 A t 0",
-    ),
-    Trap(
-        "a choice that is cleared at last is the final option, and wrong",
-        (KEY, answer(1, 7, 1, "A", "09:10")),
-        (answer(2, 7, 1, None, "10:10"),),
-        "ten",
-        QUESTIONS,
-        "7 1 1 A t 0",
-        "7 1 2 - f 3600",
-    ),
-    Trap(
-        "an answer exactly at the expiry counts, and a microsecond later it does not",
-        (
-            "INSERT INTO sessions VALUES ({t}, '2024-01-01 09:10Z')",
-            answer(1, 7, 1, "A", "09:10", "{t}"),
-            answer(2, 7, 2, "A", "09:10:00.000001", "{t}"),
-        ),
-        ("UPDATE sessions SET expiry_time = expiry_time + interval '1 us' WHERE session_id = {t}",),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0",
-        "7 1 1 A 0, 7 2 1 A 0",
-    ),
-    Trap(
-        "sessions that never expire, had always expired, or have no row are understood",
-        (
-            "INSERT INTO sessions VALUES ({t}1, 'infinity'), ({t}2, '-infinity'), ({t}3, NULL)",
-            *(answer(n, 7, n, "A", "09:10", f"{{t}}{n}") for n in (1, 2, 3, 4)),
-        ),
-        ("UPDATE sessions SET expiry_time = NULL WHERE session_id = {t}2",),
-        "nine",
-        QUESTIONS,
-        "7 1 1 A 0, 7 3 1 A 0, 7 4 1 A 0",
-        "7 1 1 A 0, 7 2 1 A 0, 7 3 1 A 0, 7 4 1 A 0",
-    ),
-    Trap(
-        "an answer exactly on the hour belongs to the hour that it begins",
-        (answer(1, 7, 1, "A", "09:59:59.999999"),),
-        (answer(2, 7, 1, "B", "10:00"),),
-        "ten",
-        QUESTIONS,
-        "7 1 1 A 0",
-        "7 1 2 B 1e-06",
-    ),
-    Trap(
-        "a sitting across midnight is one sitting",
-        (answer(1, 7, 1, "A", "23:59:30"), answer(2, 7, 2, "A", "2024-01-02 00:00:15")),
-        (answer(3, 7, 2, "B", "2024-01-02 00:00:30"),),
-        "ten",
-        STUDENTS,
-        None,
-        "7 2/2 0 0 60",
-    ),
-    Trap(
-        "times are exact to the microsecond",
-        (answer(1, 7, 1, "A", "09:10:00.000001"), answer(2, 7, 1, "B", "09:10:00.000003")),
-        (answer(3, 7, 1, "C", "09:10:00.000002"), answer(4, 7, 1, "D", "09:10:12.345679")),
-        "nine",
-        QUESTIONS,
-        "7 1 2 B 2e-06",
-        "7 1 4 D 12.345678",
-    ),
-    Trap(
-        "retakes are timed each from its own first answer",
-        (answer(1, 7, 1, "A", "09:00"), submission(7, "09:10"), answer(2, 7, 1, "B", "10:00")),
-        (submission(7, "10:05", "timeout"),),
-        "ten",
-        FUNNEL,
-        "1 1 0 100 600",
-        "2 1 1 50 450",
-    ),
-    Trap(
-        "a late submission between two others shortens an attempt of the next hour",
-        (answer(1, 7, 1, "A", "09:05"), answer(2, 7, 1, "B", "10:05"), submission(7, "10:10")),
-        (submission(7, "09:20"),),
-        "nine",
-        FUNNEL,
-        "1 1 0 100 3900",
-        "2 2 0 100 600",
-    ),
-    Trap(
-        "a late answer lengthens the attempt of a later hour",
-        (answer(1, 7, 1, "A", "10:05"), submission(7, "10:10"), submission(8, "09:10")),
-        (answer(2, 7, 1, "B", "09:40"),),
-        "nine",
-        FUNNEL,
-        "2 2 0 100 300",
-        "2 2 0 100 1800",
-    ),
-    Trap(
-        "a submission before its answers has no time, and counts",
-        (submission(7, "09:10", "Completed"),),
-        (answer(1, 7, 1, "A", "09:20"),),
-        "nine",
-        FUNNEL,
-        "1 1 0 100",
-        "1 1 0 100",
-    ),
-    Trap(
-        "a submission without answers has no part in the mean",
-        (answer(1, 7, 1, "A", "09:10"), submission(7, "09:20")),
-        (submission(8, "10:20", "skipped"),),
-        "ten",
-        FUNNEL,
-        "1 1 0 100 600",
-        "2 1 1 50 600",
-    ),
-    Trap(
-        "a submission after all answers is timed from the first",
-        (answer(1, 7, 1, "A", "09:10"), answer(2, 7, 2, "A", "09:15")),
-        (submission(7, "10:10"),),
-        "ten",
-        FUNNEL,
-        None,
-        "1 1 0 100 3600",
-    ),
-    Trap(
-        "a funnel goes when its last submission is deleted",
-        (submission(7, "09:10"),),
-        ("DELETE FROM submissions WHERE test_id = {t}",),
-        "nine",
-        FUNNEL,
-        "1 1 0 100",
-        None,
-    ),
-)
 NUMBERED = {trap: 101 + number for number, trap in enumerate(TRAPS)}
 Shown = Mapping[str, Mapping[Trap, object]]
 
 
 def show(database: Database) -> dict[Trap, object]:
-    """Return what the facts of each trap say now."""
+    """Return the facts of each trap as they are now."""
     with database.engine().connect() as connection:
         return {
             trap: connection.execute(text(trap.shown.format(t=t))).scalar()
@@ -339,7 +43,7 @@ def trapped(server: URL, templates: Callable[[IdType], str]) -> Iterator[Databas
 
 @pytest.fixture(scope="module")
 def shown(trapped: Database, spark: SparkSession) -> Shown:
-    """What the facts say before the changes, when ten has run after them, and at last."""
+    """The facts before the changes, after the run of ten, and at the end."""
     for trap, t in NUMBERED.items():
         execute(trapped, *(statement.format(t=t) for statement in trap.before))
     run_facts(trapped, spark, NINE)
@@ -349,20 +53,20 @@ def shown(trapped: Database, spark: SparkSession) -> Shown:
     run_facts(trapped, spark, TEN)
     stages["ten"] = show(trapped)
     run_facts(trapped, spark, NINE)
-    stages["at last"] = show(trapped)
+    stages["at the end"] = show(trapped)
     return stages
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.name)
-def test_a_trap_is_no_trap(shown: Shown, trap: Trap) -> None:
+def test_each_trap_gives_the_expected_facts(shown: Shown, trap: Trap) -> None:
     assert shown["before"][trap] == trap.had
     if trap.hours == "ten":
         assert shown["ten"][trap] == trap.has
-    assert shown["at last"][trap] == trap.has
+    assert shown["at the end"][trap] == trap.has
 
 
 @pytest.mark.usefixtures("shown")
-def test_all_traps_together_equal_a_full_recompute_and_another_run_changes_nothing(
+def test_all_traps_together_equal_a_full_recompute_and_a_repeated_run_changes_nothing(
     trapped: Database, spark: SparkSession
 ) -> None:
     assert wrong_rows(trapped) == []
@@ -371,7 +75,7 @@ def test_all_traps_together_equal_a_full_recompute_and_another_run_changes_nothi
     assert contents(trapped) == exact
 
 
-def test_a_test_of_a_hundred_thousand_students_is_one_row_of_work_and_as_many_totals(
+def test_a_new_question_in_a_test_of_100_000_students_reads_one_key_and_updates_all_totals(
     database: Database, spark: SparkSession
 ) -> None:
     execute(

@@ -63,7 +63,8 @@ def _span(database: Database) -> Window | None:
     """Return the closed hours from the first to the last row of the base tables."""
     from sqlalchemy import text  # noqa: PLC0415
 
-    from mcq_analytics.compute.selections import EARLIEST, quoted  # noqa: PLC0415
+    from mcq_analytics.compute.base_columns import EARLIEST  # noqa: PLC0415
+    from mcq_analytics.postgres.identifiers import quoted  # noqa: PLC0415
 
     schema = database.source_schema
     statement = text(
@@ -111,8 +112,8 @@ def _print_facts(database: Database) -> None:
     """Print how many rows each fact has, and the first few of them."""
     from sqlalchemy import text  # noqa: PLC0415
 
-    from mcq_analytics.compute.selections import quoted  # noqa: PLC0415
     from mcq_analytics.model.facts import FACTS  # noqa: PLC0415
+    from mcq_analytics.postgres.identifiers import quoted  # noqa: PLC0415
 
     def work(connection: Connection) -> None:
         for fact in FACTS:

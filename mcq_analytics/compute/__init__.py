@@ -1,1 +1,1 @@
-"""One attempt over a window: what it reads, how it locks, stages and merges."""
+"""Computing a fact over a window: the attempt, and its lock, staging, inputs, SQL and upsert."""

@@ -1,8 +1,8 @@
-"""Fingerprints of hours: what of the base tables a fact was computed from, in a few digits an hour.
+"""Fingerprints: per hour, the count and hash sum of the base rows that a fact was computed from.
 
-An attempt keeps those of its window, as of its own snapshot, in the transaction that stores the
-fact. An hour whose base rows have another fingerprint now has changed since and is stale: no clock
-is asked, so nothing that commits while an attempt runs is missed, or computed twice.
+An attempt stores those of its window, as of its snapshot, in the transaction that stores the fact.
+An hour whose base rows now have another fingerprint is stale. This compares contents and no clocks,
+so a change that commits while an attempt runs is neither missed nor computed twice.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.judged_answers import judged
-from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import HOUR, Window
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 EMPTY = "0:0"
 """The fingerprint of an hour without rows."""
 
 Fingerprints = dict[datetime, dict[str, str]]
-"""By hour and base table: `rows:sum` of 64-bit hashes of the rows, whatever their order."""
+"""By hour and base table: `count:sum` of the 64-bit hashes of its rows, in any order."""
 
-# Of an answer all counts that a definition uses, also whether it is valid and what is right: an
-# expiry or an answer key that changes changes the hours of the answers which it is about.
+# The hash covers every value that a definition uses, also validity and the answer key: a changed
+# expiry or key so changes the fingerprints of its answers' hours.
 _ROWS = {
     "answers": "WITH "
     + judged("SELECT {answer_columns} FROM {answers} a WHERE {answers_in_window}")
@@ -48,7 +49,7 @@ def fingerprints(
 ) -> Fingerprints:
     """Return the fingerprints of every hour of a window for a fact, as the transaction sees it.
 
-    It costs a scan of the window in the indexes on the base tables' times.
+    The cost is a scan of the window in the indexes on the base tables' times.
     """
     found: Fingerprints = {
         window.start + index * HOUR: dict.fromkeys(_tables(fact), EMPTY)
@@ -65,12 +66,12 @@ def fingerprints(
 
 
 def fingerprint_statement(base: BaseTables, fact: Fact, table: str) -> str:
-    """Return the statement that selects `hour` and `fingerprint` of the hours that have rows.
+    """Return the query for `hour` and `fingerprint` of the hours that have rows.
 
-    It takes `window_start` and `window_end`.
+    Parameters: `window_start` and `window_end`.
     """
     keyed = "questions" in fact.reads
-    rows = Selections(fact, base, {}).fill(
+    rows = Templates(fact, base, {}).fill(
         _ROWS[table], key_used="correct_option" if keyed else "CAST(NULL AS text)"
     )
     return (
@@ -82,7 +83,7 @@ def fingerprint_statement(base: BaseTables, fact: Fact, table: str) -> str:
 def store_fingerprints(
     connection: Connection, schema: str, fact: Fact, found: Fingerprints
 ) -> None:
-    """Keep what a fact was computed from, in the transaction that stores the fact."""
+    """Store the fingerprints of hours, in the transaction that stores the fact."""
     connection.execute(
         text(
             f"INSERT INTO {quoted(schema, 'hour_fingerprint')} AS kept "
@@ -105,13 +106,13 @@ def store_fingerprints(
 
 
 def computed_hours(connection: Connection, schema: str, fact: Fact) -> set[datetime]:
-    """Return the hours that a fact was ever computed over."""
+    """Return the hours over which a fact was ever computed."""
     statement = f"SELECT hour FROM {quoted(schema, 'hour_fingerprint')} WHERE pipeline_name = :fact"
     return set(connection.execute(text(statement), {"fact": fact.name}).scalars())
 
 
 def watermark(connection: Connection, schema: str, fact: Fact) -> datetime | None:
-    """Return up to when a fact is computed without a gap, from its first hour that is, if any."""
+    """Return the end of the unbroken run of computed hours from the fact's first one, if any."""
     kept = quoted(schema, "hour_fingerprint")
     statement = (
         f"SELECT min(hour) + interval '1 hour' FROM {kept} f WHERE pipeline_name = :fact "
@@ -127,7 +128,7 @@ def stale_hours(
 ) -> Fingerprints:
     """Return the fingerprints that have changed since the fact was computed, by hour and table.
 
-    Only hours that the fact was computed over can be stale.
+    Only computed hours can be stale.
     """
     kept = _kept(connection, schema, fact, window)
     if not kept:
@@ -158,5 +159,5 @@ def _kept(
 
 
 def _tables(fact: Fact) -> list[str]:
-    """Return the base tables that have hours and that a fact reads."""
+    """Return the base tables with times that a fact reads."""
     return [table for table in _ROWS if table in fact.reads]

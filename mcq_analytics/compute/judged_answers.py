@@ -1,14 +1,15 @@
-"""Which answers count, and what is right, in SQL: the one place that holds these rules of SPEC.
+"""Which answers are valid and which are correct, as SQL templates (SPEC section 2).
 
-In Spark they are in `transforms.valid_answers`. What has the rules filled in is `selections`.
+`transforms.valid_answers` has the same rules in Spark. The fields of the templates are in
+`templates`.
 """
 
 from __future__ import annotations
 
-# Expiries and answer keys are looked up for the chosen rows alone, each once. They are brought to
-# the rows by full joins, which are never nested loops: where the planner takes many rows for one,
-# it would compare each with all expiries otherwise. Nothing but the chosen rows comes of them, and
-# `OFFSET 0` keeps conditions out that would make other joins of them.
+# Expiries and answer keys are looked up once each, for the chosen rows only. They are attached by
+# full joins because PostgreSQL never runs those as nested loops: if the planner mistook many rows
+# for one, a nested loop would compare each row with all expiries. The WHERE clause keeps only the
+# chosen rows; `OFFSET 0` stops outer conditions from being pushed in and changing the join types.
 _JUDGED = """
     chosen AS (SELECT r.*, true AS is_chosen FROM ({chosen}) r),
     expiries AS (
@@ -34,32 +35,33 @@ _JUDGED = """
 """
 
 SESSION_EXPIRY = "CASE WHEN count(*) = count({expiry_time}) THEN max({expiry_time}) END"
-"""Of the rows of a session: the latest expiry, and null, which is never, if one of them is null."""
+"""The expiry over the rows of a session: the latest, or null (never) if one of them is null."""
 
 ANSWER_KEY = 'max(CAST(q.correct_option AS text) COLLATE "C")'
-"""Of the rows of a question: the greatest of its options by its bytes."""
+"""The answer key over the rows of a question: the greatest option by its bytes."""
 
 
 def judged(chosen: str) -> str:
-    """Return a template of common table expressions that end in `judged`.
+    """Return a template of common table expressions, the last of which is `judged`.
 
-    `chosen` selects answers with the columns that the field `answer_columns` stands for. `judged`
-    has these, `is_valid`, and `correct_option`, which is null where the question has no key.
+    `chosen` is a query for answers with the columns of the field `answer_columns`. `judged` has
+    these columns, `is_valid`, and `correct_option`, which is null if the question has no key.
     """
     return _JUDGED.replace("{chosen}", chosen)
 
 
 def is_correct(option: str, correct_option: str) -> str:
-    """Return whether an option is right: null without a key; a null option is wrong."""
+    """Return the expression for a correct option: null without a key; a null option is wrong."""
     right = f"coalesce({option} = {correct_option}, false)"
     return f"CASE WHEN {correct_option} IS NOT NULL THEN {right} END"
 
 
 def outcomes(source: str = "judged") -> str:
-    """Return a query of the valid answers in `source`: one row per student, test and question.
+    """Return a query over the valid answers in `source`: one row per student, test and question.
 
-    `source` is `judged`, joined to what narrows it down. Columns: the key, `first_answer_time`,
-    `last_answer_time`, `answer_count`, `final_answer_option` and `correct_option`.
+    `source` is `judged`, perhaps joined to tables that narrow it down. Columns: the key,
+    `first_answer_time`, `last_answer_time`, `answer_count`, `final_answer_option` and
+    `correct_option`.
     """
     return f"""
     SELECT student_id, test_id, question_id,

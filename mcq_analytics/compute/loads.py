@@ -1,4 +1,4 @@
-"""About how many base rows lie in a window: the planner's estimates, which read none of them."""
+"""Estimates of the number of base rows in a window, by the planner, which reads no rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mcq_analytics.postgres.inspection import inspect_base_tables
 
 
 def planned_rows(connection: Connection, selections: Selections, table: str, window: Window) -> int:
-    """Return about how many rows of `answers` or `submissions` are in a window."""
+    """Return the estimated number of rows of `answers` or `submissions` in a window."""
     plan = connection.execute(
         text(f"EXPLAIN (FORMAT JSON) {selections.rows_in_window(table)}"),
         {"window_start": window.start, "window_end": window.end},
@@ -23,7 +23,7 @@ def planned_rows(connection: Connection, selections: Selections, table: str, win
 
 
 def largest_load(database: Database, windows: Iterable[Window]) -> int:
-    """Return the number of records of the largest of some windows, for the fact with the most.
+    """Return the estimated records of the largest window, for the fact that reads the most.
 
     Raises:
         McqError: a base table is not as it must be.

@@ -1,6 +1,6 @@
-"""The upsert of a fact: staged rows become the fact's rows, in the transaction of the caller.
+"""The upsert of a fact: staged rows become the fact's rows, in the caller's transaction.
 
-Which rows are staged is decided in `selections`; when a merge happens, in `attempts`.
+Which rows are staged is decided in `selections`; when they are merged, in `attempt`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, text
 
-from mcq_analytics.compute.selections import TEST_QUESTIONS, quoted
-from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
+from mcq_analytics.compute.selections import TEST_QUESTIONS
+from mcq_analytics.model.facts import ACTIVE_HOURS, Fact
 from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.spark.sink import TASK
 
-TASK = "task_attempt_id"
-"""Column of a staging table: the Spark task attempt that wrote the row. Rows of attempts which
-Spark did not count (a retry, a speculative copy) stay behind."""
-
-# A row is written only where it is new or differs, so that `updated_at` tells of real changes.
+# Only rows that are new or differ are written, so that `updated_at` shows real changes.
 _UPSERT = """
     WITH merged AS (
         INSERT INTO {fact} AS f ({columns}, updated_at)
@@ -45,7 +43,7 @@ _FRESH_HOURS = """
     FROM {staged} s WHERE s.{task} = ANY(:tasks)
 """
 
-# The answers that stand for the questions of a test keep their hours as those of its students do.
+# The answers that stand for a test's questions: their hours are kept too.
 _FRESH_QUESTION_HOURS = """
     INSERT INTO fresh_hours (student_id, test_id, hour)
     SELECT student_id, test_id, date_trunc('hour', "timestamp", 'UTC') FROM {test_questions}
@@ -76,23 +74,6 @@ class MergeCounts:
         return self.inserted + self.updated + self.deleted
 
 
-def staging_columns(fact: Fact, key_types: dict[str, IdType]) -> str:
-    """Return the column definitions of the fact's staging table: types as COPY sends them."""
-    sent = {
-        IdType.INTEGER: "integer",
-        IdType.BIGINT: "bigint",
-        IdType.TEXT: "text",
-        IdType.UUID: "text",
-    }
-    definitions = [
-        *(f"{quoted(name)} {sent[key_types[name]]}" for name in fact.key),
-        *(f"{quoted(column.name)} {column.type.value}" for column in fact.columns),
-        f"{ACTIVE_HOURS} integer[]",
-        f"{TASK} bigint",
-    ]
-    return ", ".join(definitions)
-
-
 def merge(
     connection: Connection,
     fact: Fact,
@@ -105,11 +86,10 @@ def merge(
     tasks: Sequence[int],
     window: Window,
 ) -> MergeCounts:
-    """Bring the touched rows of a fact to what was staged for them.
+    """Replace the touched rows of a fact by the staged ones, and update the hours of the rows.
 
-    `staged`, `touched` and `test_questions` are quoted names; `tasks` are the task attempts whose
-    rows count. Rows that were touched but not staged are deleted. The hours of the rows are
-    brought up to date beside them.
+    `staged`, `touched` and `test_questions` are quoted table names; `tasks` are the task attempts
+    whose rows count. Rows that are touched but not staged are deleted.
     """
     typed = {name: _typed(f"s.{quoted(name)}", fact_table, name) for name in fact.key}
     values = [quoted(name) for name in fact.column_names]
@@ -154,7 +134,7 @@ def merge(
 
 
 def _typed(name: str, fact_table: Table, column: str) -> str:
-    """Cast a staged key to the type of the fact's column, where it travelled as text."""
+    """Cast a staged key to the type of the fact's column, if it was sent as text."""
     if fact_table.c[column].type.__visit_name__.upper() == "UUID":
         return f"CAST({name} AS uuid)"
     return name

@@ -1,6 +1,6 @@
-"""What a window says, in a few sentences for people: totals of the fact rows that it touches.
+"""Overviews: a few sentences for people on the fact rows that a window touches.
 
-It is shown in the UI with each run; nothing is computed from it.
+Dagster's UI shows them with each run; nothing is computed from them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, RowMapping, text
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
+from mcq_analytics.postgres.identifiers import quoted
 
 TESTS_NAMED = 10
 
@@ -41,7 +41,7 @@ _STATEMENTS: Mapping[str, str] = {
 
 
 def overview(connection: Connection, fact: Fact, fact_table: str, touched: str) -> str:
-    """Return Markdown on the rows that were touched. The names of both tables are quoted ones."""
+    """Return Markdown on the touched rows. Both table names must be quoted."""
     statement = _STATEMENTS[fact.name].format(
         fact=fact_table, touched=touched, key=", ".join(quoted(name) for name in fact.key)
     )
@@ -76,7 +76,7 @@ def _tests(rows: Sequence[RowMapping]) -> str:
     more = rows[0]["tests"] - len(rows)
     return "\n".join(
         [
-            "| test | submissions | completed | minutes of an attempt |",
+            "| test | submissions | completed | minutes per submission |",
             "|---|---|---|---|",
             *lines,
             *([f"\nand {more:,} more tests"] if more else []),

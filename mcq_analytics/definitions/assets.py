@@ -1,4 +1,4 @@
-"""The three facts as assets: thin, since what they mean is in `transforms`."""
+"""The three facts as assets: thin wrappers of the functions in `transforms`, with metadata."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def fact_assets(
     hours: HourlyPartitionsDefinition, docs_url: str | None = None
 ) -> list[AssetsDefinition]:
-    """Return the facts, each an hourly-partitioned asset; a range of hours is a single run.
+    """Return the facts, each an hourly-partitioned asset; one run computes a range of hours.
 
-    `docs_url` is where the pages under docs/ can be read.
+    `docs_url` is the address of the pages under docs/.
     """
 
     @_fact_asset(QUESTION_INTERACTION, hours, docs_url)
@@ -95,7 +95,7 @@ def _fact_asset(
 ) -> Callable[[Callable[..., DataFrame]], AssetsDefinition]:
     """Return the decorator that makes a function of the base tables the asset of a fact.
 
-    The metadata of an input tells the IO manager for which fact it loads.
+    The metadata of an input names the fact for which the IO manager loads it.
     """
     return asset(
         ins={name: AssetIn(metadata={"fact": fact.name}) for name in fact.reads},
@@ -124,8 +124,8 @@ def _docs(page: str, docs_url: str | None) -> MetadataValue[str]:
 
 def _description(fact: Fact) -> str:
     return (
-        f"{fact.meaning}.\n\nA run over some hours brings every row that they touch to what a full "
-        "recompute from the base tables would give, whatever came late, changed or went."
+        f"{fact.meaning}.\n\nA run makes every row that its hours touch equal to a full recompute "
+        "from the base tables, also after late, changed or deleted base rows."
     )
 
 
@@ -143,7 +143,7 @@ def _column_schema(fact: Fact) -> TableSchema:
 
 
 def column_lineage(fact: Fact) -> TableColumnLineage:
-    """Return from which columns of the base tables each column of a fact comes."""
+    """Return the base columns from which each column of a fact is computed."""
     keys = {name: (f"{fact.key_table}.{name}",) for name in fact.key}
     return TableColumnLineage(
         deps_by_column={

@@ -1,9 +1,8 @@
-"""The one place where the definitions are put together; tests build them with their own parts."""
+"""Builds Dagster's definitions from settings: assets, checks, job, schedule, sensors, resources."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 
 from dagster import (
     AssetsDefinition,
@@ -18,7 +17,7 @@ from dagster import (
 from mcq_analytics.definitions import automation
 from mcq_analytics.definitions.assets import GROUP, fact_assets
 from mcq_analytics.definitions.checks import fact_checks
-from mcq_analytics.definitions.io_manager import PostgresIOManager
+from mcq_analytics.definitions.io_manager import postgres_io_manager
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
 from mcq_analytics.definitions.schedules import hourly_schedule, recovery_sensor
@@ -30,17 +29,11 @@ from mcq_analytics.settings import Settings, load_settings
 FACTS_JOB = "hourly_facts"
 
 
-def build_definitions(
-    settings: Settings | None = None,
-    resources: Mapping[str, object] | None = None,
-    *,
-    largest_load: int = 0,
-) -> Definitions:
-    """Return the definitions for `settings` (default: the environment's).
+def build_definitions(settings: Settings | None = None, *, largest_load: int = 0) -> Definitions:
+    """Return the definitions for `settings` (default: those of the environment).
 
-    `resources` replace those of the same key. A process that makes several runs gives the records
-    of the largest as `largest_load`. The executor runs a run's steps in one process,
-    since they share one Spark session.
+    A process that makes several runs passes the records of the largest as `largest_load`. All
+    steps of a run execute in one process, because they share a Spark session.
     """
     chosen = settings or load_settings()
     hours = hourly_partitions(chosen.partition_start)
@@ -54,10 +47,8 @@ def build_definitions(
     facts = define_asset_job(
         FACTS_JOB,
         selection=AssetSelection.groups(GROUP),
-        description="The three facts of an hour, or of a range of hours in one pass.",
+        description="The three facts of an hour, or of a range of hours in one run.",
     )
-    database = DatabaseResource(settings=chosen)
-    spark = ScalingSparkResource(settings=chosen, largest_load=largest_load)
     schedules = [hourly_schedule(FACTS_JOB)]
     asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
@@ -72,10 +63,9 @@ def build_definitions(
         schedules=schedules,
         sensors=sensors,
         resources={
-            "database": database,
-            "spark": spark,
-            IO_MANAGER_KEY: PostgresIOManager(database=database, spark=spark),
-            **(resources or {}),
+            "database": DatabaseResource(settings=chosen),
+            "spark": ScalingSparkResource(settings=chosen, largest_load=largest_load),
+            IO_MANAGER_KEY: postgres_io_manager,
         },
         executor=in_process_executor,
     )

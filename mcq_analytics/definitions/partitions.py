@@ -1,4 +1,4 @@
-"""Partitions: Dagster's hours, and the windows that they stand for."""
+"""Hourly partitions: Dagster's keys, ranges and run requests, to and from our windows."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 
 def hourly_partitions(start: datetime) -> HourlyPartitionsDefinition:
-    """Return the partitions from `start` on: UTC hours, keyed by their beginning."""
+    """Return the partitions from `start` on: UTC hours, with the start of the hour as key."""
     return HourlyPartitionsDefinition(
         start_date=start.astimezone(timezone.utc).strftime(KEY_FORMAT), timezone="UTC"
     )
 
 
 def partition_key(hour: datetime) -> str:
-    """Return the key of the partition that begins at `hour`."""
+    """Return the key of the partition that starts at `hour`."""
     return hour.astimezone(timezone.utc).strftime(KEY_FORMAT)
 
 
 def hour_of(key: str) -> datetime:
-    """Return the beginning of the partition of a key."""
+    """Return the start of the partition with a key."""
     return datetime.strptime(key, KEY_FORMAT).replace(tzinfo=timezone.utc)
 
 
 def range_tags(window: Window) -> dict[str, str]:
-    """Return the run tags that make one run of all partitions of a window."""
+    """Return the tags with which one run covers all partitions of a window."""
     return {
         RANGE_START_TAG: partition_key(window.start),
         RANGE_END_TAG: partition_key(window.end - HOUR),
@@ -40,7 +40,7 @@ def range_tags(window: Window) -> dict[str, str]:
 
 
 def as_window(time_window: TimeWindow) -> Window:
-    """Return a Dagster time window as a window of ours."""
+    """Convert a Dagster time window."""
     return Window(
         datetime.fromtimestamp(time_window.start.timestamp(), timezone.utc),
         datetime.fromtimestamp(time_window.end.timestamp(), timezone.utc),
@@ -48,7 +48,7 @@ def as_window(time_window: TimeWindow) -> Window:
 
 
 def run_request(request: Request, tick: str | None) -> RunRequest:
-    """Return what asks Dagster for a run; where a tick is named, it asks for it but once."""
+    """Return Dagster's run request; if `tick` is given, a repeated tick starts no second run."""
     selection = [AssetKey(fact) for fact in request.facts]
     key = f"{tick} {request.window} {' '.join(request.facts)}" if tick else None
     if request.window.hours == 1:

@@ -1,4 +1,4 @@
-"""The base tables as source assets: what they hold, who owns them, how they are partitioned."""
+"""The base tables as source assets: their columns, owner and partitions."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ _TYPES = {Role.ID: "id", Role.TIME: "timestamptz", Role.TEXT: "text"}
 
 _MEANINGS: Mapping[str, Mapping[str, str]] = {
     "answers": {
-        "answer_id": "The answer; orders answers of the same timestamp",
-        "student_id": "Who answered",
-        "question_id": "Which question",
-        "test_id": "In which test",
-        "session_id": "In which sitting; may have no row in sessions",
-        "submitted_option": "The choice; null where the student cleared it",
-        "timestamp": "When, UTC",
+        "answer_id": "The answer; decides the order of answers with the same timestamp",
+        "student_id": "The student who answered",
+        "question_id": "The question answered",
+        "test_id": "The test",
+        "session_id": "The sitting; it may have no row in sessions",
+        "submitted_option": "The chosen option; null if the student cleared it",
+        "timestamp": "Time of the answer, UTC",
     },
     "questions": {
         "question_id": "The question",
-        "correct_option": "The answer key; null where there is none",
+        "correct_option": "The answer key; null if there is none",
     },
     "sessions": {
         "session_id": "The sitting",
-        "expiry_time": "Answers after it do not count; null means never",
+        "expiry_time": "Answers after it do not count; null if it never expires",
     },
     "submissions": {
-        "student_id": "Who submitted",
-        "test_id": "Which test; the same one may be submitted many times",
-        "submit_time": "When, UTC",
-        "completion_status": "completed, in any letter case, or anything else",
+        "student_id": "The student who submitted",
+        "test_id": "The test; a student may submit it many times",
+        "submit_time": "Time of the submission, UTC",
+        "completion_status": "completed, in any letter case; anything else is incomplete",
     },
 }
 
 _DESCRIPTIONS = {
-    "answers": "Every answer that a student gave, as logged: late, corrected and cleared ones too.",
+    "answers": "Every answer as the platform logged it, also late, corrected and cleared ones.",
     "questions": "The answer key.",
     "sessions": "Sittings and when they expire.",
-    "submissions": "Every hand-in of a test, retakes included.",
+    "submissions": "Every submission of a test, retakes included.",
 }
 
 
 def base_table_specs(hours: HourlyPartitionsDefinition) -> list[AssetSpec]:
-    """Return the four source assets; `answers` and `submissions` by hour, to arrive windowed."""
+    """Return the four source assets; `answers` and `submissions` are partitioned by hour."""
     return [
         AssetSpec(
             name,
-            description=f"{_DESCRIPTIONS[name]} Owned by the testing platform; only read here.",
+            description=f"{_DESCRIPTIONS[name]} Owned by the testing platform; we only read it.",
             partitions_def=hours if name in ("answers", "submissions") else None,
             group_name=GROUP,
             kinds={"postgres", "table"},

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.errors import BaseTablesChangedError
 from mcq_analytics.postgres.database import TABLE_LOCK_SECONDS
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import (
     BASE_COLUMNS,
     BaseTables,

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 from sqlalchemy.types import TypeEngine
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, KEY_MEANINGS
 from mcq_analytics.postgres.fact_tables import fact_tables
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 _MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"

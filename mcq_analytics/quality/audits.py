@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
 from mcq_analytics.compute.judged_answers import is_correct, judged, outcomes
-from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import (
     QUESTION_INTERACTION,
     TEST_FUNNEL,
@@ -24,6 +24,7 @@ from mcq_analytics.model.facts import (
     Fact,
 )
 from mcq_analytics.model.windows import Window, ranges
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 SAMPLE = 20
@@ -340,4 +341,4 @@ class Audits:
             "hours": quoted(self.schema, self.fact.hours_table),
             "key": ", ".join(quoted(name) for name in self.fact.key),
         }
-        return Selections(self.fact, self.base, names).fill(template, **more)
+        return Templates(self.fact, self.base, names).fill(template, **more)

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.judged_answers import is_correct, judged, outcomes
-from mcq_analytics.compute.selections import Selections, quoted
+from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_SUMMARY, IdType
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 _ANSWER_KEY = """
@@ -199,4 +200,4 @@ class Corrections:
             "interaction_hours": quoted(self.schema, QUESTION_INTERACTION.hours_table),
             "summaries": quoted(self.schema, TEST_SUMMARY.name),
         }
-        return Selections(QUESTION_INTERACTION, self.base, names).fill(template, **more)
+        return Templates(QUESTION_INTERACTION, self.base, names).fill(template, **more)

@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerting.incidents import Failure
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import (
     HOUR,
@@ -22,6 +21,7 @@ from mcq_analytics.model.windows import (
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.metadata import HourRecord, fact_record
 from mcq_analytics.settings import Settings
 

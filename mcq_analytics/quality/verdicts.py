@@ -11,9 +11,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.identifiers import quoted
 
 
 @dataclass(frozen=True)

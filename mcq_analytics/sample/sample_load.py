@@ -11,11 +11,11 @@ from adbc_driver_manager import Error as AdbcError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.compute.selections import quoted
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 from mcq_analytics.sample.csv_load import Progress, arrow_schema, copy_base_tables
 from mcq_analytics.sample.generator import LEAST_DIGITS, generate_sample, numbers_of_uuids

@@ -1,6 +1,6 @@
-"""Writing a DataFrame to a staging table: every task sends its rows by binary COPY, in parallel.
+"""Writing a DataFrame to a staging table: the tasks send their rows by binary COPY, in parallel.
 
-What becomes of staged rows is in `merge`.
+`compute.merge` upserts the staged rows.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
-from mcq_analytics.compute.merge import TASK
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TASK = "task_attempt_id"
+"""Column of a staging table: the Spark task attempt that wrote the row. Rows of task attempts that
+Spark discarded (failed and retried, or speculative copies) stay in the table and do not count."""
 
 
 def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
     """Copy the rows of `frame` into the staging table and return the task attempts that count.
 
-    A task commits its rows under the number of its attempt. An attempt that fails after that, or
-    that loses against a speculative copy of itself, leaves rows whose number is not returned.
+    A task commits its rows with the id of its task attempt. One that fails after that, or that
+    loses to a speculative copy, leaves rows in the table whose id is not returned.
     """
     return [row[TASK] for row in copying(frame, url, schema, table).collect()]
 
 
 def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
-    """Return the DataFrame whose computation copies `frame`: a row for each task, its attempt."""
+    """Return a DataFrame that copies `frame` when computed, with a row per task: its attempt id."""
 
     def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa  # noqa: PLC0415  (executed in Spark's Python workers)
@@ -37,8 +39,8 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
 
         context = TaskContext.get()
         assert context is not None
-        attempt = context.taskAttemptId()
-        filled = (_with_task(batch, attempt) for batch in batches if batch.num_rows)
+        task_attempt = context.taskAttemptId()
+        filled = (_with_task(batch, task_attempt) for batch in batches if batch.num_rows)
         first = next(filled, None)
         if first is not None:
 
@@ -58,13 +60,13 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
                     db_schema_name=schema,
                 )
                 connection.commit()
-        yield pa.RecordBatch.from_pydict({TASK: pa.array([attempt], pa.int64())})
+        yield pa.RecordBatch.from_pydict({TASK: pa.array([task_attempt], pa.int64())})
 
     return frame.mapInArrow(copy, f"{TASK} bigint")
 
 
-def _with_task(batch: pa.RecordBatch, attempt: int) -> pa.RecordBatch:
+def _with_task(batch: pa.RecordBatch, task_attempt: int) -> pa.RecordBatch:
     import pyarrow as pa  # noqa: PLC0415
 
-    numbers = pa.array([attempt] * batch.num_rows, pa.int64())
+    numbers = pa.array([task_attempt] * batch.num_rows, pa.int64())
     return batch.append_column(TASK, numbers)

@@ -1,7 +1,7 @@
 """Reading PostgreSQL into Spark: a data source that yields Arrow batches by binary COPY.
 
-Each split brings its slice of the touched keys from the staging table, and joins the base table to
-them inside the run's exported snapshot. Which rows those are is decided in `selections`.
+Each split reads its slice of the touched keys from the staging table, and joins the base table to
+them in the attempt's exported snapshot. `compute.selections` has the queries.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _SPARK_IDS: Mapping[IdType, DataType] = {
 
 @dataclass(frozen=True)
 class SnapshotRead:
-    """What a read needs to know. `url` holds a password: Spark redacts an option of that name.
+    """Parameters of a read. `url` holds a password: Spark redacts an option of that name.
 
     `extent_sql` selects the snapshot and the number of blocks that the staged keys fill (part,
     snapshot, blocks), `keys_sql` all those keys, `rows_sql` the rows of the base table for the keys
     in `SLICE`; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
 
-    Nothing here is of one snapshot: a DataFrame that is computed again, after its attempt has begun
-    anew, reads in the new snapshot.
+    No snapshot is named here: when an attempt is retried and Spark computes the DataFrame again,
+    it reads in the new snapshot.
     """
 
     url: str
@@ -62,7 +62,7 @@ class SnapshotRead:
     schema: StructType
 
     def load(self, spark: SparkSession) -> DataFrame:
-        """Return the rows as a DataFrame. They are read when Spark needs them, and each time."""
+        """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame."""
         spark.dataSource.register(SnapshotSource)
         options = {
             "url": self.url,
@@ -77,7 +77,7 @@ class SnapshotRead:
 
 
 def spark_schema(base: BaseTables, table: str) -> StructType:
-    """Return the columns of a base table as Spark has them."""
+    """Return the Spark schema of a base table."""
     return StructType(
         [
             StructField(column, _spark_type(base, table, column, role))
@@ -108,7 +108,7 @@ class Split(InputPartition):
 
 
 class SnapshotSource(DataSource):
-    """The data source: options in, a reader out. The schema is always given."""
+    """The data source: it turns options into a reader. The schema is always given."""
 
     @classmethod
     def name(cls) -> str:
@@ -127,7 +127,7 @@ class SnapshotReader(DataSourceReader):
         self._options = options
 
     def partitions(self) -> Sequence[InputPartition]:
-        """Return the splits. Spark asks once for a DataFrame, however often it is computed."""
+        """Return the splits. Spark calls this once per DataFrame, however often it is computed."""
         count = int(self._options["splits"])
         return [Split(index, count) for index in range(count)]
 
@@ -162,7 +162,7 @@ class SnapshotReader(DataSourceReader):
                 (f"({first},0)", f"({end},0)"),
             )
             keys = cursor.fetch_arrow_table()
-            # The keys are younger than the snapshot, which needs a transaction of its own.
+            # The snapshot is older than the staged keys, so it needs a transaction of its own.
             connection.rollback()
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")

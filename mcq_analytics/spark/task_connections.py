@@ -1,4 +1,4 @@
-"""Connections of Spark's Python workers: a worker does many short tasks, and one after another."""
+"""Database connections of Spark's Python workers, each of which runs many short tasks in turn."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from adbc_driver_manager import AdbcConnection, AdbcDatabase, dbapi
 
 
 class _StaysOpen:
-    """Stands for a database where a connection would close it with itself."""
+    """A stand-in for the database, which a connection would otherwise close with itself."""
 
     def close(self) -> None:
         """Leave it open for the next task."""
 
 
 def connect_task(url: str) -> dbapi.Connection:
-    """Return a connection of a task to the database of a libpq conninfo; close it as any other.
+    """Return a task's connection to the database of a libpq conninfo; the caller closes it.
 
     Raises:
         adbc_driver_manager.Error: the server cannot be reached, or refuses.
 
     """
-    _leave_imports_to_themselves()
+    _freeze_imports()
     return dbapi.Connection(cast("AdbcDatabase", _StaysOpen()), AdbcConnection(_database(url)))
 
 
 @lru_cache(maxsize=1)
 def _database(url: str) -> AdbcDatabase:
-    """Return what knows the server's types, for which it asks once: no session is held."""
+    """Return the ADBC database, which queries the server's types once and holds no session."""
     database: AdbcDatabase = adbc_driver_postgresql.connect(url)
     return database
 
 
 @cache
-def _leave_imports_to_themselves() -> None:
-    """Spare what is imported: a worker looks for garbage after each task, among all it has."""
+def _freeze_imports() -> None:
+    """Freeze imported objects so that the garbage collection after each task skips them."""
     gc.freeze()

@@ -1,9 +1,8 @@
-"""The definitions of SPEC section 2 in Spark: pure functions of DataFrames, one module a fact.
+"""The definitions of SPEC section 2 in Spark: pure functions of DataFrames, one module per fact.
 
-Neither Dagster nor a database is known here. The functions are right on whole base tables and on
-those rows of them that belong to some keys of a fact. Inputs have the columns of SPEC section 1,
-times as UTC timestamps, options as strings, ids as integer, bigint or string. Rows without their
-ids or their time are not among them: readers leave those out and count them.
+No Dagster and no database here. The functions are correct on whole base tables, and on all rows of
+some keys of the fact. Inputs have the columns of SPEC section 1, times as UTC timestamps, options
+as strings, ids as integer, bigint or string. Rows without an id or a time must have been left out.
 """
 
 from __future__ import annotations
@@ -22,4 +21,4 @@ TRANSFORMS: Mapping[str, Callable[..., DataFrame]] = {
     TEST_SUMMARY.name: test_summary_fact,
     TEST_FUNNEL.name: test_funnel_fact,
 }
-"""By fact: what computes it from the base tables that it reads, given by their names."""
+"""The function that computes each fact, by its name; its arguments are named like base tables."""

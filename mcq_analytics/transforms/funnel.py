@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from mcq_analytics.model.facts import ACTIVE_HOURS, TEST_FUNNEL
 from mcq_analytics.transforms.valid_answers import MICROSECONDS, hours_of, valid_answers
 
-_ATTEMPT = ("student_id", "test_id", "submit_time")
+_SUBMISSION = ("student_id", "test_id", "submit_time")
 
 
 def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataFrame) -> DataFrame:
@@ -18,13 +18,13 @@ def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataF
     `active_hours`.
     """
     valid = valid_answers(answers, sessions)
-    timed = submissions.join(attempt_starts(valid, submissions), list(_ATTEMPT), "left")
+    timed = submissions.join(start_times(valid, submissions), list(_SUBMISSION), "left")
     completed = F.lower("completion_status") == "completed"
     microseconds = F.unix_micros("submit_time") - F.unix_micros("start_time")
     counts = timed.groupBy("test_id").agg(
         F.count(F.lit(1)).alias("total_submissions"),
         F.count_if(completed).alias("completed_submissions"),
-        # A decimal, since the microseconds of many long attempts overflow a bigint.
+        # A decimal, because the sum over many long sittings overflows a bigint.
         F.sum(microseconds.cast("decimal(20,0)")).cast("double").alias("microseconds"),
         F.count(microseconds).alias("timed_submissions"),
         hours_of(F.col("submit_time")).alias("submit_hours"),
@@ -58,25 +58,25 @@ def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataF
     )
 
 
-def attempt_starts(valid: DataFrame, submissions: DataFrame) -> DataFrame:
-    """Return when the attempts that were submitted began: at their first valid answer.
+def start_times(valid: DataFrame, submissions: DataFrame) -> DataFrame:
+    """Return when the work for each submission began: at its first valid answer.
 
-    An attempt is what lies between a student's previous submission of the test (the latest with a
-    strictly earlier `submit_time`) and this one, itself included. Attempts without a valid answer
-    are left out. Columns: `student_id`, `test_id`, `submit_time`, `start_time`.
+    To a submission belong the student's answers in the test after the previous submission of it
+    (the latest with a strictly earlier `submit_time`) and not after this one. Submissions without
+    a valid answer are left out. Columns: `student_id`, `test_id`, `submit_time`, `start_time`.
     """
     earlier = (
         Window.partitionBy("student_id", "test_id")
         .orderBy("submit_time")
         .rowsBetween(Window.unboundedPreceding, -1)
     )
-    attempts = (
-        submissions.select(*_ATTEMPT)
+    timed = (
+        submissions.select(*_SUBMISSION)
         .distinct()
         .withColumn("previous_submit_time", F.max("submit_time").over(earlier))
     )
     return (
-        attempts.join(valid.select("student_id", "test_id", "timestamp"), ["student_id", "test_id"])
+        timed.join(valid.select("student_id", "test_id", "timestamp"), ["student_id", "test_id"])
         .where(
             (F.col("timestamp") <= F.col("submit_time"))
             & (
@@ -84,6 +84,6 @@ def attempt_starts(valid: DataFrame, submissions: DataFrame) -> DataFrame:
                 | (F.col("timestamp") > F.col("previous_submit_time"))
             )
         )
-        .groupBy(*_ATTEMPT)
+        .groupBy(*_SUBMISSION)
         .agg(F.min("timestamp").alias("start_time"))
     )

@@ -16,7 +16,7 @@ from mcq_analytics.transforms.valid_answers import (
 def test_summary_fact(answers: DataFrame, questions: DataFrame, sessions: DataFrame) -> DataFrame:
     """Return one row per student and test with a valid answer.
 
-    An answer without a student counts for `total_questions` alone: where only some students are
+    An answer without a student counts for `total_questions` only: if just some students are
     computed, one such answer stands for each question that any student has answered. Columns:
     those of the fact, `accuracy_percent` in percent, `time_spent` in seconds, and `active_hours`.
     """

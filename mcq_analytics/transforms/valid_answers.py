@@ -1,4 +1,4 @@
-"""What facts start from: the answers that count, and what they say of a student's question."""
+"""The rules that several facts share: valid answers, and the outcome per student and question."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SECONDS_PER_HOUR = 3600
 
 
 def valid_answers(answers: DataFrame, sessions: DataFrame) -> DataFrame:
-    """Return the answers whose session is missing, does not expire, or had not yet expired.
+    """Return the answers whose session is missing, never expires, or had not yet expired.
 
-    An answer at the very moment of expiry counts (SPEC section 2). A session that has several rows
-    expires at the latest of their times, and never if one of them is null (SPEC section 1).
+    An answer at the very moment of expiry counts (SPEC section 2). A session with several rows
+    expires at the latest of their times, or never if one of them is null (SPEC section 1).
     Columns: those of `answers`.
     """
     expiries = F.when(F.count(F.lit(1)) == F.count("expiry_time"), F.max("expiry_time"))
@@ -28,12 +28,12 @@ def valid_answers(answers: DataFrame, sessions: DataFrame) -> DataFrame:
 
 
 def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
-    """Return one row per student, test and question of the valid answers.
+    """Return the valid answers aggregated by student, test and question.
 
     Columns: `student_id`, `test_id`, `question_id`, `first_answer_time`, `last_answer_time`,
     `answer_count`, `final_answer_option`, `is_correct` and `active_hours`.
     """
-    # Null ids sort last, as in SQL; the option decides between two rows of one id.
+    # Null ids sort last, as in SQL; between two rows of one id the option decides.
     latest = F.struct(
         "timestamp", F.col("answer_id").isNull(), F.col("answer_id"), F.col("submitted_option")
     )
@@ -44,7 +44,7 @@ def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
         F.max_by("submitted_option", latest).alias("final_answer_option"),
         hours_of(F.col("timestamp")).alias(ACTIVE_HOURS),
     )
-    # Of several keys of a question the greatest counts (SPEC section 1): Spark compares bytes.
+    # If a question has several keys, the greatest counts (SPEC section 1): Spark compares bytes.
     keys = questions.groupBy("question_id").agg(F.max("correct_option").alias("correct_option"))
     return outcomes.join(keys, "question_id", "left").withColumn(
         "is_correct", is_correct(F.col("final_answer_option"), F.col("correct_option"))
@@ -52,7 +52,7 @@ def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
 
 
 def is_correct(option: Column, correct_option: Column) -> Column:
-    """Return whether an option is the correct one: null without a key, a null option is wrong."""
+    """Return whether an option is correct: null without a key; a null option is wrong."""
     return F.when(correct_option.isNotNull(), F.coalesce(option == correct_option, F.lit(False)))
 
 

@@ -1,0 +1,178 @@
+"""Transient errors: another attempt is made, in a new snapshot; other errors are final."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql.datasource import DataSourceReader
+from pyspark.sql.types import StructType
+from sqlalchemy import text
+
+from mcq_analytics.compute.attempt import Attempt
+from mcq_analytics.compute.report import AttemptReport
+from mcq_analytics.model.facts import TEST_FUNNEL
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explain
+from mcq_analytics.postgres.retries import TRIALS
+from mcq_analytics.spark.source import SnapshotSource
+from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics_tests.attempts_at_nine import NINE, RUNNING, STAGING, add_nine, statuses
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.servers import wait_until
+
+
+@pytest.fixture
+def answered(database: Database) -> Database:
+    """A database with an answer and a submission at nine."""
+    add_nine(database)
+    return database
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits between retries, and for locked tables."""
+    monkeypatch.setattr("mcq_analytics.postgres.retries.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("mcq_analytics.postgres.database.TABLE_LOCK_SECONDS", 1)
+
+
+def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
+    """Compute the funnel of nine o'clock; a task executes `statement` while Spark computes."""
+    url = database.conninfo("disturber")
+
+    def disturb(batches: Iterator[Any]) -> Iterator[Any]:
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+
+        with dbapi.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            cursor.fetchall()
+        yield from batches
+
+    with Attempt(database, TEST_FUNNEL, NINE, "cut-run") as attempt:
+        frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
+        frame = TRANSFORMS[TEST_FUNNEL.name](**frames)
+        return attempt.commit(frame.mapInArrow(disturb, frame.schema))
+
+
+END_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+    "AND application_name LIKE 'mcq_analytics cut-run%'"
+)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
+    answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(answered, "CREATE SEQUENCE times")
+    report = funnel_disturbed_by(
+        answered,
+        spark,
+        # A row that the first snapshot cannot see shows which of the two was stored.
+        "WITH late AS (INSERT INTO submissions SELECT 9, 5, '2024-01-01 09:40Z', 'timeout' "
+        "WHERE nextval('times') = 1 RETURNING 1) "
+        f"{END_SESSIONS} AND EXISTS (SELECT 1 FROM late)",
+    )
+    assert "trying again" in caplog.text
+    assert statuses(answered) == ["failed", "success"]
+    assert (report.rows_read, report.counts.inserted) == (3, 1)
+    assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
+    assert scalar(answered, STAGING) == scalar(answered, RUNNING) == 0
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
+    answered: Database, spark: SparkSession
+) -> None:
+    with pytest.raises(Exception, match=r"snapshot|terminating|closed|Broken pipe") as failure:
+        funnel_disturbed_by(answered, spark, END_SESSIONS)
+    assert "the connection to the server was lost" in str(explain(failure.value, "the run"))
+    assert scalar(answered, "SELECT count(*) FROM analytics.test_funnel_fact") == 0
+    assert statuses(answered) == ["failed"] * TRIALS
+    run_facts(answered, spark, NINE)
+    assert wrong_rows(answered) == []
+    assert scalar(answered, STAGING) == 0
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(
+    ("state", "message", "tried"),
+    [
+        ("40001", "could not serialize access due to concurrent update", 3),
+        ("40P01", "deadlock detected", 3),
+        ("22012", "division by zero", 1),
+        ("53100", "could not extend file", 1),
+    ],
+)
+def test_only_transient_errors_are_retried(
+    answered: Database, spark: SparkSession, state: str, message: str, tried: int
+) -> None:
+    """The fact's table raises the error in the first two merges."""
+    execute(
+        answered,
+        "CREATE SEQUENCE times",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF nextval('times') <= 2 THEN "
+        f"RAISE EXCEPTION '{message}' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON analytics.test_funnel_fact "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    if tried == 1:
+        with pytest.raises(Exception, match=message):
+            run_facts(answered, spark, NINE, [TEST_FUNNEL])
+    else:
+        run_facts(answered, spark, NINE, [TEST_FUNNEL])
+        assert statuses(answered) == ["failed", "failed", "success"]
+    assert scalar(answered, "SELECT last_value FROM times") == tried
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("at", ["making a source", "planning its splits"])
+def test_an_attempt_survives_a_worker_that_ends_before_any_task(
+    answered: Database,
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    first = tmp_path / "the first worker has ended"
+
+    def end_the_first_worker(stage: str) -> None:
+        if stage == at and not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class EndingSource(SnapshotSource):
+        def __init__(self, options: dict[str, str]) -> None:
+            end_the_first_worker("making a source")
+            super().__init__(options)
+
+        def reader(self, schema: StructType) -> DataSourceReader:
+            end_the_first_worker("planning its splits")
+            return super().reader(schema)
+
+    monkeypatch.setattr("mcq_analytics.spark.source.SnapshotSource", EndingSource)
+    run_facts(answered, spark, NINE, [TEST_FUNNEL])
+    assert first.exists()
+    assert statuses(answered) == ["failed", "success"]
+    assert [line for line in wrong_rows(answered) if "funnel" in line] == []
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_table_that_stays_locked_for_a_while_is_retried(
+    answered: Database, spark: SparkSession
+) -> None:
+    thread = threading.Thread(target=run_facts, args=(answered, spark, NINE, [TEST_FUNNEL]))
+    with answered.engine().begin() as other:
+        other.execute(text("LOCK TABLE analytics.test_funnel_fact IN SHARE MODE"))
+        thread.start()
+        wait_until(lambda: statuses(answered) is not None)
+    thread.join(60)
+    assert str(statuses(answered)).count("success") == 1
+    assert "lock timeout" in str(scalar(answered, "SELECT min(error) FROM analytics.etl_metadata"))
