@@ -175,7 +175,7 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
     execute(
         submitted,
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "NEW.completion_rate = 101; RETURN NEW; END $$",
+        "NEW.avg_submit_time = 101; RETURN NEW; END $$",
         "CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
     )
@@ -188,7 +188,8 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
     assert title == "test_funnel_fact is wrong: a check of its rows failed"
     assert hours == f"hours: {hour} (1 in all)"
     assert error == (
-        f"last error: the check values_are_in_range failed (rows wrong: 1, wrong: (5)): {REMEDY}"
+        "last error: the check rows_equal_a_recompute failed (rows compared: 1, rows wrong: 1, "
+        f"rows awaiting a run: 0, wrong: (5)): {REMEDY}"
     )
     assert link.endswith(spoiled.run_id)
     assert (

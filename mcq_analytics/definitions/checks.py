@@ -31,13 +31,10 @@ from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_h
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.quality.audits import KEYS_NAMED, SAMPLE, Audits
+from mcq_analytics.quality.audits import SAMPLE, Audits
 from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import Settings, load_settings
 
-UNIQUE_KEYS = "keys_are_unique"
-IN_RANGE = "values_are_in_range"
-TOTALS = "completed_and_incomplete_make_the_total"
 RECOMPUTED = "rows_equal_a_recompute"
 REFERENCES = "base_rows_have_their_counterparts"
 FRESH = "fact_is_fresh"
@@ -50,6 +47,7 @@ REMEDY = (
 )
 """What to do where a blocking check fails."""
 
+_KEYS_NAMED = 5
 _KEY_WIDTH = 80
 
 
@@ -64,15 +62,7 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
             name, asset=AssetKey(fact.name), description=description, blocking=blocking
         )
 
-    key = ", ".join(fact.key)
     specs = [
-        spec(UNIQUE_KEYS, f"There is one row for each {key}.", blocking=True),
-        spec(
-            IN_RANGE,
-            "Percentages are from 0 to 100, seconds and counts are not negative, and parts are "
-            "not larger than what they are parts of.",
-            blocking=True,
-        ),
         spec(
             RECOMPUTED,
             f"Up to {SAMPLE} rows of the window equal what plain SQL gives for them from all of "
@@ -86,14 +76,6 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
             blocking=False,
         ),
     ]
-    if fact == TEST_FUNNEL:
-        specs.append(
-            spec(
-                TOTALS,
-                "Completed and incomplete submissions together are the total.",
-                blocking=True,
-            )
-        )
     if fact in (QUESTION_INTERACTION, TEST_FUNNEL):
         specs.append(
             spec(
@@ -180,22 +162,14 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
             },
             keys=found.wrong,
         )
-    if name == REFERENCES:
-        counts = audits.references(connection)
-        return _outcome(
-            name,
-            audits,
-            passed=not any(counts.values()),
-            counts=counts,
-            severity=AssetCheckSeverity.WARN,
-        )
-    broken = {
-        UNIQUE_KEYS: audits.doubled_keys,
-        IN_RANGE: audits.rows_out_of_range,
-        TOTALS: audits.rows_with_wrong_totals,
-    }[name](connection)
-    counts = {"rows_wrong": broken.rows}
-    return _outcome(name, audits, passed=not broken.rows, counts=counts, keys=broken.keys)
+    counts = audits.references(connection)
+    return _outcome(
+        name,
+        audits,
+        passed=not any(counts.values()),
+        counts=counts,
+        severity=AssetCheckSeverity.WARN,
+    )
 
 
 def _freshness(audits: Audits, connection: Connection) -> AssetCheckResult:
@@ -225,7 +199,7 @@ def _outcome(
 ) -> AssetCheckResult:
     said = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
     if keys:
-        said.append(f"wrong: {', '.join(map(_in_short, keys[:KEYS_NAMED]))}")
+        said.append(f"wrong: {', '.join(map(_in_short, keys[:_KEYS_NAMED]))}")
     return AssetCheckResult(
         check_name=name,
         asset_key=AssetKey(audits.fact.name),

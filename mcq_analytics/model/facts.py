@@ -5,6 +5,7 @@ How they are computed is in `transforms`; how they are stored, in `storage`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,7 +44,8 @@ class Fact:
     """A fact table: `key` are its id columns, `reads` the base tables that it is computed from.
 
     `key_table` is the base table whose id types the key takes. `split_key` are the columns by
-    which its touched rows are read in parallel.
+    which its touched rows are read in parallel. `conditions` hold for every row: they are the CHECK
+    constraints of the table, by the middle part of their names.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Fact:
     split_key: tuple[str, ...]
     columns: tuple[FactColumn, ...]
     reads: tuple[str, ...]
+    conditions: Mapping[str, str]
 
     @property
     def hours_table(self) -> str:
@@ -64,6 +67,10 @@ class Fact:
         """Names of the columns of SPEC that follow the key."""
         return tuple(column.name for column in self.columns)
 
+
+# NaN is greater than infinity in PostgreSQL: an upper bound keeps out both.
+_SECONDS = "{0} >= 0 AND {0} < 'infinity'"
+_PERCENT = "{0} >= 0 AND {0} <= 100"
 
 KEY_MEANINGS = {
     "student_id": "The student; of the type that the base tables have",
@@ -99,6 +106,13 @@ QUESTION_INTERACTION = Fact(
         FactColumn("revisited", ColumnType.BOOLEAN, "Whether there is more than one valid answer"),
         FactColumn("time_spent", ColumnType.FLOAT, "Seconds from the first to the last answer"),
     ),
+    conditions={
+        "answer_count": "answer_count > 0",
+        "revisited": "revisited = (answer_count > 1)",
+        "correct_option": "final_answer_option IS NOT NULL OR is_correct IS NOT TRUE",
+        "answer_times": "first_answer_time <= last_answer_time",
+        "time_spent": _SECONDS.format("time_spent"),
+    },
 )
 
 TEST_SUMMARY = Fact(
@@ -135,6 +149,12 @@ TEST_SUMMARY = Fact(
             "Seconds from the student's first to last valid answer in the test",
         ),
     ),
+    conditions={
+        "questions_attempted": "questions_attempted > 0 AND questions_attempted <= total_questions",
+        "correct_answers": "correct_answers >= 0 AND correct_answers <= questions_attempted",
+        "accuracy_percent": _PERCENT.format("accuracy_percent"),
+        "time_spent": _SECONDS.format("time_spent"),
+    },
 )
 
 TEST_FUNNEL = Fact(
@@ -167,6 +187,13 @@ TEST_FUNNEL = Fact(
             nullable=True,
         ),
     ),
+    conditions={
+        "total_submissions": "total_submissions > 0 AND "
+        "completed_submissions + incomplete_submissions = total_submissions",
+        "parts": "completed_submissions >= 0 AND incomplete_submissions >= 0",
+        "completion_rate": _PERCENT.format("completion_rate"),
+        "avg_submit_time": _SECONDS.format("avg_submit_time"),
+    },
 )
 
 FACTS = (QUESTION_INTERACTION, TEST_SUMMARY, TEST_FUNNEL)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.postgres.task_errors import Origin, Report
 
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
+CHECK_VIOLATION = "23514"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Fault:
     transient: bool = False
 
 
+WRONG_ROW = Fault(
+    "a computed row breaks a rule of its fact",
+    "nothing of it was stored; this is a defect of mcq_analytics: report it with this line",
+)
 NO_SCHEMA = Fault("the fact schema is not there", "run mcq-analytics init-db")
 UNTRUSTED = Fault(
     "the server's certificate is not trusted",
@@ -216,6 +221,8 @@ def _fault_of_state(state: str, message: str) -> Fault | None:
     if state == _UNDEFINED_TABLE:
         # Staging tables go with the attempt that they are of, whose session was lost then.
         return NO_SCHEMA if name in _OUR_TABLES else LOST if name.startswith("stg_") else None
+    if state == CHECK_VIOLATION:
+        return WRONG_ROW if name in FACTS_BY_NAME else None
     if state in _NO_SUCH_SNAPSHOT:
         # A snapshot ends with the session that holds it.
         return LOST if re.fullmatch(r"[0-9A-F]{8}-[0-9A-F]{8}-\d+", name) else None

@@ -101,6 +101,10 @@ def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any
             server_default=func.now(),
             comment=UPDATED_AT_MEANING,
         ),
+        *(
+            CheckConstraint(condition, name=f"{fact.name}_{name}_check")
+            for name, condition in fact.conditions.items()
+        ),
         comment=fact.meaning,
     )
     Index(f"{fact.name}_updated_at_idx", table.c.updated_at)

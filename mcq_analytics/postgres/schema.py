@@ -5,6 +5,7 @@ The tables are described in `fact_tables`; the migrations are in `migrations/ver
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 from sqlalchemy.types import TypeEngine
 
 from mcq_analytics.compute.selections import quoted
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, KEY_MEANINGS
+from mcq_analytics.postgres.error_kinds import CHECK_VIOLATION
 from mcq_analytics.postgres.fact_tables import fact_tables
 from mcq_analytics.postgres.inspection import BaseTables
+
+logger = logging.getLogger(__name__)
 
 _MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"
 
@@ -50,6 +55,43 @@ def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[
         connection.execute(SetTableComment(table))
         for column in table.columns:
             connection.execute(SetColumnComment(column))
+    _validate_constraints(connection, schema)
+
+
+def _validate_constraints(connection: Connection, schema: str) -> None:
+    """Check the stored rows against constraints that were added later.
+
+    A row that breaks one is never dropped: the constraint stays as it is, which refuses new ones,
+    and the next call tries again.
+    """
+    unchecked = connection.execute(
+        text(
+            "SELECT c.relname, k.conname, pg_get_expr(k.conbin, k.conrelid) FROM pg_constraint k "
+            "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = :schema AND c.relname = ANY(:facts) AND k.contype = 'c' "
+            "AND NOT k.convalidated ORDER BY c.relname, k.conname"
+        ),
+        {"schema": schema, "facts": [fact.name for fact in FACTS]},
+    ).all()
+    for table, constraint, condition in unchecked:
+        if not _is_kept(connection, quoted(schema, table), quoted(constraint)):
+            logger.warning(
+                "%s.%s has old rows that break %s; new ones are refused. Compute the hours of "
+                "these rows again, then run mcq-analytics init-db again",
+                *(schema, table, condition),
+            )
+
+
+def _is_kept(connection: Connection, table: str, constraint: str) -> bool:
+    """Return whether all stored rows keep a constraint; it is marked as valid then."""
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}")
+    except DBAPIError as error:
+        if getattr(error.orig, "pgcode", None) != CHECK_VIOLATION:
+            raise
+        return False
+    return True
 
 
 def require_fact_tables(

@@ -29,45 +29,6 @@ from mcq_analytics.postgres.inspection import BaseTables
 SAMPLE = 20
 """Rows of a window that are computed again: all their history is read, in one session."""
 
-KEYS_NAMED = 5
-"""Keys of wrong rows that are told."""
-
-_TOUCHED = "(SELECT DISTINCT {key} FROM {hours} h WHERE {hours_in_window})"
-
-_DOUBLED_KEYS = f"""
-    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
-    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}})
-    GROUP BY {{key}} HAVING count(*) > 1 ORDER BY {{key}} LIMIT :named
-"""
-
-_BROKEN_ROWS = f"""
-    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
-    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}}) WHERE NOT ({{rule}})
-    ORDER BY {{key}} LIMIT :named
-"""
-
-TOTALS_RULE = (
-    "f.completed_submissions + f.incomplete_submissions = f.total_submissions "
-    "AND f.total_submissions > 0"
-)
-
-RANGE_RULES: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: (
-        "f.answer_count > 0 AND f.revisited = (f.answer_count > 1) AND f.time_spent >= 0 "
-        "AND f.first_answer_time <= f.last_answer_time"
-    ),
-    TEST_SUMMARY.name: (
-        "f.accuracy_percent BETWEEN 0 AND 100 AND f.time_spent >= 0 AND f.questions_attempted > 0 "
-        "AND f.correct_answers BETWEEN 0 AND f.questions_attempted "
-        "AND f.questions_attempted <= f.total_questions"
-    ),
-    TEST_FUNNEL.name: (
-        "f.completion_rate BETWEEN 0 AND 100 AND coalesce(f.avg_submit_time, 0) >= 0 "
-        "AND least(f.completed_submissions, f.incomplete_submissions) >= 0"
-    ),
-}
-"""What is true of every row of a fact, wherever it comes from."""
-
 _CANDIDATES: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
         SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
@@ -217,14 +178,6 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Broken:
-    """Rows that break a rule: how many there are, and the first keys of them."""
-
-    rows: int
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Recomputed:
     """A sample of rows computed again: its size, and the keys of the rows that differ.
 
@@ -245,18 +198,6 @@ class Audits:
     base: BaseTables
     schema: str
     window: Window
-
-    def doubled_keys(self, connection: Connection) -> Broken:
-        """Return the keys that have more than one row."""
-        return self._broken(connection, _DOUBLED_KEYS)
-
-    def rows_out_of_range(self, connection: Connection) -> Broken:
-        """Return the rows that break what is true of every row of the fact."""
-        return self._broken(connection, _BROKEN_ROWS, rule=RANGE_RULES[self.fact.name])
-
-    def rows_with_wrong_totals(self, connection: Connection) -> Broken:
-        """Return the rows of the funnel that do not add up."""
-        return self._broken(connection, _BROKEN_ROWS, rule=TOTALS_RULE)
 
     def references(self, connection: Connection) -> dict[str, int]:
         """Return how many base rows of the window have no counterpart, by what they lack."""
@@ -327,12 +268,6 @@ class Audits:
 
     def _count(self, connection: Connection, template: str) -> int:
         return int(connection.execute(text(self._fill(template)), self._bound).scalar_one())
-
-    def _broken(self, connection: Connection, template: str, **more: str) -> Broken:
-        rows = connection.execute(
-            text(self._fill(template, **more)), {**self._bound, "named": KEYS_NAMED}
-        ).all()
-        return Broken(rows[0].rows if rows else 0, tuple(row.key for row in rows))
 
     def _fill(self, template: str, **more: str) -> str:
         names = {
