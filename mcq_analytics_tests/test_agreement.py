@@ -24,7 +24,8 @@ from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, format_hour, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
-from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range, hour_statuses
+from mcq_analytics.postgres.hours import hour_statuses
+from mcq_analytics.postgres.metadata import get_last_successful_runs, get_time_range
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows

@@ -179,14 +179,13 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
         "CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
     )
-    hour = Window(FIRST, FIRST + HOUR)
-    spoiled = run(sensor.instance, hour, max_retries="0")
+    spoiled = run(sensor.instance, FIVE_HOURS, max_retries="0")
     sensor.tick()
     sensor.tick()
     [(_, _, body)] = slack.requests
     title, hours, error, link, _ = str(body["text"]).splitlines()
     assert title == "test_funnel_fact is wrong: a check of its rows failed"
-    assert hours == f"hours: {hour} (1 in all)"
+    assert hours == f"hours: {FIVE_HOURS} (5 in all)"
     assert error == (
         "last error: the check rows_equal_a_recompute failed (rows compared: 1, rows wrong: 1, "
         f"rows awaiting a run: 0, wrong: (5)): {REMEDY}"
@@ -201,11 +200,11 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
     run(sensor.instance, Window(FIRST + HOUR, FIRST + 2 * HOUR))
     sensor.tick()
     assert len(slack.requests) == 1
-    run(sensor.instance, hour)
+    run(sensor.instance, FIVE_HOURS)
     sensor.tick()
     assert str(slack.requests[1][2]["text"]).splitlines() == [
         "test_funnel_fact recovered: its rows pass the checks again",
-        f"hours: {hour} (1 in all)",
+        f"hours: {FIVE_HOURS} (5 in all)",
     ]
 
 

@@ -28,16 +28,17 @@ from sqlalchemy.engine import URL
 from mcq_analytics.compute.fingerprints import fingerprint_statement
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
-from mcq_analytics.definitions.requests import open_hours, requests
+from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.definitions.sensors.late_data import windows_to_compare
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME, IdType
-from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end, parse_hour
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS
+from mcq_analytics.postgres.hours import FactHours
 from mcq_analytics.postgres.inspection import inspect_base_tables
-from mcq_analytics.postgres.metadata import PastAttempt, record_of
+from mcq_analytics.postgres.metadata import PastAttempt
 from mcq_analytics.quality import comparisons
 from mcq_analytics.quality.corrections import Corrections, Key
 from mcq_analytics.settings import load_settings
@@ -48,17 +49,11 @@ from mcq_analytics_tests.conftest import (
     made_databases,
 )
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.overlay import START, ended, overlay
 from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 NAMES = [fact.name for fact in FACTS]
-START = parse_hour("2024-01-01")
 HOURS = st.sets(st.integers(0, 30).map(lambda index: START + index * HOUR))
-
-
-def ended(first: int, end: int, status: str = SUCCESS) -> PastAttempt:
-    """Return an attempt over some hours, counted from the start."""
-    window = Window(START + first * HOUR, START + end * HOUR)
-    return PastAttempt("fact", window, status, None, None, START, START, "run", None)
 
 
 @given(
@@ -89,16 +84,16 @@ def test_each_wanted_hour_that_nothing_computes_is_requested_once(
 
 def test_a_fact_alone_is_requested_where_just_that_one_is_open() -> None:
     span = Window(START, START + 5 * HOUR)
-    records = {name: record_of([ended(0, 5)]) for name in NAMES}
-    records["test_funnel_fact"] = record_of([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
-    [request] = requests(open_hours(records, span), {}, 100)
+    wanted = {name: overlay([ended(0, 5)]).open_hours(span) for name in NAMES}
+    funnel = overlay([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
+    [request] = requests({**wanted, "test_funnel_fact": funnel.open_hours(span)}, {}, 100)
     assert request.facts == ("test_funnel_fact",)
     assert request.window == Window(START + 2 * HOUR, START + 4 * HOUR)
 
 
 def test_a_first_load_is_cut_into_runs_of_a_thousand_hours() -> None:
     span = Window(START, START + 2_500 * HOUR)
-    found = requests(open_hours({name: record_of([]) for name in NAMES}, span), {}, 2_500)
+    found = requests({name: FactHours().open_hours(span) for name in NAMES}, {}, 2_500)
     assert [request.window.hours for request in found] == [1_000, 1_000, 500]
 
 
@@ -116,25 +111,21 @@ def test_a_bad_hour_ends_alone_and_takes_no_neighbour_along(
     cancelled = {attempt.window.start for attempt in attempts}
     runs = 0
     for _ in range(25):
-        record = record_of(attempts)
-        wanted = open_hours({"fact": record}, span)
-        assert cancelled.isdisjoint(wanted["fact"])
-        for one in requests(wanted, {}, 1_000, failed={"fact": record.failed_windows()}):
+        hours = overlay(attempts)
+        wanted = hours.open_hours(span)
+        assert cancelled.isdisjoint(wanted)
+        for one in requests({"fact": wanted}, {}, 1_000, failed={"fact": hours.failed_windows()}):
             failed = not wrong.isdisjoint(one.window.starts())
             index = (one.window.start - START) // HOUR
             attempts.append(ended(index, index + one.window.hours, FAILED if failed else SUCCESS))
             runs += 1
         attempts.append(ended(1_000, 1_001))
-    record = record_of(attempts)
-    hours = record.hours
-    assert {hour for hour in span.starts() if hours[hour].is_wanted} == wrong - cancelled
-    assert {hour for hour in span.starts() if hours[hour].is_done} == {
-        *span.starts()
-    } - wrong - cancelled
+    hours = overlay(attempts)
+    assert hours.open_hours(span) == wrong - cancelled
+    assert hours.done(span.starts()) == {*span.starts()} - wrong - cancelled
+    windows = hours.failed_windows()
     for hour in wrong - cancelled:
-        latest = hours[hour].latest
-        assert latest is not None
-        assert latest.window.hours == 1
+        assert windows[hour].hours == 1
     # Each bad hour is halved ten times at most, and then runs by itself at each tick.
     assert runs <= 5 + len(bad) * (2 * 10 + 25)
 
@@ -144,12 +135,12 @@ def test_where_everything_fails_runs_do_not_become_more(ticks: int) -> None:
     span = Window(START, START + 1_000 * HOUR)
     attempts: list[PastAttempt] = []
     for tick in range(ticks):
-        record = record_of(attempts)
+        hours = overlay(attempts)
         found = requests(
-            open_hours({"fact": record}, span),
+            {"fact": hours.open_hours(span)},
             {},
             1_000,
-            failed={"fact": record.failed_windows()},
+            failed={"fact": hours.failed_windows()},
         )
         for one in found:
             index = (one.window.start - START) // HOUR

@@ -30,7 +30,7 @@ from mcq_analytics.launching import backfills
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.metadata import fact_record
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
@@ -113,10 +113,11 @@ def test_a_bad_hour_is_soon_alone_and_its_neighbours_are_good(platform: Platform
             asked.append(request)
             platform.run(request)
         assert len(asked) <= 4
-    record = fact_record(platform.database.engine(), "question_interaction_fact", load_settings())
-    assert [record.hours[platform.first + n * HOUR].is_done for n in range(HOURS)] == [
-        *(True, True, False, True)
-    ]
+    [known] = hours_of_facts(
+        platform.database.engine(), load_settings(), ["question_interaction_fact"]
+    ).values()
+    hours = [platform.first + n * HOUR for n in range(HOURS)]
+    assert known.done(hours) == {*hours} - {hours[2]}
     # One that stands alone is left to the schedule.
     [left] = platform.schedule_tick()
     assert left.partition_key == f"{platform.first + 2 * HOUR:%Y-%m-%d-%H:%M}"

@@ -22,7 +22,6 @@ from dagster import (
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.compute.fingerprints import computed_hours
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
@@ -173,8 +172,7 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
 
 
 def _freshness(audits: Audits, connection: Connection) -> AssetCheckResult:
-    done = computed_hours(connection, audits.schema, audits.fact)
-    until = max(done) + HOUR if done else None
+    until = audits.computed_until(connection)
     closed = last_closed_hour_end()
     lag: timedelta | None = closed - until if until is not None else None
     return _outcome(

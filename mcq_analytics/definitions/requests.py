@@ -1,6 +1,6 @@
 """Which hours of which facts to request, as the fewest runs: pure decisions over statuses.
 
-What the statuses are is read in `postgres.metadata`, what is in progress in
+What the statuses are is read in `postgres.hours`, what is in progress in
 `definitions.run_state.in_progress`; the schedule and the late data sensor request what comes out.
 """
 
@@ -13,7 +13,6 @@ from datetime import datetime
 from itertools import groupby
 
 from mcq_analytics.model.windows import HOUR, Window
-from mcq_analytics.postgres.metadata import MISSING, FactRecord
 
 HOURS_PER_RUN = 1_000
 """Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
@@ -30,14 +29,6 @@ class Request:
     facts: tuple[str, ...]
 
 
-def open_hours(records: Mapping[str, FactRecord], span: Window) -> dict[str, set[datetime]]:
-    """Return per fact the hours of `span` that are missing or failed, and were not cancelled."""
-    return {
-        fact: {hour for hour in span.starts() if record.hours.get(hour, MISSING).is_wanted}
-        for fact, record in records.items()
-    }
-
-
 def requests(
     wanted: HoursByFact,
     busy: HoursByFact,
@@ -49,7 +40,7 @@ def requests(
 
     A run has at most `per_run` hours. At most `limit` hours are asked for; the newest is always
     among them, so that old hours that fail for ever do not keep the facts from being fresh. Each
-    half of a window that failed (`failed`, see `FactRecord.failed_windows`) gets a run of its own,
+    half of a window that failed (`failed`, see `FactHours.failed_windows`) gets a run of its own,
     until a bad hour stands alone and its neighbours are good.
     """
     facts_by_hour: dict[datetime, list[str]] = {}

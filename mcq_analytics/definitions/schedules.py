@@ -25,16 +25,16 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.partitions import run_request
-from mcq_analytics.definitions.requests import open_hours, requests
+from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.errors import explain
-from mcq_analytics.postgres.metadata import MISSING, fact_record
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.settings import Settings, load_settings
 
 SECONDS_BETWEEN_TICKS = 60
@@ -147,14 +147,10 @@ def _known_hours(
     """Return the hours that are missing, failed, or wrong, and that nobody has cancelled."""
     engine = database.open().engine()
     record_ended_runs(instance, settings, engine)
-    records = {fact.name: fact_record(engine, fact.name, settings) for fact in FACTS}
-    wanted = open_hours(records, span)
+    hours = hours_of_facts(engine, settings, FACTS_BY_NAME)
+    wanted = {fact_name: known.open_hours(span) for fact_name, known in hours.items()}
     for fact_name, wrong in wrong_hours(instance, engine, settings).items():
-        wanted[fact_name] |= {
-            hour
-            for hour in wrong
-            if span.start <= hour < span.end
-            and not records[fact_name].hours.get(hour, MISSING).is_cancelled
-        }
-    failed = {fact_name: record.failed_windows() for fact_name, record in records.items()}
+        inside = {hour for hour in wrong if span.start <= hour < span.end}
+        wanted[fact_name] |= inside - hours[fact_name].cancelled(inside)
+    failed = {fact_name: known.failed_windows() for fact_name, known in hours.items()}
     return KnownHours(wanted, failed)

@@ -199,6 +199,17 @@ class Audits:
     schema: str
     window: Window
 
+    def computed_until(self, connection: Connection) -> datetime | None:
+        """Return the end of the latest hour that the fact was computed over, if there is one."""
+        statement = (
+            f"SELECT max(hour) + interval '1 hour' FROM {quoted(self.schema, 'hour_fingerprint')} "
+            "WHERE pipeline_name = :fact"
+        )
+        found: datetime | None = connection.execute(
+            text(statement), {"fact": self.fact.name}
+        ).scalar()
+        return found
+
     def references(self, connection: Connection) -> dict[str, int]:
         """Return how many base rows of the window have no counterpart, by what they lack."""
         statements = _REFERENCES.get(self.fact.name, {})

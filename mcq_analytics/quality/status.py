@@ -11,9 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerting.incidents import Failure
 from mcq_analytics.compute.selections import quoted
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import (
     HOUR,
+    Window,
     format_hour,
     hours_so_far,
     last_closed_hour_end,
@@ -21,8 +22,7 @@ from mcq_analytics.model.windows import (
 )
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
-from mcq_analytics.postgres.metadata import HourRecord, fact_record
+from mcq_analytics.postgres.hours import FactHours, hours_of_facts
 from mcq_analytics.settings import Settings
 
 CAUSES_NAMED = 5
@@ -49,19 +49,23 @@ class Cause:
 class FactStatus:
     """How far a fact is. `done_until` is the end of its latest hour that succeeded.
 
-    Missing and failed hours are counted from the partition start to the last hour that is over;
-    the lag is the hours from `done_until` to there. Hours over which a check found the fact wrong
-    count as failed. `failed` and `wrong` name the reasons, the latest first.
+    Missing hours are counted from the partition start to the last hour that is over; the lag is
+    the hours from `done_until` to there. `failed` and `wrong` are the hours that failed, and those
+    over which a check found the fact wrong, by cause, the latest first.
     """
 
     name: str
     done_until: datetime | None
     missing_hours: int
-    failed_hours: int
     failed: tuple[Cause, ...]
     wrong: tuple[Cause, ...]
     lag_hours: int
     rows: int
+
+    @property
+    def failed_hours(self) -> int:
+        """Number of hours that failed or are wrong."""
+        return len({hour for cause in (*self.failed, *self.wrong) for hour in cause.hours})
 
 
 def fact_statuses(
@@ -74,52 +78,54 @@ def fact_statuses(
 
     """
     engine = database.engine()
-    closed = last_closed_hour_end()
-    start = settings.partition_start
-    span = hours_so_far(start)
-    found = []
     with explaining("reading the status", SQLAlchemyError):
-        for fact in FACTS:
-            hours = fact_record(engine, fact.name, settings).hours
-            known = {hour: one for hour, one in hours.items() if one.latest is not None}
-            done = [hour for hour, one in known.items() if _status(one) == SUCCESS]
-            failed = {hour: one for hour, one in known.items() if _status(one) == FAILED}
-            done_until = max(done) + HOUR if done else None
-            with engine.connect() as connection:
-                rows = connection.execute(
-                    text(f"SELECT count(*) FROM {quoted(settings.fact_schema, fact.name)}")
+        hours = hours_of_facts(engine, settings, FACTS_BY_NAME)
+        with engine.connect() as connection:
+            rows = {
+                name: connection.execute(
+                    text(f"SELECT count(*) FROM {quoted(settings.fact_schema, name)}")
                 ).scalar_one()
-            found.append(
-                FactStatus(
-                    name=fact.name,
-                    done_until=done_until,
-                    missing_hours=sum(hour not in known for hour in span.starts()) if span else 0,
-                    failed_hours=len({*failed, *wrong[fact.name]}),
-                    failed=_causes_of_failed(failed),
-                    wrong=_causes(
-                        (failure.text, hour, None) for hour, failure in wrong[fact.name].items()
-                    ),
-                    lag_hours=max(0, (closed - (done_until or start)) // HOUR),
-                    rows=rows,
-                )
-            )
-    return found
+                for name in FACTS_BY_NAME
+            }
+    return [
+        _status(name, hours[name], wrong[name], rows[name], settings.partition_start)
+        for name in FACTS_BY_NAME
+    ]
 
 
-def _status(record: HourRecord) -> str | None:
-    return record.latest.status if record.latest is not None else None
-
-
-def _causes_of_failed(failed: Mapping[datetime, HourRecord]) -> tuple[Cause, ...]:
-    return _causes(
-        (record.latest.error or "no error is recorded", hour, record.latest.finished_at)
-        for hour, record in failed.items()
-        if record.latest is not None
+def _status(
+    name: str,
+    hours: FactHours,
+    wrong: Mapping[datetime, Failure],
+    rows: int,
+    first: datetime,
+) -> FactStatus:
+    span = hours_so_far(first)
+    known = [one for one in hours.ranges if not one.is_missing]
+    done_until = max((one.hours.end for one in known if one.has_succeeded), default=None)
+    return FactStatus(
+        name=name,
+        done_until=done_until,
+        missing_hours=span.hours - sum(_common(one.hours, span) for one in known) if span else 0,
+        failed=_causes(
+            (one.failed.error or "no error is recorded", hour, one.failed.finished_at)
+            for one in known
+            if one.failed is not None
+            for hour in one.hours.starts()
+        ),
+        wrong=_causes((failure.text, hour, None) for hour, failure in wrong.items()),
+        lag_hours=max(0, (last_closed_hour_end() - (done_until or first)) // HOUR),
+        rows=rows,
     )
 
 
+def _common(one: Window, other: Window) -> int:
+    """Return the number of hours that are in both windows."""
+    return max(0, (min(one.end, other.end) - max(one.start, other.start)) // HOUR)
+
+
 def _causes(failures: Iterable[tuple[str, datetime, datetime | None]]) -> tuple[Cause, ...]:
-    """Put together what failed for the same reason, the latest first."""
+    """Group hours by the error that they failed with, the latest first."""
     by_text: dict[str, list[tuple[datetime, datetime | None]]] = {}
     for said, hour, at in failures:
         by_text.setdefault(said, []).append((hour, at))

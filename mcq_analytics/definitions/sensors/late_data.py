@@ -28,11 +28,11 @@ from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.postgres.metadata import fact_record
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, Progress
 from mcq_analytics.settings import Settings, load_settings
 
@@ -112,13 +112,9 @@ def _compare(
         if past is not None:
             compared.compare_past(past)
         compared.compare_answer_key()
-    for fact in FACTS:
-        known = fact_record(engine, fact.name, settings).hours
-        compared.hours[fact.name] = {
-            hour
-            for hour in compared.hours[fact.name]
-            if span.start <= hour < span.end and hour in known and known[hour].is_done
-        }
+    for fact_name, known in hours_of_facts(engine, settings, FACTS_BY_NAME).items():
+        found = {hour for hour in compared.hours[fact_name] if span.start <= hour < span.end}
+        compared.hours[fact_name] = known.done(found)
     return compared
 
 
