@@ -21,9 +21,10 @@ from mcq_analytics.definitions.checks import fact_checks
 from mcq_analytics.definitions.io_manager import PostgresIOManager
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
-from mcq_analytics.definitions.schedules import hourly_schedule, recovery_sensor
+from mcq_analytics.definitions.schedules import hourly_schedule
 from mcq_analytics.definitions.sensors.alerts import alert_sensor
 from mcq_analytics.definitions.sensors.late_data import late_data_sensor
+from mcq_analytics.definitions.sensors.recovery import recovery_sensor
 from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY, base_table_specs
 from mcq_analytics.settings import Settings, load_settings
 
@@ -61,7 +62,7 @@ def build_definitions(
     schedules = [hourly_schedule(FACTS_JOB)]
     asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
-    sensors = [*asking, alert_sensor(watched=watched)]
+    sensors = [*asking, alert_sensor(chosen, watched)]
     if not chosen.automation:
         schedules = [automation.idle_schedule(one) for one in schedules]
         sensors = [automation.idle_sensor(one) for one in sensors]

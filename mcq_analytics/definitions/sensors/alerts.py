@@ -54,7 +54,7 @@ from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import open_database
-from mcq_analytics.settings import AlertSettings, Settings, load_settings
+from mcq_analytics.settings import AlertSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Sent:
         return ". ".join([*parts, *(f"Not accepted: {reason}" for reason in self.refusals)])
 
 
-def alert_sensor(watched: Collection[str]) -> SensorDefinition:
+def alert_sensor(settings: Settings, watched: Collection[str]) -> SensorDefinition:
     """Return the sensor of incidents: one message when one opens, one when it is over.
 
     `watched` are the names of the schedules and sensors whose failing ticks are told, too.
@@ -100,7 +100,6 @@ def alert_sensor(watched: Collection[str]) -> SensorDefinition:
         "them, and one when they are good again.",
     )
     def alerts(context: SensorEvaluationContext) -> SensorResult:
-        settings = load_settings()
         now = datetime.now(timezone.utc)
         cursor = KeptCursor.of(context, NAME)
 

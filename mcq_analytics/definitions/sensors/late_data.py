@@ -22,6 +22,7 @@ from dagster import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from mcq_analytics.definitions.open_hours import NONE_IS_OVER
 from mcq_analytics.definitions.partitions import partition_key, run_request
 from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.resources import DatabaseResource
@@ -59,7 +60,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
         settings = load_settings(database.environment)
         span = hours_so_far(settings.partition_start)
         if span is None:
-            return SkipReason("The first hour is not over yet.")
+            return SkipReason(NONE_IS_OVER)
         cursor = KeptCursor.of(context, NAME)
         busy = hours_in_progress(context.instance)
         with explaining("comparing the base tables with the facts", SQLAlchemyError):
