@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from sqlalchemy.dialects import postgresql
 
 from mcq_analytics.compute.judged_answers import ANSWER_KEY, SESSION_EXPIRY, judged
+from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import (
     KEY_MEANINGS,
     QUESTION_INTERACTION,
@@ -28,7 +29,7 @@ from mcq_analytics.model.facts import (
     Fact,
     IdType,
 )
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables, Role
+from mcq_analytics.postgres.inspection import BaseTables
 
 TEST_QUESTIONS = "test_questions"
 """Staging table of `test_summary_fact`: the validly answered questions of the touched tests."""

@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from dagster import AssetSpec, HourlyPartitionsDefinition, TableColumn, TableSchema
 
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, Role
+from mcq_analytics.model.base_tables import BASE_COLUMNS, COLUMN_MEANINGS, TABLE_MEANINGS, Role
 
 IO_MANAGER_KEY = "postgres"
 GROUP = "testing_platform"
 
 _TYPES = {Role.ID: "id", Role.TIME: "timestamptz", Role.TEXT: "text"}
-
-_MEANINGS: Mapping[str, Mapping[str, str]] = {
-    "answers": {
-        "answer_id": "The answer; orders answers of the same timestamp",
-        "student_id": "Who answered",
-        "question_id": "Which question",
-        "test_id": "In which test",
-        "session_id": "In which sitting; may have no row in sessions",
-        "submitted_option": "The choice; null where the student cleared it",
-        "timestamp": "When, UTC",
-    },
-    "questions": {
-        "question_id": "The question",
-        "correct_option": "The answer key; null where there is none",
-    },
-    "sessions": {
-        "session_id": "The sitting",
-        "expiry_time": "Answers after it do not count; null means never",
-    },
-    "submissions": {
-        "student_id": "Who submitted",
-        "test_id": "Which test; the same one may be submitted many times",
-        "submit_time": "When, UTC",
-        "completion_status": "completed, in any letter case, or anything else",
-    },
-}
-
-_DESCRIPTIONS = {
-    "answers": "Every answer that a student gave, as logged: late, corrected and cleared ones too.",
-    "questions": "The answer key.",
-    "sessions": "Sittings and when they expire.",
-    "submissions": "Every hand-in of a test, retakes included.",
-}
 
 
 def base_table_specs(hours: HourlyPartitionsDefinition) -> list[AssetSpec]:
@@ -52,7 +17,7 @@ def base_table_specs(hours: HourlyPartitionsDefinition) -> list[AssetSpec]:
     return [
         AssetSpec(
             name,
-            description=f"{_DESCRIPTIONS[name]} Owned by the testing platform; only read here.",
+            description=f"{TABLE_MEANINGS[name]} Owned by the testing platform; only read here.",
             partitions_def=hours if name in ("answers", "submissions") else None,
             group_name=GROUP,
             kinds={"postgres", "table"},
@@ -60,7 +25,7 @@ def base_table_specs(hours: HourlyPartitionsDefinition) -> list[AssetSpec]:
             metadata={
                 "dagster/column_schema": TableSchema(
                     columns=[
-                        TableColumn(column, _TYPES[role], description=_MEANINGS[name][column])
+                        TableColumn(column, _TYPES[role], description=COLUMN_MEANINGS[name][column])
                         for column, role in columns.items()
                     ]
                 ),

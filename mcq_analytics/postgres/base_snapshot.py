@@ -18,14 +18,10 @@ from sqlalchemy.exc import DBAPIError
 
 from mcq_analytics.compute.selections import quoted
 from mcq_analytics.errors import BaseTablesChangedError
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.postgres.database import TABLE_LOCK_SECONDS
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
-from mcq_analytics.postgres.inspection import (
-    BASE_COLUMNS,
-    BaseTables,
-    base_relations,
-    inspect_base_tables,
-)
+from mcq_analytics.postgres.inspection import BaseTables, base_relations, inspect_base_tables
 
 logger = logging.getLogger(__name__)
 
