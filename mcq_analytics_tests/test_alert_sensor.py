@@ -35,8 +35,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from mcq_analytics.alerting import send
-from mcq_analytics.alerting.incidents import State, with_message
+from mcq_analytics.alerting.outbox import with_message
 from mcq_analytics.alerting.send import AlertError
+from mcq_analytics.alerting.state import State
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.checks import REMEDY
 from mcq_analytics.definitions.partitions import range_tags
@@ -296,7 +297,7 @@ def test_a_sensor_whose_ticks_fail_is_told_once_and_its_recovery(
     [_, recovery] = texts(slack)
     assert recovery.splitlines() == [
         "late_data_sensor recovered: its latest tick succeeded",
-        "it had failed since: 2024-01-02T01:01Z",
+        "failing since: 2024-01-02T01:01Z",
     ]
 
 

@@ -454,7 +454,7 @@ def test_an_answer_key_is_compared_page_by_page_and_anew_where_it_changes_meanwh
     cursor = json.loads(platform.cursor or "")
     platform.cursor = json.dumps({**cursor, "rows_at_once": 64})
     first = covered(platform, platform.sensor_tick())
-    progress = comparisons.Progress.from_cursor(platform.cursor)
+    progress = comparisons.ComparisonState.from_cursor(platform.cursor)
     assert progress.rows_at_once < 64
     assert progress.round is not None
     assert progress.round.after is not None
@@ -466,7 +466,7 @@ def test_an_answer_key_is_compared_page_by_page_and_anew_where_it_changes_meanwh
     second = covered(platform, platform.sensor_tick())
     assert first < second
     ticks = 2
-    while comparisons.Progress.from_cursor(platform.cursor).round is not None:
+    while comparisons.ComparisonState.from_cursor(platform.cursor).round is not None:
         second |= covered(platform, platform.sensor_tick())
         ticks += 1
     assert ticks >= 3
@@ -519,7 +519,7 @@ def test_an_hour_that_takes_too_long_alone_fails_the_tick_which_says_what_to_do(
             while True:  # the size is halved first
                 platform.sensor_tick()
     kept = KeptCursor(platform.instance, "late_data_sensor", platform.cursor).read()
-    assert comparisons.Progress.from_cursor(kept).answer_key is not None
+    assert comparisons.ComparisonState.from_cursor(kept).answer_key is not None
     # What else there is to find is found all the same.
     execute(platform.database, "UPDATE questions SET correct_option = 'B' WHERE question_id = 2")
     assert covered(platform, platform.sensor_tick()) != set()

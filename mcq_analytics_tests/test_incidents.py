@@ -7,28 +7,18 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcq_analytics.alerting.incidents import (
-    BACKFILL,
-    CHECK,
-    GROWS_WITHIN,
-    LIVE,
-    Change,
-    FailedRun,
-    Incident,
-    Message,
-    Seen,
-    State,
+from mcq_analytics.alerting.incidents import GROWS_WITHIN, Change, Seen, decide
+from mcq_analytics.alerting.outbox import (
     accepted,
-    decide,
-    left_alone,
+    after_tick,
     next_message,
-    opening_text,
-    recovery_text,
+    paused,
     refused,
-    waited,
     with_message,
-    without_wait_that_is_over,
+    without_expired_pause,
 )
+from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Incident, Message, State
+from mcq_analytics.alerting.texts import FailedRun, opening_text, recovery_text
 from mcq_analytics.model.windows import HOUR, Window, ranges
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -185,15 +175,15 @@ def test_a_fact_that_is_wrong_is_an_incident_at_once() -> None:
 
 def test_a_message_waits_until_it_is_accepted_and_slack_as_long_as_it_asks() -> None:
     state = with_message(with_message(State(), "first"), "second")
-    state = waited(left_alone(state, NOON, retry_after=120))
+    state = after_tick(paused(state, NOON, retry_after=120))
     state = State.from_cursor(state.as_cursor())
     until = NOON + timedelta(seconds=120)
-    assert without_wait_that_is_over(state, NOON + timedelta(seconds=119)).not_before == until
-    state = without_wait_that_is_over(state, until)
+    assert without_expired_pause(state, NOON + timedelta(seconds=119)).not_before == until
+    state = without_expired_pause(state, until)
     assert state.not_before is None
     first, second = state.outbox
     assert (first, second) == (Message("first", trials=1), Message("second", trials=1))
-    state = waited(refused(state, first))
+    state = after_tick(refused(state, first))
     assert state.outbox[0] == Message("first", trials=2, refusals=1)
     state = State.from_cursor(state.as_cursor())
     state = accepted(state, Message("first", trials=2, refusals=1))
@@ -211,8 +201,8 @@ def test_messages_keep_their_order_and_after_a_refusal_one_that_was_refused_leas
 
 
 def test_nobody_waits_longer_than_an_hour_whatever_is_asked() -> None:
-    state = left_alone(with_message(State(), "first"), NOON, retry_after=1e12)
-    assert without_wait_that_is_over(state, NOON + HOUR).not_before is None
+    state = paused(with_message(State(), "first"), NOON, retry_after=1e12)
+    assert without_expired_pause(state, NOON + HOUR).not_before is None
 
 
 def test_messages_that_an_older_version_kept_are_still_sent() -> None:

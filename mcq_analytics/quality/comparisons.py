@@ -45,7 +45,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ComparisonState:
     """What is remembered between ticks.
 
     `answer_key` is the one that all rows agreed with; while a `round` is under way there is none.
@@ -61,7 +61,7 @@ class Progress:
     rows_at_once: int = ROWS_AT_ONCE
 
     @classmethod
-    def from_cursor(cls, cursor: str | None) -> Progress:
+    def from_cursor(cls, cursor: str | None) -> ComparisonState:
         """Return what a cursor says; an empty one says nothing."""
         found = json.loads(cursor) if cursor else {}
         until, down_to = found.get("compared_until"), found.get("recent_down_to")
@@ -110,9 +110,9 @@ class Comparison:
     """
 
     def __init__(
-        self, connection: Connection, base: BaseTables, schema: str, progress: Progress
+        self, connection: Connection, base: BaseTables, schema: str, state: ComparisonState
     ) -> None:
-        self.progress = progress
+        self.state = state
         self.hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
         self.changed: dict[tuple[datetime, str], str] = {}
         self.failure: str | None = None
@@ -126,17 +126,17 @@ class Comparison:
         edge = self._advance(window.end, window.start, RECENT_SECONDS, pieces=1)
         if edge == window.end:
             return
-        stopped_at = self.progress.recent_down_to
+        stopped_at = self.state.recent_down_to
         if stopped_at is not None and window.start < stopped_at < edge:
             edge = stopped_at
         edge = self._advance(edge, window.start, RECENT_SECONDS)
         down_to = edge if edge > window.start else None
-        self.progress = replace(self.progress, recent_down_to=down_to)
+        self.state = replace(self.state, recent_down_to=down_to)
 
     def compare_past(self, window: Window) -> None:
         """Compare the fingerprints of hours of the past, the oldest first."""
         edge = self._advance(window.start, window.end, PAST_SECONDS)
-        self.progress = replace(self.progress, compared_until=edge)
+        self.state = replace(self.state, compared_until=edge)
 
     def compare_answer_key(self) -> None:
         """Compare the rows with the answer key, unless it is the one that all agreed with.
@@ -150,39 +150,39 @@ class Comparison:
         )
         if key is None:
             return
-        if key == self.progress.answer_key:
+        if key == self.state.answer_key:
             return
-        under_way = self.progress.round
+        under_way = self.state.round
         if under_way is None or under_way.answer_key != key:
             under_way = Round(key)
         # A row that agreed with the key of before may have been computed with the new one by now.
-        self.progress = replace(self.progress, answer_key=None, round=under_way)
-        while self.progress.round is not None and self._elapsed() < KEY_SECONDS:
-            if not self._compare_page(corrections, self.progress.round):
+        self.state = replace(self.state, answer_key=None, round=under_way)
+        while self.state.round is not None and self._elapsed() < KEY_SECONDS:
+            if not self._compare_page(corrections, self.state.round):
                 return
 
     def _compare_page(self, corrections: Corrections, under_way: Round) -> bool:
         """Compare the next rows; return whether it is worth while to go on."""
-        began, rows = monotonic(), self.progress.rows_at_once
+        began, rows = monotonic(), self.state.rows_at_once
         page = self._piece(
             PIECE_SECONDS,
             lambda: corrections.wrong_rows_after(self._connection, under_way.after, rows),
             f"{rows} rows of {QUESTION_INTERACTION.name}" if rows <= FEWEST_ROWS else None,
         )
         if page is None:
-            self.progress = replace(self.progress, rows_at_once=max(FEWEST_ROWS, rows // 2))
+            self.state = replace(self.state, rows_at_once=max(FEWEST_ROWS, rows // 2))
             return rows > FEWEST_ROWS
         for fact in (QUESTION_INTERACTION, TEST_SUMMARY):
             self.hours[fact.name] |= page.hours
         is_wrong = under_way.is_wrong or bool(page.hours)
         if page.last is None or page.rows < rows:
             agreed = None if is_wrong else under_way.answer_key
-            self.progress = replace(self.progress, answer_key=agreed, round=None)
+            self.state = replace(self.state, answer_key=agreed, round=None)
             return True
         if monotonic() - began < PIECE_SECONDS / 4:
             rows = min(2 * rows, ROWS_AT_ONCE)
         reached = replace(under_way, after=page.last, is_wrong=is_wrong)
-        self.progress = replace(self.progress, round=reached, rows_at_once=rows)
+        self.state = replace(self.state, round=reached, rows_at_once=rows)
         return True
 
     def _advance(
@@ -191,7 +191,7 @@ class Comparison:
         """Compare hours from `edge` towards `limit`, on either side; return how far it has come."""
         compared = 0
         while edge != limit and self._elapsed() < until and compared != pieces:
-            at_once = self.progress.hours_at_once
+            at_once = self.state.hours_at_once
             step = at_once * HOUR
             reached = max(limit, edge - step) if limit < edge else min(limit, edge + step)
             piece = Window(min(edge, reached), max(edge, reached))
@@ -201,7 +201,7 @@ class Comparison:
                 compared += 1
             else:
                 at_once = max(1, piece.hours // 2)
-                self.progress = replace(self.progress, hours_at_once=at_once)
+                self.state = replace(self.state, hours_at_once=at_once)
         return edge
 
     def _compare_hours(self, window: Window) -> bool:
@@ -222,9 +222,9 @@ class Comparison:
                 for hour, tables in hours.items()
                 for table, fingerprint in tables.items()
             )
-        at_once = self.progress.hours_at_once
+        at_once = self.state.hours_at_once
         if window.hours >= at_once and monotonic() - began < PIECE_SECONDS / 4:
-            self.progress = replace(self.progress, hours_at_once=min(2 * at_once, HOURS_AT_ONCE))
+            self.state = replace(self.state, hours_at_once=min(2 * at_once, HOURS_AT_ONCE))
         return True
 
     def _stale(self, fact: Fact, window: Window) -> Callable[[], Fingerprints]:

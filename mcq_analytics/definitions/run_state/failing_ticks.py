@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from dagster import DagsterInstance
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 
-from mcq_analytics.alerting.incidents import FailingTicks
+from mcq_analytics.alerting.texts import FailingTicks
 from mcq_analytics.definitions.run_state.run_errors import error_line
 
 TICKS_BEFORE_ALERT = 3

@@ -21,30 +21,20 @@ from dagster import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.alerting.incidents import (
-    BACKFILL,
-    CHECK,
-    LIVE,
+from mcq_analytics.alerting.incidents import Failure, Seen, decide, decide_ticks
+from mcq_analytics.alerting.outbox import (
     TRIALS_BEFORE_EMAIL,
-    FailedRun,
-    Failure,
-    Incident,
-    Message,
-    Seen,
-    State,
     accepted,
-    decide,
-    decide_ticks,
-    left_alone,
+    after_tick,
     next_message,
-    opening_text,
-    recovery_text,
+    paused,
     refused,
-    waited,
     with_message,
-    without_wait_that_is_over,
+    without_expired_pause,
 )
 from mcq_analytics.alerting.send import AlertError, send_alert
+from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Incident, Message, State
+from mcq_analytics.alerting.texts import FailedRun, opening_text, recovery_text
 from mcq_analytics.definitions.run_state.failing_ticks import failing_ticks
 from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import BACKFILL_TAG
@@ -212,7 +202,7 @@ def send_waiting(
         waiting = delivery.state.outbox
         late = [message for message in waiting if message.trials >= TRIALS_BEFORE_EMAIL]
         delivery.send(late, replace(alerts, method="email"))
-    state = waited(delivery.state) if delivery.refusals else delivery.state
+    state = after_tick(delivery.state) if delivery.refusals else delivery.state
     return state, Sent(tuple(delivery.told), tuple(delivery.refusals))
 
 
@@ -231,7 +221,7 @@ class _Delivery:
         """Send messages by a channel, until it refuses two in a row or asks to be left alone."""
         untried = list(messages)
         if channel.method == SLACK and untried:
-            self.state = without_wait_that_is_over(self.state, self._now)
+            self.state = without_expired_pause(self.state, self._now)
             if self.state.not_before is not None:
                 self._note(f"Slack asked to be left alone until {self.state.not_before:%H:%M:%SZ}")
                 return
@@ -244,7 +234,7 @@ class _Delivery:
             except AlertError as error:
                 self._note(str(error))
                 if error.retry_after:
-                    self.state = left_alone(self.state, self._now, error.retry_after)
+                    self.state = paused(self.state, self._now, error.retry_after)
                     return
                 self.state = refused(self.state, message)
                 in_a_row += 1

@@ -34,7 +34,7 @@ from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.hours import hours_of_facts
-from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, Progress
+from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, ComparisonState
 from mcq_analytics.settings import Settings, load_settings
 
 NAME = "late_data_sensor"
@@ -64,9 +64,11 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
         cursor = KeptCursor.of(context, NAME)
         busy = hours_in_progress(context.instance)
         with explaining("comparing the base tables with the facts", SQLAlchemyError):
-            compared = _compare(database, settings, span, Progress.from_cursor(cursor.read()))
+            compared = _compare(
+                database, settings, span, ComparisonState.from_cursor(cursor.read())
+            )
         found = requests(compared.hours, busy, settings.catch_up_hours)
-        reached = compared.progress.as_cursor()
+        reached = compared.state.as_cursor()
         if compared.failure is not None:
             said = (
                 f"{compared.failure} took longer than {PIECE_SECONDS} s to compare with the facts: "
@@ -82,7 +84,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
         return SensorResult(
             # Without a key: a change that comes back asks for the same run again.
             run_requests=[run_request(request, None) for request in found],
-            skip_reason=None if found else SkipReason(_nothing_found(compared.progress)),
+            skip_reason=None if found else SkipReason(_nothing_found(compared.state)),
             cursor=reached,
             asset_events=[
                 AssetObservation(
@@ -100,14 +102,14 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
 
 
 def _compare(
-    resource: DatabaseResource, settings: Settings, span: Window, progress: Progress
+    resource: DatabaseResource, settings: Settings, span: Window, state: ComparisonState
 ) -> Comparison:
     """Compare the lookback, the next part of the past, and the answer key, in one snapshot."""
     database = replace(resource.open(), statement_seconds=SESSION_SECONDS)
     engine = database.engine()
-    recent, past = windows_to_compare(span, settings, progress.compared_until)
+    recent, past = windows_to_compare(span, settings, state.compared_until)
     with snapshot_connection(engine, database.source_schema) as (connection, base):
-        compared = Comparison(connection, base, database.fact_schema, progress)
+        compared = Comparison(connection, base, database.fact_schema, state)
         if recent is not None:
             compared.compare_recent(recent)
         if past is not None:
@@ -119,8 +121,8 @@ def _compare(
     return compared
 
 
-def _nothing_found(progress: Progress) -> str:
-    if progress.recent_down_to is not None or progress.round is not None:
+def _nothing_found(state: ComparisonState) -> str:
+    if state.recent_down_to is not None or state.round is not None:
         return "Nothing found so far: the next tick goes on."
     return "All hours are what their facts were computed from."
 
