@@ -17,7 +17,7 @@ from sqlalchemy import text
 from mcq_analytics.compute.attempt import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import hour_of, partition_key, range_tags
-from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of
+from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours
 from mcq_analytics.errors import McqError
 from mcq_analytics.launching import in_process
 from mcq_analytics.model.facts import FACTS
@@ -47,7 +47,7 @@ def told_by_etl_metadata(database: Database) -> dict[str, dict[datetime, str]]:
 
 
 def told_by_dagster(instance: DagsterInstance) -> dict[str, dict[datetime, str]]:
-    failed = open_hours_of(instance).failed()
+    failed = unfinished_hours(instance).failed()
     return {
         fact.name: {
             **{

@@ -34,7 +34,7 @@ class Outbox:
             State.from_cursor(self.state.as_cursor()), alerts, now, kept.append
         )
         # Whatever was accepted is noted at once: a tick that is killed then sends it never again.
-        assert len(kept) == len(sent.told)
+        assert len(kept) == len(sent.titles)
         self.state = state
         return str(sent)
 
@@ -54,7 +54,7 @@ def test_slack_that_is_down_is_tried_at_each_tick_and_after_three_the_alert_goes
         assert (len(slack.requests), len(smtp.mails)) == (2 * (tick + 1), 0)
         assert outbox.waiting == ["two hours failed", "all is well"]
     said = outbox.tick(both)
-    assert said.startswith("Told: two hours failed; all is well. Not accepted: Slack refused")
+    assert said.startswith("Sent: two hours failed; all is well. Not accepted: Slack refused")
     assert (len(slack.requests), len(smtp.mails)) == (8, 2)
     slack.status = 200
     assert outbox.tick(both) == ""
@@ -75,7 +75,7 @@ def test_slack_that_comes_back_is_used_again_though_email_has_refused(
     assert smtp.verbs().count("MAIL") == 4  # two ticks, two messages each: it seems to be down
     slack.requests.clear()
     slack.status = 200
-    assert outbox.tick(both) == "Told: first; second; third"
+    assert outbox.tick(both) == "Sent: first; second; third"
     assert texts(slack) == ["first", "second", "third"]
     assert (outbox.state, smtp.mails) == (State(), [])
 
@@ -88,7 +88,7 @@ def test_messages_that_nobody_accepts_hold_up_no_others(
     refusing(slack, "bad")
     outbox = Outbox("bad 1", "good 1", "good 2", "bad 2", "good 3")
     said = outbox.tick(both)
-    assert said.startswith("Told: good 1; good 2; good 3. Not accepted: Slack refused")
+    assert said.startswith("Sent: good 1; good 2; good 3. Not accepted: Slack refused")
     assert outbox.waiting == ["bad 1", "bad 2"]
     outbox = Outbox("bad 1", "bad 2", "bad 3", "bad 4", "good 4")
     tries = []
@@ -106,7 +106,7 @@ def test_without_email_slack_is_tried_for_ever(slack: SlackServer) -> None:
     for _ in range(6):
         outbox.tick(slack.webhook())
     slack.status = 200
-    assert outbox.tick(slack.webhook()) == "Told: two hours failed"
+    assert outbox.tick(slack.webhook()) == "Sent: two hours failed"
     assert outbox.state == State()
 
 
@@ -118,7 +118,7 @@ def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: Sm
     slack.status = 200
     for seconds in (30, 60):
         said = outbox.tick(both, NOW + timedelta(seconds=seconds))
-        assert said == "Not accepted: Slack asked to be left alone until 00:01:30Z"
+        assert said == "Not accepted: Slack asked for a pause until 00:01:30Z"
     assert (len(slack.requests), len(smtp.mails)) == (1, 0)
     # Meanwhile it has waited for three ticks: email need not wait for Slack.
     outbox.tick(both, NOW + timedelta(seconds=89))
@@ -128,7 +128,7 @@ def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: Sm
     alone.tick(slack.webhook(), NOW + timedelta(seconds=89))
     assert len(slack.requests) == 1
     said = alone.tick(slack.webhook(), NOW + timedelta(seconds=90))
-    assert said == "Told: two hours failed"
+    assert said == "Sent: two hours failed"
     assert len(slack.requests) == 2
 
 
@@ -144,7 +144,7 @@ def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
     assert time.monotonic() - began < 60
     assert said.startswith("Not accepted: Slack")
     slack.behaviour = "answer"
-    assert outbox.tick(slack.webhook()) == "Told: two hours failed"
+    assert outbox.tick(slack.webhook()) == "Sent: two hours failed"
     assert outbox.state == State()
 
 
@@ -167,5 +167,5 @@ def test_a_tick_takes_no_longer_than_it_may_however_much_waits(
 
 def test_where_alerts_go_to_the_log_they_are_told_there() -> None:
     outbox = Outbox("two hours failed")
-    assert outbox.tick(AlertSettings()) == "Told: two hours failed"
+    assert outbox.tick(AlertSettings()) == "Sent: two hours failed"
     assert outbox.state == State()

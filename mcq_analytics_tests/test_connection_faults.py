@@ -92,9 +92,9 @@ TO_H = 'connection to server at "h" (10.0.0.1), port 5432 failed: '
             "no free connection",
             True,
         ),
-        (f'{TO_H}FATAL:  role "u" does not exist', "does not let this user", False),
+        (f'{TO_H}FATAL:  role "u" does not exist', "does not accept this user", False),
         ("server closed the connection unexpectedly", "was lost", True),
-        (f"{TO_H}FATAL:  Passwort falsch", "the server cannot be connected to", False),
+        (f"{TO_H}FATAL:  Passwort falsch", "the connection was refused", False),
         ("Verbindung zum Server auf »h« fehlgeschlagen", "check host, port, user", False),
     ],
 )
@@ -120,8 +120,10 @@ def test_errors_without_a_code_are_told_by_their_class() -> None:
         Py4JNetworkError("Answer from Java side is empty"),
         Py4JError("An error occurred while calling o1.collect"),
     ):
-        assert "Java, in which Spark runs, has ended" in fault_of(ended)
-    assert "the disk is full where Spark runs" in fault_of(OSError(errno.ENOSPC, "voll"))
+        assert "Spark's Java process has ended" in fault_of(ended)
+    assert "the disk is full on the machine that runs Spark" in fault_of(
+        OSError(errno.ENOSPC, "voll")
+    )
     refused_by_the_stream = dbapi.OperationalError(
         "IO: nanoarrow call failed: Invalid: closed the connection", status_code=AdbcStatusCode.IO
     )

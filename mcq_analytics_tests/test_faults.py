@@ -62,7 +62,7 @@ SESSIONS = (
     "AND application_name LIKE 'mcq_analytics %'"
 )
 DISK_FULL = "No space left on device|wrote only [0-9]+ of 8192 bytes"
-ENDED = "Java, in which Spark runs, has ended|Spark does not start on the cluster"
+ENDED = "Spark's Java process has ended|Spark does not start on the cluster"
 UNDER_WAY = f"SELECT count(*) > 0 FROM analytics.running_attempt WHERE EXISTS (SELECT {SESSIONS})"
 
 

@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.launching import backfills
 from mcq_analytics.model.facts import FACTS
@@ -218,7 +218,7 @@ def test_a_wrong_hour_stays_wrong_however_many_checks_of_others_come_after_it(
     # A run over it whose checks pass ends it.
     assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.SUCCESS
     assert wrong() == {}
-    assert open_hours_of(platform.instance).failed()[FACTS[0].name] == set()
+    assert unfinished_hours(platform.instance).failed()[FACTS[0].name] == set()
 
 
 def test_a_backfill_keeps_its_hours_however_many_have_begun_after_it(platform: Platform) -> None:

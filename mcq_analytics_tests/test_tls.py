@@ -93,4 +93,4 @@ def test_a_server_that_cannot_show_who_it_is_gets_no_password(
 
 def test_without_tls_the_server_is_not_reached(tls_url: URL) -> None:
     said = str(refusal(tls_url.update_query_dict({"sslmode": "disable"})))
-    assert "one side asks for TLS and the other does not offer it" in said
+    assert "one side requires TLS and the other does not offer it" in said

@@ -1,6 +1,7 @@
-"""`etl_metadata` as it is read: past attempts, what they cover, and which window comes next.
+"""Attempts in `etl_metadata`: reading them, the next window, and recording those that could not.
 
-Attempts write their own rows, see `attempts`; those that could not are recorded here.
+An attempt normally writes its own row, see `compute`. What the rows say about each hour is in
+`hours`.
 """
 
 from __future__ import annotations
@@ -134,53 +135,53 @@ def next_window(
 
 
 def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt]) -> None:
-    """Record attempts that failed or were cancelled and could not record it themselves, each once.
+    """Record attempts that failed or were cancelled and could not record that themselves.
 
-    Left out are those that are known by their run, that the next attempt will record, or after
-    which the fact was attempted again. A run that is known as failed, and was cancelled, is put
-    right.
+    An attempt is left out if its run is recorded already, if the next attempt will record it, or if
+    the fact was attempted again since. A run recorded as failed that was really cancelled is
+    corrected.
     """
     metadata = MetaData(schema=settings.fact_schema)
     table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
     with engine.begin() as connection:
-        for failure in ended:
+        for attempt in ended:
             values = {
-                "pipeline_name": failure.pipeline_name,
-                "window_start": failure.window.start,
-                "window_end": failure.window.end,
-                "status": failure.status,
-                "started_at": failure.started_at,
-                "finished_at": failure.finished_at,
-                "run_id": failure.run_id,
-                "error": failure.error,
+                "pipeline_name": attempt.pipeline_name,
+                "window_start": attempt.window.start,
+                "window_end": attempt.window.end,
+                "status": attempt.status,
+                "started_at": attempt.started_at,
+                "finished_at": attempt.finished_at,
+                "run_id": attempt.run_id,
+                "error": attempt.error,
             }
             overlaps = and_(
-                table.c.window_start < failure.window.end, table.c.window_end > failure.window.start
+                table.c.window_start < attempt.window.end, table.c.window_end > attempt.window.start
             )
-            if failure.status == CANCELLED:
+            if attempt.status == CANCELLED:
                 connection.execute(
                     update(table)
                     .where(
-                        table.c.pipeline_name == failure.pipeline_name,
-                        table.c.run_id == failure.run_id,
+                        table.c.pipeline_name == attempt.pipeline_name,
+                        table.c.run_id == attempt.run_id,
                         table.c.status == FAILED,
                     )
                     .values(status=CANCELLED)
                 )
             known = exists().where(
-                table.c.pipeline_name == failure.pipeline_name,
+                table.c.pipeline_name == attempt.pipeline_name,
                 or_(
-                    and_(table.c.run_id == failure.run_id, overlaps),
-                    and_(table.c.finished_at > failure.finished_at, overlaps),
+                    and_(table.c.run_id == attempt.run_id, overlaps),
+                    and_(table.c.finished_at > attempt.finished_at, overlaps),
                 ),
             )
-            under_way = exists().where(
-                running.c.pipeline_name == failure.pipeline_name,
-                running.c.run_id == failure.run_id,
+            in_progress = exists().where(
+                running.c.pipeline_name == attempt.pipeline_name,
+                running.c.run_id == attempt.run_id,
             )
             row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
             connection.execute(
-                insert(table).from_select(list(values), row.where(~known, ~under_way))
+                insert(table).from_select(list(values), row.where(~known, ~in_progress))
             )
 
 

@@ -1,6 +1,6 @@
-"""Our schema in the database: migrating it, checking it, and its comments.
+"""Our schema in the database: migrating and checking it.
 
-The tables are described in `fact_tables`; the migrations are in `migrations/versions`.
+The tables are defined in `fact_tables`, the migrations in `migrations/versions`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"
 
 
 def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
-    """Return the types of the facts' keys: those of the base tables, by column.
+    """Return the types of the facts' key columns, which are those of the base tables.
 
-    `submissions.test_id` stands for itself, since it may be a wider integer than that of answers.
+    `submissions.test_id` has an entry of its own: it may be a wider integer than in `answers`.
     """
     types = {name: base.sql_type("answers", name) for name in KEY_MEANINGS}
     types["submissions.test_id"] = base.sql_type("submissions", "test_id")
@@ -40,9 +40,9 @@ def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
 
 
 def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]) -> None:
-    """Create our schema or bring it to the present version, with comments on all of it.
+    """Create our schema or upgrade it, with comments on all tables and columns.
 
-    Runs in the caller's transaction, one caller at a time.
+    Runs in the caller's transaction; concurrent callers wait for each other.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     if not inspect(connection).has_schema(schema):
@@ -59,10 +59,10 @@ def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[
 
 
 def _validate_constraints(connection: Connection, schema: str) -> None:
-    """Check the stored rows against constraints that were added later.
+    """Check stored rows against constraints that were added later.
 
-    A row that breaks one is never dropped: the constraint stays as it is, which refuses new ones,
-    and the next call tries again.
+    Rows that break one are kept. The constraint then stays unvalidated: it still refuses new rows,
+    and the next call validates it again.
     """
     unchecked = connection.execute(
         text(
@@ -74,7 +74,7 @@ def _validate_constraints(connection: Connection, schema: str) -> None:
         {"schema": schema, "facts": [fact.name for fact in FACTS]},
     ).all()
     for table, constraint, condition in unchecked:
-        if not _is_kept(connection, quoted(schema, table), quoted(constraint)):
+        if not _is_satisfied(connection, quoted(schema, table), quoted(constraint)):
             logger.warning(
                 "%s.%s has old rows that break %s; new ones are refused. Compute the hours of "
                 "these rows again, then run mcq-analytics init-db again",
@@ -82,8 +82,8 @@ def _validate_constraints(connection: Connection, schema: str) -> None:
             )
 
 
-def _is_kept(connection: Connection, table: str, constraint: str) -> bool:
-    """Return whether all stored rows keep a constraint; it is marked as valid then."""
+def _is_satisfied(connection: Connection, table: str, constraint: str) -> bool:
+    """Return whether all stored rows satisfy a constraint, which is then marked as valid."""
     try:
         with connection.begin_nested():
             connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}")
@@ -97,10 +97,10 @@ def _is_kept(connection: Connection, table: str, constraint: str) -> bool:
 def require_fact_tables(
     connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]
 ) -> None:
-    """Check that the fact tables are there, with keys of the types that the base tables have.
+    """Check that our tables exist, with key columns of the same types as the base tables.
 
     Raises:
-        McqError: they are not; the message says what to do.
+        McqError: a table is missing or has another key type; the message says what to do.
 
     """
     expected = fact_tables(schema, types)
@@ -138,7 +138,7 @@ def require_fact_tables(
 
 
 def _same_type(data_type: str, wanted: TypeEngine[Any]) -> bool:
-    """Compare PostgreSQL's name of a type with ours; text and varchar hold the same."""
+    """Compare PostgreSQL's name of a type with ours; text and varchar count as equal."""
     name = wanted.__visit_name__.lower()
     texts = ("text", "varchar", "character varying")
     return data_type == name or (data_type in texts and name in texts)

@@ -1,7 +1,8 @@
-"""Audits: what must hold of the rows that a window touches, asked of the tables as they are stored.
+"""Audits of stored fact rows in plain SQL, independent of the Spark code that computed them.
 
-The questions are plain SQL, apart from what computed the rows. That rows are computed anew when
-their hours change is `fingerprints`'; how answers become asset checks is in `definitions.checks`.
+Per window: a recompute of some rows, and counts of base rows without a counterpart. What every row
+must satisfy is left to the constraints of the tables. `definitions.checks` turns the results into
+asset checks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mcq_analytics.model.windows import Window, ranges
 from mcq_analytics.postgres.inspection import BaseTables
 
 SAMPLE = 20
-"""Rows of a window that are computed again: all their history is read, in one session."""
+"""Rows of a window that are recomputed: their whole history is read, in one session."""
 
 _CANDIDATES: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
@@ -68,8 +69,8 @@ _SITTINGS = """
     GROUP BY student_id, test_id, submit_time
 """
 
-# Common table expressions that begin with the `sample` of keys and end in the rows that it should
-# have.
+# Common table expressions: they start from the `sample` of keys and end with the rows that the fact
+# should have for them.
 _EXPECTED: Mapping[str, str] = {
     QUESTION_INTERACTION.name: judged(_OF_SAMPLE)
     + f""", expected AS (
@@ -79,7 +80,7 @@ _EXPECTED: Mapping[str, str] = {
             extract(epoch FROM o.last_answer_time - o.first_answer_time) AS time_spent
         FROM ({outcomes()}) o
     )""",
-    # All answers of the tests give the totals; those of the sampled students give the rest.
+    # The totals need all answers of a test; the rest needs those of the sampled students only.
     TEST_SUMMARY.name: judged(
         """
         SELECT {answer_columns} FROM (SELECT DISTINCT test_id FROM sample) k
@@ -99,7 +100,7 @@ _EXPECTED: Mapping[str, str] = {
         JOIN totals t ON t.test_id = o.test_id
         GROUP BY o.student_id, o.test_id, t.total_questions
     )""",
-    # Answers belong to the next submission. Both are put in one order and numbered, without a join.
+    # An answer belongs to the next submission. Instead of a join, both are ordered and numbered.
     TEST_FUNNEL.name: f"sittings AS ({_SITTINGS}), "
     + judged(_OF_STUDENTS)
     + """, events AS (
@@ -179,10 +180,10 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A sample of rows computed again: its size, and the keys of the rows that differ.
+    """The result of recomputing a sample of rows: its size, and the keys of rows that differ.
 
-    `wrong` differ for no reason; `awaiting` differ because base rows of their tests have come or
-    changed since, in hours that are yet to run.
+    Rows in `awaiting` differ because base rows of their tests arrived or changed since, in hours
+    that are still to run. Rows in `wrong` have no such excuse.
     """
 
     sampled: int
@@ -192,7 +193,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Audits:
-    """The audits of one fact over a window. All of them belong into one snapshot."""
+    """The audits of one fact over a window. Run all of them in one snapshot."""
 
     fact: Fact
     base: BaseTables
@@ -200,7 +201,7 @@ class Audits:
     window: Window
 
     def computed_until(self, connection: Connection) -> datetime | None:
-        """Return the end of the latest hour that the fact was computed over, if there is one."""
+        """Return the end of the latest hour that the fact was computed over, or None."""
         statement = (
             f"SELECT max(hour) + interval '1 hour' FROM {quoted(self.schema, 'hour_fingerprint')} "
             "WHERE pipeline_name = :fact"
@@ -211,12 +212,12 @@ class Audits:
         return found
 
     def references(self, connection: Connection) -> dict[str, int]:
-        """Return how many base rows of the window have no counterpart, by what they lack."""
+        """Return the number of base rows of the window without a counterpart, by kind."""
         statements = _REFERENCES.get(self.fact.name, {})
         return {what: self._count(connection, statement) for what, statement in statements.items()}
 
     def recomputed(self, connection: Connection, seed: int = 0) -> Recomputed:
-        """Compute some rows again, drawn by the seed, from all their history in the base tables."""
+        """Recompute a sample of rows, drawn by `seed`, from their whole history."""
         candidates = self._fill(_CANDIDATES[self.fact.name])
         bound = {**self._bound, "sample": SAMPLE, "seed": seed}
         sampled = connection.execute(
@@ -240,7 +241,7 @@ class Audits:
         )
 
     def _unsettled_tests(self, connection: Connection, tests: Iterable[object]) -> set[object]:
-        """Return the tests with an hour that was not computed yet, or has changed since."""
+        """Return the tests with an hour that was never computed, or has changed since."""
         chosen = list(tests)
         if not chosen:
             return set()
@@ -251,7 +252,7 @@ class Audits:
             tests_of.setdefault(hour, set()).add(test)
         done = computed_hours(connection, self.schema, self.fact)
         unsettled = set().union(*(tests_of[hour] for hour in tests_of.keys() - done))
-        # What has changed is asked only of hours that decide.
+        # Comparing hours is expensive: only those that can still decide about a test.
         rest = (hour for hour, some in tests_of.items() if hour in done and some - unsettled)
         for window in ranges(rest):
             for hour in stale_hours(connection, self.base, self.schema, self.fact, window):
@@ -264,7 +265,7 @@ class Audits:
         for column in self.fact.columns:
             one, other = f"actual.{quoted(column.name)}", f"expected.{quoted(column.name)}"
             if column.type is ColumnType.FLOAT:
-                # Sums of another order differ in their last digits.
+                # Sums in another order differ in the last digits.
                 conditions.append(
                     f"({one} IS NULL) <> ({other} IS NULL) "
                     f"OR abs({one} - {other}) > 1e-9 * greatest(1, abs({other}))"

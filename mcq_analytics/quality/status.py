@@ -1,4 +1,4 @@
-"""How far each fact is: hours done, missing and failed, as `mcq-analytics status` shows them."""
+"""How far each fact is: hours done, missing and failed, as shown by `mcq-analytics status`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ RANGES_NAMED = 3
 
 @dataclass(frozen=True)
 class Cause:
-    """Hours that failed for one reason, and when they did so last. `text` is one line."""
+    """Hours that failed with the same error, and when they last did. `text` is one line."""
 
     text: str
     hours: tuple[datetime, ...]
     last_at: datetime | None = None
 
     def __str__(self) -> str:
-        """Name the hours and the reason."""
+        """Return the hours and the error in one line."""
         named = ranges(self.hours)
         more = f" and {len(named) - RANGES_NAMED} more ranges" if len(named) > RANGES_NAMED else ""
         when = f", last at {format_hour(self.last_at)}" if self.last_at is not None else ""
@@ -49,9 +49,9 @@ class Cause:
 class FactStatus:
     """How far a fact is. `done_until` is the end of its latest hour that succeeded.
 
-    Missing hours are counted from the partition start to the last hour that is over; the lag is
-    the hours from `done_until` to there. `failed` and `wrong` are the hours that failed, and those
-    over which a check found the fact wrong, by cause, the latest first.
+    Missing hours are counted from the first partition to the last closed hour; the lag is the time
+    from `done_until` to there. `failed` are the hours that failed and `wrong` those over which a
+    check found the fact wrong, by cause, latest first.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""The sensor that observes the base tables, and requests hours that are not what they were.
+"""The late data sensor: it requests hours whose base rows have changed since they were computed.
 
-What is compared, and how much of it at a tick, is in `quality.comparisons`. Hours that never
-succeeded, or failed, are the schedule's.
+`quality.comparisons` compares, and limits the work per tick. Missing and failed hours are left to
+the schedule.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from mcq_analytics.settings import Settings, load_settings
 NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
 SESSION_SECONDS = 60
-"""Dagster gives a tick a minute: no statement of it takes longer, and no session waits longer."""
+"""Statement timeout: Dagster gives a tick a minute."""
 
 
 def late_data_sensor(job_name: str) -> SensorDefinition:
-    """Return the sensor of the facts' job: hours whose base rows have changed run again, once."""
+    """Return the sensor of the facts' job that runs changed hours again, once per change."""
 
     @sensor(
         name=NAME,
         job_name=job_name,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Late, changed and deleted rows, expiries and answer keys: the hours that they "
-        "concern are computed again.",
+        description="Finds rows that arrived late, changed or were deleted, and new expiries and "
+        "answer keys; computes the affected hours again.",
     )
     def late_data(
         context: SensorEvaluationContext, database: DatabaseResource
@@ -74,15 +74,15 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
                 f"{compared.failure} took longer than {PIECE_SECONDS} s to compare with the facts: "
                 "mcq-analytics init-db names missing indexes"
             )
-            # What is found is asked for all the same; else the tick fails, so that it is seen.
+            # With hours to request the tick must succeed; otherwise it fails, to be noticed.
             if not found:
                 cursor.keep(reached)
                 raise McqError(said)
             context.log.warning("%s", said)
         cursor.forget()
-        asked = {hour.start for request in found for hour in request.window.chunks(1)}
+        requested = {hour for request in found for hour in request.window.starts()}
         return SensorResult(
-            # Without a key: a change that comes back asks for the same run again.
+            # Without a run key: the same change may happen again, and needs the same run again.
             run_requests=[run_request(request, None) for request in found],
             skip_reason=None if found else SkipReason(_nothing_found(compared.state)),
             cursor=reached,
@@ -94,7 +94,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
                     metadata={"rows": MetadataValue.int(int(fingerprint.split(":")[0]))},
                 )
                 for (hour, table), fingerprint in sorted(compared.changed.items())
-                if hour in asked
+                if hour in requested
             ],
         )
 
@@ -123,16 +123,16 @@ def _compare(
 
 def _nothing_found(state: ComparisonState) -> str:
     if state.recent_down_to is not None or state.round is not None:
-        return "Nothing found so far: the next tick goes on."
-    return "All hours are what their facts were computed from."
+        return "Nothing found so far; the next tick continues."
+    return "No base row has changed since its hour was computed."
 
 
 def windows_to_compare(
     span: Window, settings: Settings, compared_until: datetime | None
 ) -> tuple[Window | None, Window | None]:
-    """Return the lookback, and the next hours of the past before it, where there are such.
+    """Return the lookback, and the next part of the past before it; None if there is none.
 
-    The past is gone through again and again, `MCQ_AUDIT_HOURS` at a time.
+    The past is compared over and over, `MCQ_AUDIT_HOURS` hours per tick.
     """
     begin = max(span.start, span.end - settings.lookback_hours * HOUR)
     recent = Window(begin, span.end) if begin < span.end else None

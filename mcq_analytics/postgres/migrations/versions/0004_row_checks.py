@@ -1,4 +1,4 @@
-"""CHECK constraints on the facts, in place of asset checks that reported the same rows."""
+"""CHECK constraints on the facts; they replace asset checks that only reported wrong rows."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _REMAINING = "rows_equal_a_recompute"
 
 
 def upgrade() -> None:
-    """Refuse wrong rows from now on, and compute again the hours that the old checks failed.
+    """Refuse wrong rows from now on, and leave the hours of failed old checks to the remaining one.
 
-    Rows that are stored already are checked afterwards, by `postgres.schema`: a wrong one must not
-    stop the migration.
+    The constraints are not validated here: an old wrong row must not stop the migration.
+    `postgres.schema` validates them afterwards.
     """
     schema = context.config.attributes["schema"]
     for table, conditions in _CONDITIONS.items():
@@ -58,7 +58,7 @@ def upgrade() -> None:
         *map(sa.column, ("pipeline_name", "check_name", "hour", "run_id", "found_at", "error")),
         schema=schema,
     )
-    # Nothing else would ever clear the verdict of a check that no longer runs.
+    # A check that no longer runs would never clear its verdicts.
     replaced = wrong.c.check_name.in_(_REPLACED)
     moved = (
         sa.select(
