@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL made on purpose, and what users are told about them."""
+"""Raising errors in PostgreSQL, and the messages that users see for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORGED = (
 
 
 def fault_of(error: BaseException) -> str:
-    """Return what is told of an error but for its own words."""
+    """Return the message that users see for an error, without the error's own words."""
     return str(explain(error, "asking")).replace(first_line(error), "…")
 
 

@@ -34,7 +34,7 @@ def origin() -> datetime:
 def platform_template(
     server: URL, templates: Callable[[IdType], str], spark: SparkSession, origin: datetime
 ) -> Iterator[str]:
-    """A database in which all of forty hours is done.
+    """A database with forty hours of activity, all of them done.
 
     Each hour has an answer in a session of its own and, every fourth, a submission.
     """

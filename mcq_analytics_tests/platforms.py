@@ -23,7 +23,7 @@ from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 
 class Platform:
-    """A platform whose schedule and sensor tick when a test says so."""
+    """A platform whose ticks of schedule and late data sensor are triggered by tests."""
 
     def __init__(self, database: Database, instance: DagsterInstance, first: datetime) -> None:
         self.database = database
@@ -54,7 +54,7 @@ class Platform:
             assert result.success
 
     def hours(self, found: Iterable[RunRequest]) -> list[tuple[int, int]]:
-        """Return of each request the first and the last hour, counted from the first partition."""
+        """Return the first and last hour of each request, counted from the first partition."""
         bounds = []
         for request in found:
             first = request.partition_key or request.tags["dagster/asset_partition_range_start"]

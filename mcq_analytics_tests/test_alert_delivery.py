@@ -21,7 +21,7 @@ NOW = datetime(2024, 1, 2, tzinfo=timezone.utc)
 
 
 class Outbox:
-    """Messages that wait, and the ticks that send them; each begins with what the last one kept."""
+    """Waiting messages, and ticks that send them; each tick starts from the last one's state."""
 
     def __init__(self, *texts: str) -> None:
         self.state = State()
@@ -33,7 +33,7 @@ class Outbox:
         state, sent = send_waiting(
             State.from_cursor(self.state.as_cursor()), alerts, now, kept.append
         )
-        # Whatever was accepted is noted at once: a tick that is killed then sends it never again.
+        # Accepted messages are saved at once: even a killed tick does not send them twice.
         assert len(kept) == len(sent.titles)
         self.state = state
         return str(sent)
@@ -43,7 +43,7 @@ class Outbox:
         return [message.text for message in self.state.outbox]
 
 
-def test_slack_that_is_down_is_tried_at_each_tick_and_after_three_the_alert_goes_by_email(
+def test_while_slack_is_down_every_tick_retries_and_after_three_email_takes_over(
     slack: SlackServer, smtp: SmtpServer
 ) -> None:
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
@@ -62,7 +62,7 @@ def test_slack_that_is_down_is_tried_at_each_tick_and_after_three_the_alert_goes
     assert outbox.state == State()
 
 
-def test_slack_that_comes_back_is_used_again_though_email_has_refused(
+def test_when_slack_is_back_it_gets_the_messages_that_email_refused(
     slack: SlackServer, smtp: SmtpServer
 ) -> None:
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
@@ -80,9 +80,7 @@ def test_slack_that_comes_back_is_used_again_though_email_has_refused(
     assert (outbox.state, smtp.mails) == (State(), [])
 
 
-def test_messages_that_nobody_accepts_hold_up_no_others(
-    slack: SlackServer, smtp: SmtpServer
-) -> None:
+def test_refused_messages_do_not_hold_up_others(slack: SlackServer, smtp: SmtpServer) -> None:
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
     smtp.replies["MAIL"] = "550 not you"
     refusing(slack, "bad")
@@ -100,7 +98,7 @@ def test_messages_that_nobody_accepts_hold_up_no_others(
     assert max(tries) <= 4  # two that are refused, one that is not, and two again at most
 
 
-def test_without_email_slack_is_tried_for_ever(slack: SlackServer) -> None:
+def test_without_email_slack_is_retried_forever(slack: SlackServer) -> None:
     outbox = Outbox("two hours failed")
     slack.status = 500
     for _ in range(6):
@@ -110,7 +108,7 @@ def test_without_email_slack_is_tried_for_ever(slack: SlackServer) -> None:
     assert outbox.state == State()
 
 
-def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: SmtpServer) -> None:
+def test_slack_gets_the_pause_that_it_asked_for(slack: SlackServer, smtp: SmtpServer) -> None:
     both = replace(smtp.settings(), method="slack", slack_webhook_url=slack.url)
     outbox = Outbox("two hours failed", "another")
     slack.status, slack.headers = 429, {"Retry-After": "90"}
@@ -120,7 +118,7 @@ def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: Sm
         said = outbox.tick(both, NOW + timedelta(seconds=seconds))
         assert said == "Not accepted: Slack asked for a pause until 00:01:30Z"
     assert (len(slack.requests), len(smtp.mails)) == (1, 0)
-    # Meanwhile it has waited for three ticks: email need not wait for Slack.
+    # After three ticks the messages go by email, without waiting for Slack.
     outbox.tick(both, NOW + timedelta(seconds=89))
     assert (len(slack.requests), len(smtp.mails)) == (1, 2)
     alone = Outbox("two hours failed")
@@ -133,7 +131,7 @@ def test_slack_is_left_alone_for_as_long_as_it_asks(slack: SlackServer, smtp: Sm
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "close"])
-def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
+def test_an_alert_without_an_answer_does_not_count_as_sent(
     slack: SlackServer, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
@@ -148,7 +146,7 @@ def test_an_alert_that_got_no_answer_is_not_noted_as_sent(
     assert outbox.state == State()
 
 
-def test_a_tick_takes_no_longer_than_it_may_however_much_waits(
+def test_a_tick_keeps_its_time_limit_however_many_messages_wait(
     slack: SlackServer, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send, "TIMEOUT_SECONDS", 0.3)
@@ -165,7 +163,7 @@ def test_a_tick_takes_no_longer_than_it_may_however_much_waits(
     assert "refused the alert (421)" in said  # email has its turn though the time is over
 
 
-def test_where_alerts_go_to_the_log_they_are_told_there() -> None:
+def test_alerts_can_go_to_the_log() -> None:
     outbox = Outbox("two hours failed")
     assert outbox.tick(AlertSettings()) == "Sent: two hours failed"
     assert outbox.state == State()

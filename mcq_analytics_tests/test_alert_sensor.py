@@ -1,4 +1,4 @@
-"""The alert sensor over real failing runs of a real instance, and a server in Slack's place."""
+"""The alert sensor with real failing runs of a real instance, and a fake Slack server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MEND = "ALTER TABLE analytics.test_funnel_fact DROP CONSTRAINT broken"
 def sensor(
     instance: DagsterInstance, slack: SlackServer, monkeypatch: pytest.MonkeyPatch
 ) -> Sensor:
-    """The sensor, whose alerts go to the server."""
+    """The sensor, with the Slack server as its channel."""
     return sensor_to(slack, instance, monkeypatch)
 
 
@@ -56,7 +56,7 @@ def submitted(database: Database) -> Database:
 
 
 def run(instance: DagsterInstance, window: Window, **tags: str) -> DagsterRun:
-    """Run the funnel over a window in this process, and return the run as it is recorded."""
+    """Run the funnel over a window in this process, and return the recorded run."""
     job = build_definitions().resolve_job_def(FACTS_JOB)
     done = job.execute_in_process(
         instance=instance,
@@ -69,7 +69,7 @@ def run(instance: DagsterInstance, window: Window, **tags: str) -> DagsterRun:
     return found
 
 
-def test_a_fact_that_fails_over_five_hours_is_one_alert_and_one_recovery(
+def test_five_failed_hours_of_a_fact_are_one_alert_and_one_recovery(
     submitted: Database, spark: SparkSession, sensor: Sensor, slack: SlackServer
 ) -> None:
     execute(submitted, BREAK)
@@ -104,7 +104,7 @@ def test_a_fact_that_fails_over_five_hours_is_one_alert_and_one_recovery(
     assert [line for line in wrong_rows(submitted) if "funnel" in line] == []
 
 
-def test_the_last_error_is_that_of_the_latest_run_whatever_its_hour(
+def test_the_last_error_comes_from_the_latest_run_not_from_the_latest_hour(
     submitted: Database, spark: SparkSession, sensor: Sensor, slack: SlackServer
 ) -> None:
     execute(submitted, BREAK)
@@ -123,7 +123,7 @@ def test_the_last_error_is_that_of_the_latest_run_whatever_its_hour(
     assert run_before == f"run by hand: http://dagster.example/runs/{later.run_id}"
 
 
-def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_is_right(
+def test_a_wrong_fact_is_an_alert_at_once_until_its_hours_are_right_again(
     submitted: Database, spark: SparkSession, sensor: Sensor, slack: SlackServer
 ) -> None:
     execute(
@@ -162,7 +162,7 @@ def test_a_fact_that_a_check_finds_wrong_is_told_at_once_and_run_again_until_it_
     ]
 
 
-def test_a_failure_that_the_daemon_will_retry_is_told_when_the_last_retry_failed(
+def test_a_failure_is_an_alert_only_after_the_last_retry(
     submitted: Database, spark: SparkSession, sensor: Sensor, slack: SlackServer
 ) -> None:
     execute(submitted, BREAK)
@@ -175,7 +175,7 @@ def test_a_failure_that_the_daemon_will_retry_is_told_when_the_last_retry_failed
     assert body["text"].startswith("test_funnel_fact failed in a backfill, on the final attempt")
 
 
-def test_a_refused_tick_fails_with_the_reason_and_keeps_what_it_knows(
+def test_a_tick_whose_messages_are_refused_fails_with_the_reason_and_keeps_its_state(
     sensor: Sensor, slack: SlackServer
 ) -> None:
     waiting = with_message(with_message(State(), "first"), "second").as_cursor()
@@ -204,7 +204,7 @@ def test_a_refused_tick_fails_with_the_reason_and_keeps_what_it_knows(
     assert texts(slack)[3:] == ["first", "second"]
 
 
-def test_what_waits_is_sent_though_the_records_cannot_be_read(
+def test_waiting_messages_are_sent_even_if_dagsters_records_cannot_be_read(
     sensor: Sensor, slack: SlackServer
 ) -> None:
     sensor.cursor = with_message(State(), "two hours failed").as_cursor()

@@ -23,7 +23,7 @@ pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)
 NAMES = [fact.name for fact in FACTS]
 
 
-def test_after_the_daemon_was_down_every_hour_is_done_once(platform: Platform) -> None:
+def test_after_a_downtime_of_the_daemon_every_hour_runs_once(platform: Platform) -> None:
     execute(
         platform.database,
         "DELETE FROM analytics.etl_metadata",
@@ -42,7 +42,7 @@ def test_after_the_daemon_was_down_every_hour_is_done_once(platform: Platform) -
     assert wrong_rows(platform.database) == []
 
 
-def test_what_is_in_progress_is_not_requested_and_what_has_failed_is(platform: Platform) -> None:
+def test_hours_in_progress_are_not_requested_and_failed_hours_are(platform: Platform) -> None:
     execute(platform.database, "UPDATE analytics.etl_metadata SET status = 'failed'")
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
@@ -53,17 +53,17 @@ def test_what_is_in_progress_is_not_requested_and_what_has_failed_is(platform: P
     def requested() -> list[int]:
         return [first for first, _ in platform.hours(platform.schedule_tick())]
 
-    # Each half of the eighty hours that failed together has a run of its own.
+    # The eighty hours failed in one window: each half gets a run of its own.
     assert requested() == [0, 31, 40]
     platform.instance.report_run_failed(run)
-    # Each half of the eighty hours that failed together has a run of its own.
+    # The eighty hours failed in one window: each half gets a run of its own.
     assert requested() == [0, 31, 40]
     platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
     assert requested() == [0, 3, 17, 31, 40]
 
 
-def test_an_hour_that_is_stored_but_failed_in_dagster_is_requested_too(platform: Platform) -> None:
-    """As after a kill between the commit and Dagster's record of it."""
+def test_an_hour_that_was_stored_but_failed_in_dagster_is_requested(platform: Platform) -> None:
+    """As after a kill between the commit and Dagster's record of the success."""
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
         tags={"dagster/partition": partition_key(platform.first + 5 * HOUR)},
@@ -76,7 +76,7 @@ def test_an_hour_that_is_stored_but_failed_in_dagster_is_requested_too(platform:
     assert request.asset_selection == [AssetKey("test_funnel_fact")]
 
 
-def test_without_the_database_the_newest_hour_is_requested_and_its_failure_seen(
+def test_without_a_database_the_newest_hour_is_requested_so_that_its_failure_shows(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, closed: datetime
 ) -> None:
     monkeypatch.setenv("DB_DEV_URL", "postgresql://nobody@127.0.0.1:1/nothing")
@@ -84,7 +84,9 @@ def test_without_the_database_the_newest_hour_is_requested_and_its_failure_seen(
     assert request.partition_key == partition_key(closed - HOUR)
 
 
-def test_late_rows_in_three_old_hours_run_just_these_again_and_once(platform: Platform) -> None:
+def test_late_rows_in_three_old_hours_run_only_these_hours_again_and_only_once(
+    platform: Platform,
+) -> None:
     assert platform.sensor_tick() == []
     execute(
         platform.database,
@@ -108,7 +110,7 @@ def test_late_rows_in_three_old_hours_run_just_these_again_and_once(platform: Pl
     assert sum(platform.attempts("test_summary_fact")) == 43
 
 
-def test_a_late_submission_concerns_the_funnel_alone(platform: Platform) -> None:
+def test_a_late_submission_runs_only_the_funnel_again(platform: Platform) -> None:
     execute(
         platform.database,
         "UPDATE submissions SET completion_status = 'timeout' "
@@ -121,7 +123,7 @@ def test_a_late_submission_concerns_the_funnel_alone(platform: Platform) -> None
     assert platform.sensor_tick() == []
 
 
-def test_corrections_are_found_however_old_the_answers_are(
+def test_corrections_are_found_no_matter_how_old_the_answers_are(
     platform: Platform, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "12")

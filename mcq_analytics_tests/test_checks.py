@@ -1,4 +1,4 @@
-"""Asset checks: what they find in facts that were tampered with, and what becomes of it."""
+"""Asset checks: what they find in facts that were tampered with, and what happens then."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_row_that_was_tampered_with_is_wrong(answered: Database, fact: str, ch
     assert found.awaiting == ()
 
 
-def test_a_row_that_is_missing_or_too_many_is_wrong(answered: Database) -> None:
+def test_a_missing_or_surplus_row_is_wrong(answered: Database) -> None:
     execute(
         answered,
         "DELETE FROM analytics.test_summary_fact WHERE student_id = 1",
@@ -151,7 +151,7 @@ def evaluations(result: ExecuteInProcessResult) -> Found:
     return {(one.asset_key.to_user_string(), one.check_name): one for one in found}
 
 
-def test_every_run_of_a_fact_is_checked_and_what_is_only_noted_is_a_warning(
+def test_every_run_of_a_fact_is_checked_and_missing_counterparts_are_a_warning(
     answered: Database, instance: DagsterInstance
 ) -> None:
     execute(answered, "DELETE FROM questions WHERE question_id = 3", "DELETE FROM sessions")
@@ -177,7 +177,7 @@ def test_every_run_of_a_fact_is_checked_and_what_is_only_noted_is_a_warning(
 
 @pytest.fixture
 def check(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Found]:
-    """What runs all checks, and nothing else, over all hours so far."""
+    """A function that runs all checks, and nothing else, over all hours so far."""
     monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "1000000")
 
     def run_checks() -> Found:
@@ -203,7 +203,7 @@ def test_a_fact_is_fresh_when_the_last_hour_or_the_one_before_is_computed(
         assert check()["test_summary_fact", checks.FRESH].passed is fresh
 
 
-def test_a_check_finds_what_is_wrong_when_it_is_run_alone(
+def test_a_check_that_runs_alone_finds_wrong_rows(
     answered: Database, check: Callable[[], Found]
 ) -> None:
     assert check()["test_funnel_fact", checks.RECOMPUTED].passed
@@ -214,10 +214,10 @@ def test_a_check_finds_what_is_wrong_when_it_is_run_alone(
     assert found.blocking
 
 
-def test_a_row_that_breaks_a_rule_of_its_fact_fails_its_run_in_one_line_and_is_not_stored(
+def test_a_row_that_breaks_a_constraint_fails_its_run_in_one_line_and_is_not_stored(
     answered: Database, instance: DagsterInstance
 ) -> None:
-    """As if it were computed wrongly: a trigger spoils each row that the run writes."""
+    """A trigger spoils every row that the run writes, as if it was computed wrongly."""
     execute(
         answered,
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -238,10 +238,10 @@ def test_a_row_that_breaks_a_rule_of_its_fact_fails_its_run_in_one_line_and_is_n
     assert scalar(answered, "SELECT count(*) FROM analytics.test_funnel_fact") == 0
 
 
-def test_a_wrong_fact_fails_its_run_and_check_keys_and_remedy_are_named_everywhere(
+def test_a_wrong_fact_fails_its_run_with_check_keys_and_remedy_in_every_message(
     answered: Database, instance: DagsterInstance
 ) -> None:
-    """As if it were computed wrongly: a trigger spoils each row that the run writes."""
+    """A trigger spoils every row that the run writes, as if it was computed wrongly."""
     execute(
         answered,
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -265,7 +265,7 @@ def test_a_wrong_fact_fails_its_run_and_check_keys_and_remedy_are_named_everywhe
     assert rows["test_summary_fact"] == "0"
 
 
-def test_other_facts_of_a_run_are_checked_where_one_is_wrong(
+def test_the_other_facts_of_a_run_are_checked_even_if_one_is_wrong(
     answered: Database, check: Callable[[], Found]
 ) -> None:
     execute(answered, "UPDATE analytics.test_funnel_fact SET avg_submit_time = 5")

@@ -1,4 +1,4 @@
-"""Comparing base tables with facts in pieces: pages, time limits, and going on at the next tick."""
+"""Comparing base tables with facts in pieces: pages, time limits, continuing at the next tick."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mcq_analytics_tests.platforms import Platform, covered
 pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)
 
 
-def test_the_past_is_compared_part_by_part_and_from_the_start_again(
+def test_the_past_is_compared_in_parts_over_and_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "10")
@@ -49,7 +49,7 @@ def test_the_past_is_compared_part_by_part_and_from_the_start_again(
 
 
 def slow(platform: Platform, schema: str, table: str, column: str, seconds: float) -> None:
-    """Let each row of a table that is read take its time, as on a much larger platform."""
+    """Slow down every row that is read from a table, as on a much larger platform."""
     kind = scalar(
         platform.database,
         "SELECT CAST(CAST(atttypid AS regtype) AS text) FROM pg_attribute "
@@ -73,13 +73,13 @@ def quick(platform: Platform, schema: str, table: str) -> None:
     )
 
 
-def test_an_answer_key_is_compared_page_by_page_and_anew_where_it_changes_meanwhile(
+def test_an_answer_key_is_compared_in_pages_and_again_from_the_start_if_it_changes(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparisons, "PIECE_SECONDS", 1)
     monkeypatch.setattr(comparisons, "FEWEST_ROWS", 1)
     monkeypatch.setattr(comparisons, "KEY_SECONDS", 1.5)
-    # Nothing is found by the fingerprints of hours.
+    # With these settings, the fingerprints of hours find nothing.
     monkeypatch.setenv("MCQ_LOOKBACK_HOURS", "1")
     monkeypatch.setenv("MCQ_AUDIT_HOURS", "0")
     assert platform.sensor_tick() == []
@@ -101,7 +101,7 @@ def test_an_answer_key_is_compared_page_by_page_and_anew_where_it_changes_meanwh
     assert progress.round is not None
     assert progress.round.after is not None
     assert progress.round.is_wrong
-    # What is wrong by this lies before what was reached.
+    # This makes rows wrong that the round has passed already.
     execute(
         platform.database, "UPDATE questions SET correct_option = 'C' WHERE question_id IN (1, 3)"
     )
@@ -127,7 +127,7 @@ def test_an_answer_key_is_compared_page_by_page_and_anew_where_it_changes_meanwh
     assert wrong_rows(platform.database) == []
 
 
-def test_where_hours_take_too_long_fewer_are_compared_at_once_and_the_newest_at_each_tick(
+def test_slow_hours_are_compared_in_smaller_pieces_and_the_newest_at_every_tick(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparisons, "PIECE_SECONDS", 0.6)
@@ -147,7 +147,7 @@ def test_where_hours_take_too_long_fewer_are_compared_at_once_and_the_newest_at_
     assert len(found) - first > 1
 
 
-def test_an_hour_that_takes_too_long_alone_fails_the_tick_which_says_what_to_do(
+def test_a_single_hour_that_is_too_slow_fails_the_tick_with_a_remedy(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparisons, "PIECE_SECONDS", 0.2)
@@ -162,13 +162,13 @@ def test_an_hour_that_takes_too_long_alone_fails_the_tick_which_says_what_to_do(
                 platform.sensor_tick()
     kept = KeptCursor(platform.instance, "late_data_sensor", platform.cursor).read()
     assert comparisons.ComparisonState.from_cursor(kept).answer_key is not None
-    # What else there is to find is found all the same.
+    # Other changes are still found.
     execute(platform.database, "UPDATE questions SET correct_option = 'B' WHERE question_id = 2")
     assert covered(platform, platform.sensor_tick()) != set()
 
 
 @pytest.mark.parametrize("id_type", IdType)
-def test_pages_of_the_fact_hold_each_row_once_whatever_its_ids_are(
+def test_pages_contain_every_row_once_for_every_type_of_id(
     make_database: MakeDatabase, id_type: IdType
 ) -> None:
     database = make_database(id_type)
@@ -201,11 +201,11 @@ def test_pages_of_the_fact_hold_each_row_once_whatever_its_ids_are(
         assert (rows, len(set(keys))) == (231, 12)
         whole = corrections.wrong_rows_after(connection, None, 1_000)
         assert (whole.rows, whole.hours) == (231, hours)
-        # Of every fifth row the stored verdict is wrong, or there is no key.
+        # Every fifth row has a wrong result, or no answer key.
         assert len(hours) > 231 // 5
 
 
-def test_a_page_reads_the_rows_of_the_page_alone(database: Database) -> None:
+def test_a_page_reads_only_its_own_rows(database: Database) -> None:
     execute(
         database,
         "INSERT INTO questions SELECT n, 'A' FROM generate_series(1, 9) n",
@@ -226,7 +226,7 @@ def test_a_page_reads_the_rows_of_the_page_alone(database: Database) -> None:
 
 
 @pytest.mark.parametrize("table", ["answers", "submissions"])
-def test_an_observation_scans_the_index_of_its_hours(database: Database, table: str) -> None:
+def test_fingerprints_are_read_by_an_index_scan(database: Database, table: str) -> None:
     execute(
         database,
         "INSERT INTO answers SELECT n, n % 99, n % 9, 1, n, 'A', "

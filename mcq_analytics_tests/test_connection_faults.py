@@ -25,7 +25,7 @@ from mcq_analytics_tests.test_masking import failure_with
 
 @pytest.fixture(scope="module")
 def limited(own_server: OwnServer) -> URL:
-    """A role that may have no connection, as nobody may to the database `closed`."""
+    """A role without connections, and the database `closed`, to which nobody may connect."""
     owner = Database(own_server.url(), "public", "analytics")
     execute(
         owner,
@@ -48,7 +48,7 @@ def limited(own_server: OwnServer) -> URL:
         ({"username": "anybody", "database": "closed"}, "the server has no free connection", True),
     ],
 )
-def test_a_connection_that_is_not_made_says_why(
+def test_a_failed_connection_gets_its_reason(
     limited: URL, changes: dict[str, Any], part: str, transient: bool | None
 ) -> None:
     if changes.get("port") == 0:
@@ -60,7 +60,7 @@ def test_a_connection_that_is_not_made_says_why(
         dbapi.connect(database.conninfo())
     for failure in (by_psycopg2, by_adbc):
         assert part in fault_of(failure.value)
-        # Without a name service nobody knows whether there is such a host.
+        # Without a name service, an unknown host looks like a name service that is down.
         assert transient is None or is_transient(failure.value) is transient
 
 
@@ -94,11 +94,11 @@ TO_H = 'connection to server at "h" (10.0.0.1), port 5432 failed: '
         ),
         (f'{TO_H}FATAL:  role "u" does not exist', "does not accept this user", False),
         ("server closed the connection unexpectedly", "was lost", True),
-        (f"{TO_H}FATAL:  Passwort falsch", "the connection was refused", False),
+        (f"{TO_H}FATAL:  Passwort falsch", "the server refused the connection", False),
         ("Verbindung zum Server auf »h« fehlgeschlagen", "check host, port, user", False),
     ],
 )
-def test_what_libpq_says_where_it_has_no_code_is_understood(
+def test_libpqs_messages_without_a_sqlstate_are_recognised(
     said: str, part: str, transient: bool
 ) -> None:
     plain = psycopg2.OperationalError(f"{said}\n")
@@ -109,7 +109,7 @@ def test_what_libpq_says_where_it_has_no_code_is_understood(
         assert is_transient(error) is transient
 
 
-def test_errors_without_a_code_are_told_by_their_class() -> None:
+def test_errors_without_a_sqlstate_are_recognised_by_their_class() -> None:
     lost = failure_with("x")
     lost.orig, lost.connection_invalidated = psycopg2.OperationalError("Verbindung weg"), True
     for error in (lost, psycopg2.InterfaceError("connection already closed")):

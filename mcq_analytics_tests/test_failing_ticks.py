@@ -37,7 +37,7 @@ NOW = datetime(2024, 1, 2, tzinfo=timezone.utc)
 def sensor(
     instance: DagsterInstance, slack: SlackServer, monkeypatch: pytest.MonkeyPatch
 ) -> Sensor:
-    """The sensor, whose alerts go to the server."""
+    """The sensor, with the Slack server as its channel."""
     return sensor_to(slack, instance, monkeypatch)
 
 
@@ -56,7 +56,7 @@ class Ticks:
         instance.add_instigator_state(self.state)
 
     def add(self, *outcomes: str) -> None:
-        """Record ticks that succeeded, were skipped, run still, or failed with an error."""
+        """Record ticks that succeeded, were skipped, are running, or failed with an error."""
         for outcome in outcomes:
             error = None
             if outcome not in TickStatus.__members__:
@@ -79,7 +79,7 @@ class Ticks:
             self.moment += timedelta(minutes=1)
 
 
-def test_a_sensor_whose_ticks_fail_is_told_once_and_its_recovery(
+def test_a_sensor_whose_ticks_fail_is_one_alert_and_one_recovery(
     sensor: Sensor, slack: SlackServer
 ) -> None:
     gone = Ticks(sensor.instance, "late_data_sensor", "a location that is no more")

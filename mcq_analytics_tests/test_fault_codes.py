@@ -1,4 +1,4 @@
-"""Faults are told by the server's code, by class where it has none, and never by a row."""
+"""Faults are recognised by SQLSTATE, never by the contents of rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CODES = sorted(
     if name.isupper() and isinstance(value, str) and len(value) == 5 and value[:2] > "02"
 )
 BY_NAME = ("42P01", "22023", "42704")
-"""Codes of whatever does not exist: what it is called decides."""
+"""SQLSTATEs of missing objects: the name of the object decides."""
 
 MISLEADING = (
     (
@@ -43,7 +43,9 @@ def on_server(server: URL) -> Database:
     return Database(server, "public", "analytics")
 
 
-def test_the_code_alone_tells_the_fault_whatever_the_message_says(on_server: Database) -> None:
+def test_the_sqlstate_alone_decides_the_fault_whatever_the_message_says(
+    on_server: Database,
+) -> None:
     with (
         on_server.engine().connect() as connection,
         dbapi.connect(on_server.conninfo(), autocommit=True) as other,
@@ -98,7 +100,7 @@ def test_the_code_alone_tells_the_fault_whatever_the_message_says(on_server: Dat
         ("53100", "konnte Datei nicht erweitern", "the disk is full"),
     ],
 )
-def test_a_fault_has_its_remedy_in_whatever_language_the_server_speaks(
+def test_a_fault_has_its_remedy_whatever_the_language_of_the_server(
     on_server: Database, code: str, message: str, part: str
 ) -> None:
     with pytest.raises(DBAPIError) as failure:
@@ -107,7 +109,7 @@ def test_a_fault_has_its_remedy_in_whatever_language_the_server_speaks(
     assert first_line(failure.value) == message
 
 
-def test_a_snapshot_that_is_gone_is_a_lost_connection_on_this_server(on_server: Database) -> None:
+def test_a_snapshot_that_is_gone_is_reported_as_a_lost_connection(on_server: Database) -> None:
     with on_server.engine().connect() as plain:
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
         with pytest.raises(DBAPIError) as failure:
@@ -116,7 +118,7 @@ def test_a_snapshot_that_is_gone_is_a_lost_connection_on_this_server(on_server: 
 
 
 @pytest.mark.parametrize("student", [40001, 28000])
-def test_a_student_whose_number_is_a_code_is_refused_once_for_what_is_wrong(
+def test_a_student_id_that_looks_like_a_sqlstate_decides_nothing(
     database: Database, spark: SparkSession, student: int
 ) -> None:
     execute(
@@ -134,7 +136,7 @@ def test_a_student_whose_number_is_a_code_is_refused_once_for_what_is_wrong(
     )
 
 
-def test_the_text_of_a_run_that_failed_is_shown_and_no_remedy_guessed_from_it() -> None:
+def test_the_error_text_of_a_failed_run_is_shown_without_guessing_a_remedy() -> None:
     @op
     def broken() -> None:
         raise ValueError("Key (student_id)=(40001): could not serialize access")

@@ -1,4 +1,4 @@
-"""The hours of a fact, by SQL: the same as attempts laid over each other one by one."""
+"""The hours of facts from SQL: equal to attempts laid over each other in Python."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ attempts = st.builds(
 
 @pytest.fixture(scope="module")
 def store(server: URL, templates: Callable[[IdType], str]) -> Iterator[Database]:
-    """A database whose attempts each example replaces."""
+    """A database; each example replaces its attempts."""
     with made_databases(server, templates) as make:
         yield make()
 
 
 def stored(database: Database, of_fact: dict[str, list[PastAttempt]]) -> dict[str, FactHours]:
-    """Store attempts in place of those of the last example, and return the hours of their facts."""
+    """Replace the attempts of the last example, and return the hours of their facts."""
     table = etl_metadata_table(MetaData(schema="analytics"))
     with database.engine().begin() as connection:
         connection.exec_driver_sql("TRUNCATE analytics.etl_metadata")
@@ -65,13 +65,13 @@ def stored(database: Database, of_fact: dict[str, list[PastAttempt]]) -> dict[st
 
 @settings(max_examples=150)
 @given(st.lists(attempts, max_size=14), st.lists(attempts, max_size=3), st.sets(st.integers(0, 20)))
-def test_sql_lays_attempts_over_each_other_as_they_came(
+def test_sql_gives_the_same_hours_as_attempts_laid_over_each_other_in_python(
     store: Database, some: list[PastAttempt], others: list[PastAttempt], numbers: set[int]
 ) -> None:
     found = stored(store, {FACT: some, OTHER: others})
     expected = overlay(some)
     assert found == {FACT: expected, OTHER: overlay(others)}
-    # What is asked of the ranges, hour by hour.
+    # The answers of FactHours, computed hour by hour.
     by_hour = {hour: one for one in expected.ranges for hour in one.hours.starts()}
     hours = found[FACT]
     assert hours.open_hours(SPAN) == {

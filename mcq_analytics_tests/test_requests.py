@@ -25,7 +25,7 @@ HOURS = st.sets(st.integers(0, 30).map(lambda index: START + index * HOUR))
     busy=st.fixed_dictionaries(dict.fromkeys(NAMES, HOURS)),
     limit=st.integers(1, 40),
 )
-def test_each_wanted_hour_that_nothing_computes_is_requested_once(
+def test_every_wanted_hour_that_is_not_in_progress_is_requested_once(
     wanted: dict[str, set[datetime]], busy: dict[str, set[datetime]], limit: int
 ) -> None:
     found = requests(wanted, busy, limit)
@@ -46,7 +46,7 @@ def test_each_wanted_hour_that_nothing_computes_is_requested_once(
         assert one.window.end < following.window.start or one.facts != following.facts
 
 
-def test_a_fact_alone_is_requested_where_just_that_one_is_open() -> None:
+def test_only_the_fact_that_is_open_is_requested() -> None:
     span = Window(START, START + 5 * HOUR)
     wanted = {name: overlay([ended(0, 5)]).open_hours(span) for name in NAMES}
     funnel = overlay([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
@@ -55,7 +55,7 @@ def test_a_fact_alone_is_requested_where_just_that_one_is_open() -> None:
     assert request.window == Window(START + 2 * HOUR, START + 4 * HOUR)
 
 
-def test_a_first_load_is_cut_into_runs_of_a_thousand_hours() -> None:
+def test_a_first_load_is_split_into_runs_of_a_thousand_hours() -> None:
     span = Window(START, START + 2_500 * HOUR)
     found = requests({name: FactHours().open_hours(span) for name in NAMES}, {}, 2_500)
     assert [request.window.hours for request in found] == [1_000, 1_000, 500]
@@ -65,10 +65,10 @@ def test_a_first_load_is_cut_into_runs_of_a_thousand_hours() -> None:
     bad=st.sets(st.integers(0, 999), max_size=3),
     stopped=st.sets(st.integers(0, 999), max_size=2),
 )
-def test_a_bad_hour_ends_alone_and_takes_no_neighbour_along(
+def test_a_bad_hour_ends_up_alone_and_its_neighbours_succeed(
     bad: set[int], stopped: set[int]
 ) -> None:
-    """Runs over a bad hour fail; a good newest hour comes between, as each hour brings one."""
+    """Runs over a bad hour fail; between ticks a new hour succeeds."""
     span = Window(START, START + 1_000 * HOUR)
     wrong = {START + index * HOUR for index in bad}
     attempts = [ended(index, index + 1, CANCELLED) for index in stopped]
@@ -90,12 +90,12 @@ def test_a_bad_hour_ends_alone_and_takes_no_neighbour_along(
     windows = hours.failed_windows()
     for hour in wrong - cancelled:
         assert windows[hour].hours == 1
-    # Each bad hour is halved ten times at most, and then runs by itself at each tick.
+    # A window with a bad hour is halved at most ten times; then the hour runs alone at every tick.
     assert runs <= 5 + len(bad) * (2 * 10 + 25)
 
 
 @given(st.integers(3, 30))
-def test_where_everything_fails_runs_do_not_become_more(ticks: int) -> None:
+def test_if_everything_fails_the_number_of_runs_does_not_grow(ticks: int) -> None:
     span = Window(START, START + 1_000 * HOUR)
     attempts: list[PastAttempt] = []
     for tick in range(ticks):

@@ -1,4 +1,4 @@
-"""Our schema, and what is found out about the base tables."""
+"""Our schema, its constraints and migrations; and the inspection of base tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mcq_analytics_tests.facts_of import execute, scalar
 
 
 @pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
-def test_migrations_make_what_the_code_describes(
+def test_migrations_create_the_tables_that_the_code_describes(
     make_database: MakeDatabase, id_type: IdType
 ) -> None:
     database = make_database(id_type)
@@ -96,7 +96,9 @@ RIGHT_ROWS = (
 
 
 @pytest.mark.parametrize(("fact", "change"), BROKEN_ROWS)
-def test_a_row_that_cannot_be_right_is_refused(database: Database, fact: str, change: str) -> None:
+def test_a_row_that_breaks_a_constraint_is_refused(
+    database: Database, fact: str, change: str
+) -> None:
     execute(database, *RIGHT_ROWS)
     first = "question_id = 3" if fact == "question_interaction_fact" else "test_id = 2"
     with pytest.raises(IntegrityError, match=f'violates check constraint "{fact}_') as failure:
@@ -105,7 +107,7 @@ def test_a_row_that_cannot_be_right_is_refused(database: Database, fact: str, ch
 
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
-def test_the_same_key_is_refused_twice(database: Database, fact: Fact) -> None:
+def test_a_second_row_with_the_same_key_is_refused(database: Database, fact: Fact) -> None:
     execute(database, *RIGHT_ROWS)
     with pytest.raises(IntegrityError, match="duplicate key"):
         execute(
@@ -132,7 +134,7 @@ def test_migrated_tables_have_the_constraints_that_the_code_describes(database: 
 
 
 def as_before_constraints(database: Database) -> None:
-    """Bring the schema back to the version that reported wrong rows by checks."""
+    """Bring the schema back to version 0003, without constraints on the facts."""
     execute(
         database,
         "UPDATE analytics.alembic_version SET version_num = '0003'",
@@ -144,7 +146,7 @@ def as_before_constraints(database: Database) -> None:
     )
 
 
-def test_a_database_with_wrong_rows_is_migrated_keeps_them_and_refuses_new_ones(
+def test_migrating_keeps_old_wrong_rows_and_refuses_new_ones(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     as_before_constraints(database)
@@ -160,14 +162,14 @@ def test_a_database_with_wrong_rows_is_migrated_keeps_them_and_refuses_new_ones(
     unchecked = "SELECT array_agg(conname) FROM pg_constraint WHERE NOT convalidated"
     assert scalar(database, unchecked) == ["test_funnel_fact_completion_rate_check"]
     caplog.clear()
-    # A run over its hours puts a row right.
+    # As a run over its hours would correct the row.
     execute(database, "UPDATE analytics.test_funnel_fact SET completion_rate = 50")
     make_facts(database)
     assert scalar(database, unchecked) is None
     assert caplog.messages == []
 
 
-def test_hours_that_a_replaced_check_found_wrong_are_left_to_the_remaining_one(
+def test_migrating_leaves_hours_that_a_removed_check_found_wrong_to_the_remaining_check(
     database: Database,
 ) -> None:
     as_before_constraints(database)
@@ -193,7 +195,7 @@ def test_hours_that_a_replaced_check_found_wrong_are_left_to_the_remaining_one(
     ) == ["rows_equal_a_recompute0", "rows_equal_a_recompute1"]
 
 
-def test_every_column_of_ours_carries_its_meaning(database: Database) -> None:
+def test_every_column_of_our_tables_has_a_comment(database: Database) -> None:
     without = (
         "SELECT string_agg(c.relname || '.' || a.attname, ', ') FROM pg_class c "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
@@ -211,7 +213,7 @@ def test_every_column_of_ours_carries_its_meaning(database: Database) -> None:
     )
 
 
-def test_schemas_have_the_names_of_the_settings(empty_database: Database) -> None:
+def test_schemas_may_have_any_name(empty_database: Database) -> None:
     with empty_database.engine().begin() as connection:
         create_missing_base_tables(connection, "Platform Data", IdType.UUID)
         base = inspect_base_tables(connection, "Platform Data")
@@ -227,7 +229,7 @@ def test_schemas_have_the_names_of_the_settings(empty_database: Database) -> Non
     )
 
 
-def test_wide_and_unknown_types_are_told_apart(empty_database: Database) -> None:
+def test_unsupported_types_are_refused_and_wide_ones_kept(empty_database: Database) -> None:
     execute(
         empty_database,
         "CREATE TABLE questions (question_id varchar(40), correct_option text)",
@@ -247,7 +249,7 @@ def test_wide_and_unknown_types_are_told_apart(empty_database: Database) -> None
     )
 
 
-def test_an_index_serves_when_it_begins_with_the_wanted_columns(empty_database: Database) -> None:
+def test_an_index_will_do_if_it_begins_with_the_wanted_columns(empty_database: Database) -> None:
     execute(
         empty_database,
         "CREATE TABLE answers (answer_id int, student_id int, question_id int, test_id int, "

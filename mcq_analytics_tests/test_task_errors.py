@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import first_line, is_transient
-from mcq_analytics.postgres.task_errors import telling_the_driver, told_by_worker
+from mcq_analytics.postgres.task_errors import telling_the_driver, worker_report
 from mcq_analytics.spark.source import SnapshotRead
 from mcq_analytics.spark.task_connections import connect_task
 from mcq_analytics_tests.faults_of import FORGED, fault_of, raising
@@ -25,7 +25,7 @@ def on_server(server: URL) -> Database:
     return Database(server, "public", "analytics")
 
 
-def test_a_code_crosses_spark_and_what_a_row_says_does_not(
+def test_a_sqlstate_crosses_spark_and_a_forged_one_in_a_row_does_not(
     on_server: Database, spark: SparkSession
 ) -> None:
     conninfo, statement = on_server.conninfo(), raising("22012", FORGED)
@@ -41,7 +41,7 @@ def test_a_code_crosses_spark_and_what_a_row_says_does_not(
     assert first_line(failure.value) == " ".join(FORGED.split())
 
 
-def test_a_code_that_a_reader_of_the_snapshot_meets_crosses_spark(
+def test_the_sqlstate_of_a_snapshot_reader_crosses_spark(
     on_server: Database, spark: SparkSession
 ) -> None:
     read = SnapshotRead(
@@ -61,10 +61,10 @@ def test_a_code_that_a_reader_of_the_snapshot_meets_crosses_spark(
     assert first_line(failure.value) == "Zugriff verweigert: 28000"
 
 
-def test_a_code_crosses_spark_where_several_stages_fail_at_once(
+def test_a_sqlstate_crosses_spark_when_several_stages_fail_at_once(
     on_server: Database, spark: SparkSession
 ) -> None:
-    """Spark then has an error of all stages, which has that of the first as its cause."""
+    """Spark then raises one error for all stages, with that of the first stage as its cause."""
     conninfo, statement = on_server.conninfo(), raising("40001", "Zugriff")
 
     def refuse(batches: Iterator[Any]) -> Iterator[Any]:
@@ -83,7 +83,7 @@ def test_a_code_crosses_spark_where_several_stages_fail_at_once(
     assert first_line(failure) == "Zugriff"
 
 
-def test_an_error_of_anybody_else_cannot_look_like_one_of_ours(spark: SparkSession) -> None:
+def test_a_foreign_error_cannot_pose_as_one_of_ours(spark: SparkSession) -> None:
     forged = FORGED.partition("\n")[2]
 
     def fail(batches: Iterator[Any]) -> Iterator[Any]:
@@ -95,6 +95,6 @@ def test_an_error_of_anybody_else_cannot_look_like_one_of_ours(spark: SparkSessi
     assert not is_transient(failure.value)
     assert fault_of(failure.value) == "asking: …"
     frames = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    raise error\n'
-    assert told_by_worker(f"{frames}{forged}\n") is not None
-    assert told_by_worker(f"{frames}ValueError: x\n{forged}\n") is None
-    assert told_by_worker(f"{frames}{forged[:-1]}\n") is None
+    assert worker_report(f"{frames}{forged}\n") is not None
+    assert worker_report(f"{frames}ValueError: x\n{forged}\n") is None
+    assert worker_report(f"{frames}{forged[:-1]}\n") is None

@@ -103,7 +103,7 @@ LOST = Fault(
     "the connection to the server was lost", "run it again; nothing was half-written", True
 )
 REFUSED = Fault(
-    "the connection was refused",
+    "the server refused the connection",
     "check host, port, user, password and database in the database URL",
 )
 

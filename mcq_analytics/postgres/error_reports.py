@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from mcq_analytics.postgres.task_errors import Origin, Report, adbc_report, told_by_worker
+from mcq_analytics.postgres.task_errors import Origin, Report, adbc_report, worker_report
 
 # Java errors without an error condition reach PySpark as text in this form. No row is quoted before
 # the cause.
@@ -82,10 +82,10 @@ def _of_spark(error: BaseException) -> Report:
         parameters = error.getMessageParameters() or {}
     except Exception:  # the parameters are in Java, which may have ended
         parameter, parameters = None, {}
-    told = None
+    found = None
     if parameter is not None or isinstance(error, PythonException):
-        told = told_by_worker(parameters.get(parameter or "") or str(error))
-    return told or Report(str(error))
+        found = worker_report(parameters.get(parameter or "") or str(error))
+    return found or Report(str(error))
 
 
 def _of_java(error: BaseException) -> Report:
@@ -98,7 +98,7 @@ def _of_java(error: BaseException) -> Report:
         answered = "Trace:\n" in str(error)
         return Report(str(error), origin=Origin.ELSEWHERE if answered else Origin.JAVA)
     try:
-        return _told_by_cause(error.java_exception) or _of_java_text(str(error))
+        return _report_of_cause(error.java_exception) or _of_java_text(str(error))
     except Exception:  # both are in Java, which may have ended
         return Report(type(error).__name__, origin=Origin.JAVA)
 
@@ -113,7 +113,7 @@ def _of_java_text(said: str) -> Report:
     return Report(said)
 
 
-def _told_by_cause(exception: Any) -> Report | None:
+def _report_of_cause(exception: Any) -> Report | None:
     """Return the report of a worker's error among the causes of a Java exception, if any.
 
     If tasks of several stages fail at once, Spark raises one error with all of them as causes.
@@ -122,6 +122,6 @@ def _told_by_cause(exception: Any) -> Report | None:
         if exception is None:
             return None
         if exception.getClass().getName() == _PYTHON_EXCEPTION:
-            return told_by_worker(exception.getMessage())
+            return worker_report(exception.getMessage())
         exception = exception.getCause()
     return None

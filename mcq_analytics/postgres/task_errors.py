@@ -107,7 +107,7 @@ def adbc_report(error: BaseException) -> Report | None:
     return Report(message[found.end() :], origin=origin)
 
 
-def told_by_worker(text: str) -> Report | None:
+def worker_report(text: str) -> Report | None:
     """Return the report of the `TaskError` whose traceback Spark passed on, or None.
 
     The first line after the indented frames of a traceback names the exception and begins its
@@ -119,7 +119,7 @@ def told_by_worker(text: str) -> Report | None:
     if not named.startswith(start):
         return None
     try:
-        told = json.loads(named.removeprefix(start))
-        return Report(told["message"], told["state"], Origin(told["origin"]), told["where"])
+        fields = json.loads(named.removeprefix(start))
+        return Report(fields["message"], fields["state"], Origin(fields["origin"]), fields["where"])
     except (ValueError, KeyError, TypeError):
         return None

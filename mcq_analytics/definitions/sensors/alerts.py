@@ -145,11 +145,11 @@ def _wrong(
     try:
         return wrong_hours(instance, open_database(settings).engine(), settings)
     except (SQLAlchemyError, McqError):
-        told: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
+        reported: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
         for incident in state.incidents:
             for fact, hours in incident.hours.items() if incident.kind == CHECK else ():
-                told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
-        return told
+                reported[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
+        return reported
 
 
 def _failed_runs(
