@@ -29,8 +29,12 @@ class Platform:
         self.database = database
         self.instance = instance
         self.first = first
-        self.definitions: Definitions = build_definitions()
         self.cursor: str | None = None
+
+    @property
+    def definitions(self) -> Definitions:
+        """The definitions for the settings as a test has them now."""
+        return build_definitions()
 
     def schedule_tick(self) -> list[RunRequest]:
         return schedule_tick(self.definitions, self.instance)

@@ -15,6 +15,7 @@ from dagster import (
     AssetKey,
     DagsterInstance,
     DagsterRunStatus,
+    Definitions,
     RunRequest,
 )
 from dagster._core.execution.backfill import BulkActionStatus
@@ -50,13 +51,17 @@ class Platform:
         self.database, self.instance = database, instance
         self.first = last_closed_hour_end() - HOURS * HOUR
         patch.setenv("MCQ_PARTITION_START", f"{self.first:%Y-%m-%dT%H:%M}")
-        self.definitions = build_definitions()
         self.cursor: str | None = None
         execute(
             database,
             "INSERT INTO answers SELECT n, n, n, 5, 1, 'A', "
             f"timestamptz '{self.first}' + n * interval '1 h' FROM generate_series(0, 3) n",
         )
+
+    @property
+    def definitions(self) -> Definitions:
+        """The definitions for the settings as a test has them now."""
+        return build_definitions()
 
     def tick(self) -> list[RunRequest]:
         data = sensor_tick(self.definitions, self.instance, "recovery_sensor", self.cursor)

@@ -59,8 +59,8 @@ def build_definitions(
     )
     database = DatabaseResource()
     spark = ScalingSparkResource(largest_load=largest_load)
-    schedules = [hourly_schedule(FACTS_JOB)]
-    asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
+    schedules = [hourly_schedule(FACTS_JOB, chosen)]
+    asking = [recovery_sensor(FACTS_JOB, chosen), late_data_sensor(FACTS_JOB, chosen)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
     sensors = [*asking, alert_sensor(chosen, watched)]
     if not chosen.automation:
@@ -68,7 +68,7 @@ def build_definitions(
         sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
-        asset_checks=fact_checks(),
+        asset_checks=fact_checks(chosen),
         jobs=[facts],
         schedules=schedules,
         sensors=sensors,

@@ -32,7 +32,7 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.quality.audits import SAMPLE, Audits
 from mcq_analytics.quality.verdicts import store_verdicts
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 RECOMPUTED = "rows_equal_a_recompute"
 REFERENCES = "base_rows_have_their_counterparts"
@@ -50,9 +50,9 @@ _KEYS_NAMED = 5
 _KEY_WIDTH = 80
 
 
-def fact_checks() -> list[AssetChecksDefinition]:
+def fact_checks(settings: Settings) -> list[AssetChecksDefinition]:
     """Return the checks of every fact. Those of one fact run in one snapshot."""
-    return [_checks(fact) for fact in FACTS]
+    return [_checks(fact, settings) for fact in FACTS]
 
 
 def _specs(fact: Fact) -> list[AssetCheckSpec]:
@@ -88,7 +88,7 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
     return specs
 
 
-def _checks(fact: Fact) -> AssetChecksDefinition:
+def _checks(fact: Fact, settings: Settings) -> AssetChecksDefinition:
     specs = _specs(fact)
     blocking = {spec.name for spec in specs if spec.blocking}
 
@@ -96,7 +96,6 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
     def checks(
         context: AssetCheckExecutionContext, database: DatabaseResource
     ) -> Iterator[AssetCheckResult]:
-        settings = load_settings(database.environment)
         window = _window(context, settings)
         if window is None:
             return

@@ -19,12 +19,12 @@ from mcq_analytics.definitions.open_hours import NONE_IS_OVER, Tick
 from mcq_analytics.definitions.partitions import run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.postgres.errors import explain
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 
 MINUTE_OF_HOUR = 5
 
 
-def hourly_schedule(job_name: str) -> ScheduleDefinition:
+def hourly_schedule(job_name: str, settings: Settings) -> ScheduleDefinition:
     """Return the schedule of the facts' job, five minutes past each hour.
 
     After a downtime of the daemon, the missing hours become few ranged runs, of at most
@@ -43,7 +43,7 @@ def hourly_schedule(job_name: str) -> ScheduleDefinition:
     def hourly_facts_schedule(
         context: ScheduleEvaluationContext, database: DatabaseResource
     ) -> list[RunRequest] | SkipReason:
-        tick = Tick.begin(context.instance, load_settings(database.environment))
+        tick = Tick.begin(context.instance, settings)
         if tick is None:
             return SkipReason(NONE_IS_OVER)
         try:

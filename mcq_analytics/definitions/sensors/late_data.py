@@ -35,7 +35,7 @@ from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, ComparisonState
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
@@ -43,7 +43,7 @@ SESSION_SECONDS = 60
 """Statement timeout: Dagster gives a tick a minute."""
 
 
-def late_data_sensor(job_name: str) -> SensorDefinition:
+def late_data_sensor(job_name: str, settings: Settings) -> SensorDefinition:
     """Return the sensor of the facts' job that runs changed hours again, once per change."""
 
     @sensor(
@@ -57,7 +57,6 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
     def late_data(
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
-        settings = load_settings(database.environment)
         span = hours_so_far(settings.partition_start)
         if span is None:
             return SkipReason(NONE_IS_OVER)

@@ -21,7 +21,7 @@ from mcq_analytics.definitions.partitions import run_request
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
 from mcq_analytics.postgres.errors import explain
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 
 NAME = "recovery_sensor"
 SECONDS_BETWEEN_TICKS = 60
@@ -29,7 +29,7 @@ AWAY, HERE = "away", "here"
 """The cursor: whether the database answered the last tick."""
 
 
-def recovery_sensor(job_name: str) -> SensorDefinition:
+def recovery_sensor(job_name: str, settings: Settings) -> SensorDefinition:
     """Return the sensor of the facts' job that requests failed hours again.
 
     Each half of a window that failed gets a run of its own, until the bad hours stand alone. After
@@ -47,7 +47,7 @@ def recovery_sensor(job_name: str) -> SensorDefinition:
     def recovery(
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
-        tick = Tick.begin(context.instance, load_settings(database.environment))
+        tick = Tick.begin(context.instance, settings)
         if tick is None:
             return SkipReason(NONE_IS_OVER)
         try:
