@@ -195,15 +195,15 @@ def _outcome(
     keys: Sequence[str] = (),
     severity: AssetCheckSeverity = AssetCheckSeverity.ERROR,
 ) -> AssetCheckResult:
-    said = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
+    parts = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
     if keys:
-        said.append(f"wrong: {', '.join(map(_in_short, keys[:_KEYS_NAMED]))}")
+        parts.append(f"wrong: {', '.join(map(_in_short, keys[:_KEYS_NAMED]))}")
     return AssetCheckResult(
         check_name=name,
         asset_key=AssetKey(audits.fact.name),
         passed=passed,
         severity=severity,
-        description=", ".join([*said, text] if text else said),
+        description=", ".join([*parts, text] if text else parts),
         metadata={
             **counts,
             "window_start": MetadataValue.timestamp(audits.window.start),

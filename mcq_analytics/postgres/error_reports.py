@@ -103,14 +103,14 @@ def _of_java(error: BaseException) -> Report:
         return Report(type(error).__name__, origin=Origin.JAVA)
 
 
-def _of_java_text(said: str) -> Report:
-    found = _JAVA_ERROR.match(said)
-    cause = found["cause"] if found is not None else said
+def _of_java_text(message: str) -> Report:
+    found = _JAVA_ERROR.match(message)
+    cause = found["cause"] if found is not None else message
     if cause.startswith(_WORKER_ENDED):
         return Report(cause, origin=Origin.WORKER)
     if cause.startswith(_JAVA_DISK_FULL):
         return Report(cause, origin=Origin.DISK)
-    return Report(said)
+    return Report(message)
 
 
 def _report_of_cause(exception: Any) -> Report | None:

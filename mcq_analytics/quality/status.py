@@ -126,15 +126,15 @@ def _common(one: Window, other: Window) -> int:
 
 def _causes(failures: Iterable[tuple[str, datetime, datetime | None]]) -> tuple[Cause, ...]:
     """Group hours by the error that they failed with, the latest first."""
-    by_text: dict[str, list[tuple[datetime, datetime | None]]] = {}
-    for said, hour, at in failures:
-        by_text.setdefault(said, []).append((hour, at))
+    by_error: dict[str, list[tuple[datetime, datetime | None]]] = {}
+    for error, hour, at in failures:
+        by_error.setdefault(error, []).append((hour, at))
     causes = [
         Cause(
-            said,
+            error,
             tuple(sorted(hour for hour, _ in hours)),
             max((at for _, at in hours if at is not None), default=None),
         )
-        for said, hours in by_text.items()
+        for error, hours in by_error.items()
     ]
     return tuple(sorted(causes, key=lambda cause: cause.last_at or max(cause.hours), reverse=True))

@@ -35,10 +35,10 @@ def failing_ticks(
             tick.status is TickStatus.FAILURE for tick in latest
         ):
             error = latest[0].error
-            said = (
+            reason = (
                 error_line(error, where="the tick") if error is not None else "no error is recorded"
             )
-            failing[name] = FailingTicks(_since(instance, state), said)
+            failing[name] = FailingTicks(_since(instance, state), reason)
     return failing, good
 
 

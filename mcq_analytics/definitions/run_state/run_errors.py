@@ -42,8 +42,8 @@ def error_line(error: SerializableErrorInfo, where: str = "the run") -> str:
     """Return the message of our own error among the causes, or else of the first cause."""
     while error.cause is not None and error.cls_name not in _OURS:
         error = error.cause
-    said = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
-    return first_line(said) if error.cls_name in _OURS else f"{where}: {first_line(said)}"
+    message = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
+    return first_line(message) if error.cls_name in _OURS else f"{where}: {first_line(message)}"
 
 
 def error_of_run(instance: DagsterInstance, run_id: str) -> str:

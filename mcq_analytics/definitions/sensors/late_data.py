@@ -69,15 +69,15 @@ def late_data_sensor(job_name: str, settings: Settings) -> SensorDefinition:
         found = requests(compared.hours, busy, settings.catch_up_hours)
         reached = compared.state.as_cursor()
         if compared.failure is not None:
-            said = (
+            reason = (
                 f"{compared.failure} took longer than {PIECE_SECONDS} s to compare with the facts: "
                 "mcq-analytics init-db names missing indexes"
             )
             # With hours to request the tick must succeed; otherwise it fails, to be noticed.
             if not found:
                 cursor.keep(reached)
-                raise McqError(said)
-            context.log.warning("%s", said)
+                raise McqError(reason)
+            context.log.warning("%s", reason)
         cursor.forget()
         requested = {hour for request in found for hour in request.window.starts()}
         return SensorResult(
