@@ -25,8 +25,8 @@ from mcq_analytics.compute.fingerprints import stale_hours
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.hours import hour_statuses
 from mcq_analytics.postgres.inspection import inspect_base_tables
-from mcq_analytics.postgres.metadata import hour_statuses
 from mcq_analytics.settings import load_settings
 from mcq_analytics.spark.session import QUICK_RECORDS
 from mcq_analytics_tests.affected_hours import hours_to_run

@@ -40,7 +40,7 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from mcq_analytics.alerting.incidents import CHECK, LIVE, State
+from mcq_analytics.alerting.state import CHECK, LIVE, State
 from mcq_analytics.api import get_last_successful_runs, get_time_range
 from mcq_analytics.compute.lock import lock_key
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions

@@ -13,11 +13,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.errors import BaseTablesChangedError, McqError
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.postgres.base_snapshot import base_snapshot, snapshot_connection
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import is_transient
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, inspect_base_tables
+from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.transforms import TRANSFORMS
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows

@@ -112,7 +112,7 @@ def test_a_failed_run_reports_one_line_and_shows_no_password(
     execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
     secret = answered.url.set(password="s3cret-p4ss").render_as_string(hide_password=False)
     monkeypatch.setenv("DB_DEV_URL", secret)
-    said = r"public\.answers has no column test_id, but exam_id: where it was renamed"
+    said = r"public\.answers has no column test_id, but exam_id: if it was renamed"
     with pytest.raises(McqError, match=said) as failure:
         in_process.run_window(load_settings(), THREE_HOURS)
     assert "\n" not in str(failure.value)

@@ -1,4 +1,4 @@
-"""When incidents open and are over, over generated sequences of statuses; and what they say."""
+"""When incidents open and end, for generated sequences of statuses; and the texts of alerts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,18 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcq_analytics.alerting.incidents import (
-    BACKFILL,
-    CHECK,
-    GROWS_WITHIN,
-    LIVE,
-    Change,
-    FailedRun,
-    Incident,
-    Message,
-    Seen,
-    State,
+from mcq_analytics.alerting.incidents import GROWS_WITHIN, Change, Seen, decide
+from mcq_analytics.alerting.outbox import (
     accepted,
-    decide,
-    left_alone,
+    after_tick,
     next_message,
-    opening_text,
-    recovery_text,
+    paused,
     refused,
-    waited,
     with_message,
-    without_wait_that_is_over,
+    without_expired_pause,
 )
+from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Incident, Message, State
+from mcq_analytics.alerting.texts import FailedRun, opening_text, recovery_text
 from mcq_analytics.model.windows import HOUR, Window, ranges
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -86,7 +76,7 @@ def is_good(seen: Seen, incident: Incident) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(steps=steps, after=st.integers(1, 3))
-def test_every_incident_opens_for_a_row_of_failures_and_is_over_once_when_all_are_good(
+def test_incidents_open_after_consecutive_failures_and_are_over_once_all_hours_are_good(
     steps: list[tuple[Statuses, timedelta, bool]], after: int
 ) -> None:
     state, now = State(), NOON
@@ -129,7 +119,7 @@ def test_every_incident_opens_for_a_row_of_failures_and_is_over_once_when_all_ar
             for hour in hours
         }
         assert {(fact, hour) for _, fact, hour in long_rows} <= known
-        # What a tick has told, the next does not tell again.
+        # The next tick does not announce the same again.
         assert decide(state, seen, now, after) == (state, Change())
         opened += change.opened
         recovered += change.recovered
@@ -155,7 +145,7 @@ def test_an_incident_that_grows_hour_by_hour_over_all_facts_is_one() -> None:
     assert state == State()
 
 
-def test_hours_that_will_be_tried_again_neither_open_nor_end_an_incident() -> None:
+def test_hours_about_to_be_retried_neither_open_nor_end_an_incident() -> None:
     tried = Seen({LIVE: {"summary": at(1)}, BACKFILL: {}}, {"summary": at(2)})
     assert decide(State(), tried, NOON, after=2) == (State(), Change())
     state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
@@ -182,7 +172,7 @@ def test_an_hour_that_failed_and_is_found_wrong_after_it_is_told_again() -> None
     assert {one.kind for one in told.recovered} == {LIVE, CHECK}
 
 
-def test_two_hours_that_fail_for_ever_do_not_hide_what_fails_a_day_later() -> None:
+def test_hours_that_keep_failing_do_not_hide_a_failure_a_day_later() -> None:
     state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
     later = live(summary=at(1, 2, 20, 21))
     state, told = decide(state, later, NOON + 24 * HOUR, after=2)
@@ -207,17 +197,17 @@ def test_a_fact_that_is_wrong_is_an_incident_at_once() -> None:
     assert [one.kind for one in told.recovered] == [CHECK]
 
 
-def test_a_message_waits_until_it_is_accepted_and_slack_as_long_as_it_asks() -> None:
+def test_a_message_waits_until_it_is_accepted_or_slacks_pause_is_over() -> None:
     state = with_message(with_message(State(), "first"), "second")
-    state = waited(left_alone(state, NOON, retry_after=120))
+    state = after_tick(paused(state, NOON, retry_after=120))
     state = State.from_cursor(state.as_cursor())
     until = NOON + timedelta(seconds=120)
-    assert without_wait_that_is_over(state, NOON + timedelta(seconds=119)).not_before == until
-    state = without_wait_that_is_over(state, until)
+    assert without_expired_pause(state, NOON + timedelta(seconds=119)).not_before == until
+    state = without_expired_pause(state, until)
     assert state.not_before is None
     first, second = state.outbox
     assert (first, second) == (Message("first", trials=1), Message("second", trials=1))
-    state = waited(refused(state, first))
+    state = after_tick(refused(state, first))
     assert state.outbox[0] == Message("first", trials=2, refusals=1)
     state = State.from_cursor(state.as_cursor())
     state = accepted(state, Message("first", trials=2, refusals=1))
@@ -225,26 +215,24 @@ def test_a_message_waits_until_it_is_accepted_and_slack_as_long_as_it_asks() -> 
     assert accepted(state, state.outbox[0]) == State()
 
 
-def test_messages_keep_their_order_and_after_a_refusal_one_that_was_refused_least_is_tried() -> (
-    None
-):
+def test_messages_keep_their_order_but_after_a_refusal_the_least_refused_comes_next() -> None:
     waiting = [Message("a", refusals=2), Message("b", refusals=2), Message("c"), Message("d")]
     assert next_message(waiting, last_refused=False).text == "a"
     assert next_message(waiting, last_refused=True).text == "c"
     assert next_message(waiting[:2], last_refused=True).text == "a"
 
 
-def test_nobody_waits_longer_than_an_hour_whatever_is_asked() -> None:
-    state = left_alone(with_message(State(), "first"), NOON, retry_after=1e12)
-    assert without_wait_that_is_over(state, NOON + HOUR).not_before is None
+def test_no_pause_is_longer_than_an_hour() -> None:
+    state = paused(with_message(State(), "first"), NOON, retry_after=1e12)
+    assert without_expired_pause(state, NOON + HOUR).not_before is None
 
 
-def test_messages_that_an_older_version_kept_are_still_sent() -> None:
+def test_messages_from_the_cursor_of_an_older_version_are_still_sent() -> None:
     older = '{"incidents": [], "outbox": [["first", 2]], "not_before": null}'
     assert State.from_cursor(older).outbox == (Message("first", trials=2),)
 
 
-def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:
+def test_a_message_names_facts_hours_and_error_with_links() -> None:
     incident = Incident(LIVE, {"funnel": at(1, 2), "summary": at(1, 2)}, NOON)
     run = FailedRun("abc", "no such table", incident.hours, NOON)
     text = opening_text(incident, [run], "http://dagster.example")
@@ -263,7 +251,7 @@ def test_a_message_names_facts_hours_the_error_and_where_to_look() -> None:
     assert lines[2].startswith("hours of summary: ")
 
 
-def test_each_cause_is_told_once_the_latest_first_with_its_hours_and_its_latest_run() -> None:
+def test_each_cause_appears_once_latest_first_with_its_hours_and_latest_run() -> None:
     incident = Incident(LIVE, {"funnel": at(1, 2, 3), "summary": at(1)}, NOON)
     runs = [
         FailedRun(
@@ -285,7 +273,7 @@ def test_each_cause_is_told_once_the_latest_first_with_its_hours_and_its_latest_
     ]
 
 
-def test_a_message_has_an_end_however_many_causes_there_are_and_how_long_their_texts() -> None:
+def test_a_message_stays_short_however_many_and_long_its_causes_are() -> None:
     incident = Incident(LIVE, {"funnel": at(*range(90))}, NOON)
     runs = [
         FailedRun(str(one), f"{one} {'x' * 9_999}", {"funnel": at(one)}, START + one * HOUR)

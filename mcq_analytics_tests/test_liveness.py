@@ -1,4 +1,4 @@
-"""Whether the process of a run is still there: real processes, in this container and in another."""
+"""Whether the process of a run is alive: real processes, in this container and in another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BeginRun = Callable[..., tuple[DagsterRun, int]]
 
 @pytest.fixture
 def begin_run(instance: DagsterInstance) -> Iterator[BeginRun]:
-    """Return what begins a run in a process of its own, and gives it and the process."""
+    """A function that begins a run in a process of its own, and returns the run and the PID."""
     job = build_definitions().resolve_job_def(FACTS_JOB)
     started: list[subprocess.Popen[str]] = []
 
@@ -84,7 +84,7 @@ def test_a_killed_run_is_told_with_the_remedy_whoever_has_found_it_dead(
         assert "lower MCQ_SPARK_DRIVER_MEMORY" in said
 
 
-def test_a_run_whose_process_was_killed_on_this_machine_is_ended_by_the_next_look(
+def test_a_run_whose_process_was_killed_on_this_machine_is_ended_at_once(
     instance: DagsterInstance, begin_run: BeginRun
 ) -> None:
     run, process = begin_run()
@@ -96,7 +96,7 @@ def test_a_run_whose_process_was_killed_on_this_machine_is_ended_by_the_next_loo
     assert status(instance, run) == "FAILURE"
 
 
-def test_a_run_in_another_container_of_the_same_name_is_ended_only_when_its_lock_stays_free(
+def test_a_run_in_another_container_with_the_same_name_is_ended_only_after_its_lock_stays_free(
     instance: DagsterInstance, begin_run: BeginRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unshare = shutil.which("unshare")
@@ -117,7 +117,7 @@ def test_a_run_in_another_container_of_the_same_name_is_ended_only_when_its_lock
     assert status(instance, run) == "FAILURE"
 
 
-def test_a_live_process_that_lost_the_database_is_not_taken_for_dead_and_locks_again(
+def test_a_live_process_that_lost_the_database_takes_its_lock_again_and_is_not_ended(
     instance: DagsterInstance, begin_run: BeginRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "_SECONDS_BETWEEN_BEATS", 0.2)
@@ -138,7 +138,7 @@ def test_a_live_process_that_lost_the_database_is_not_taken_for_dead_and_locks_a
     assert on_the_records(taken, key=key) is True
 
 
-def test_a_number_that_another_process_got_is_not_the_run(
+def test_another_process_with_the_same_pid_is_not_the_run(
     instance: DagsterInstance, begin_run: BeginRun
 ) -> None:
     run, process = begin_run()
@@ -153,7 +153,7 @@ def test_a_number_that_another_process_got_is_not_the_run(
     assert (status(instance, run), status(instance, other)) == ("STARTED", "FAILURE")
 
 
-def test_a_run_that_is_executed_again_is_not_judged_by_the_process_of_its_parent(
+def test_a_reexecuted_run_is_not_judged_by_the_process_of_its_parent(
     instance: DagsterInstance,
 ) -> None:
     job = build_definitions().resolve_job_def(FACTS_JOB)

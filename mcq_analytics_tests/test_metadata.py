@@ -1,4 +1,4 @@
-"""`etl_metadata` as it is read: past attempts, the window that is due, alerts after failures."""
+"""Reading `etl_metadata`: the latest attempts, the next window, alerts after two failures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def due(database: Database, **overrides: str) -> tuple[datetime, datetime]:
     return mcq_analytics.get_time_range(engine, FACT, **overrides)
 
 
-def test_the_latest_attempts_come_newest_first_whatever_came_of_them(database: Database) -> None:
+def test_the_latest_attempts_of_any_status_come_newest_first(database: Database) -> None:
     attempt(database, "2024-01-01 00:00", "2024-01-01 05:00", "success")
     attempt(database, "2024-01-01 05:00", "2024-01-01 06:00", "failed")
     attempt(database, "2024-01-01 05:00", "2024-01-01 07:00", "success", "test_funnel_fact")
@@ -61,20 +61,22 @@ def test_the_latest_attempts_come_newest_first_whatever_came_of_them(database: D
         mcq_analytics.get_last_successful_runs(engine, FACT, limit=0)
 
 
-def test_the_first_window_begins_with_the_partitions(
+def test_the_first_window_begins_at_the_first_partition(
     database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCQ_PARTITION_START", "2025-02-01T00:00")
     assert due(database) == (parse_hour("2025-02-01T00"), closed)
 
 
-def test_the_next_window_begins_where_success_ends(database: Database, closed: datetime) -> None:
+def test_the_next_window_begins_at_the_end_of_the_successful_hours(
+    database: Database, closed: datetime
+) -> None:
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
     attempt(database, "2024-03-01 05:00", "2024-03-01 06:00", "success")
     assert due(database) == (parse_hour("2024-03-01T06"), closed)
 
 
-def test_hours_before_the_earliest_success_are_not_passed_over(
+def test_hours_before_the_earliest_success_are_not_skipped(
     database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt(database, "2024-03-01 00:00", f"{closed:%Y-%m-%d %H:%M}", "success")
@@ -89,7 +91,7 @@ def test_hours_before_the_earliest_success_are_not_passed_over(
     assert due(database) == (closed, closed)
 
 
-def test_hours_before_the_first_partition_are_nobodys(
+def test_hours_before_the_first_partition_are_not_due(
     database: Database, closed: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
@@ -97,7 +99,7 @@ def test_hours_before_the_first_partition_are_nobodys(
     assert due(database) == (parse_hour("2024-03-01T08"), closed)
 
 
-def test_a_gap_is_not_passed_over(database: Database) -> None:
+def test_a_gap_is_not_skipped(database: Database) -> None:
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
     attempt(database, "2024-03-01 07:00", "2024-03-01 09:00", "success")
     attempt(database, "2024-03-01 03:00", "2024-03-01 04:00", "failed")
@@ -115,7 +117,7 @@ def test_overrides_win(database: Database) -> None:
     )
 
 
-def test_a_window_of_what_is_done_is_refused_unless_it_is_asked_for(database: Database) -> None:
+def test_a_window_that_is_done_is_refused_unless_a_start_is_given(database: Database) -> None:
     attempt(database, "2024-03-01 00:00", "2024-03-01 05:00", "success")
     with pytest.raises(UsageError, match="give a start to compute them again"):
         due(database, end_override="2024-03-01T04")
@@ -145,7 +147,7 @@ def test_two_failures_in_a_row_send_an_alert(
     assert caplog.text == ""
 
 
-def test_no_command_alerts_of_hours_that_failed(
+def test_no_command_sends_alerts_about_failed_hours(
     database: Database,
     instance: DagsterInstance,
     slack: SlackServer,
@@ -158,7 +160,7 @@ def test_no_command_alerts_of_hours_that_failed(
     options = ["--start", "2024-03-01", "--end", "2024-03-02", "--only-failed", "--dry-run"]
     result = click.testing.CliRunner().invoke(main, ["backfill", *options])
     assert "[2024-03-01T00:00Z, 2024-03-01T01:00Z)" in result.output
-    # The window of `run` without times.
+    # The window of `run` without times; `demo` leaves out hours that are done.
     window = in_process.window_to_run(database, load_settings(), None, None)
     assert window is not None
     assert slack.requests == []
@@ -166,7 +168,7 @@ def test_no_command_alerts_of_hours_that_failed(
     assert len(slack.requests) == 1
 
 
-def test_an_alert_that_is_refused_does_not_stop_the_work(
+def test_a_refused_alert_does_not_stop_the_work(
     database: Database,
     closed: datetime,
     caplog: pytest.LogCaptureFixture,
@@ -183,7 +185,7 @@ def test_an_alert_that_is_refused_does_not_stop_the_work(
     assert "the alert was not sent" in caplog.text
 
 
-def test_hours_are_joined_to_the_fewest_windows() -> None:
+def test_hours_are_joined_into_the_fewest_windows() -> None:
     end = parse_hour("2024-03-01T00")
     hours = [end - n * HOUR for n in (1, 5, 2, 4, 9)]
     assert [(window.start, window.hours) for window in ranges(hours)] == [

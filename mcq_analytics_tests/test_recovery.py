@@ -1,6 +1,6 @@
-"""Hours that failed recover between the ticks of the schedule, and each failure has its own cause.
+"""Failed hours recover between the ticks of the schedule; `status` shows each with its cause.
 
-The runs are real ones on a real instance; ticks are those of the definitions.
+The runs are real runs on a real instance.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pyspark.sql import SparkSession
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
-from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of
 from mcq_analytics.launching import backfills
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.metadata import fact_record
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.commands import call
@@ -46,7 +46,7 @@ HOURS = 4
 
 
 class Platform:
-    """Four hours of activity that have just closed, the first partitions that there are."""
+    """A platform whose first four hours of activity have just closed."""
 
     def __init__(
         self, database: Database, instance: DagsterInstance, patch: pytest.MonkeyPatch
@@ -78,7 +78,7 @@ class Platform:
         return Window(self.first + first * HOUR, self.first + end * HOUR)
 
     def run(self, request: RunRequest) -> DagsterRunStatus:
-        """Carry out a request without retries, and return what became of it."""
+        """Execute a request without retries, and return the status of its run."""
         done = self.definitions.resolve_job_def(FACTS_JOB).execute_in_process(
             instance=self.instance,
             tags={**request.tags, "dagster/max_retries": "0"},
@@ -90,7 +90,7 @@ class Platform:
         assert found is not None
         return found.status
 
-    def ask(self, first: int, end: int, *facts: str) -> RunRequest:
+    def request(self, first: int, end: int, *facts: str) -> RunRequest:
         return RunRequest(
             tags=range_tags(self.window(first, end)),
             asset_selection=[AssetKey(fact) for fact in facts or NAMES],
@@ -105,7 +105,9 @@ def platform(
 
 
 @pytest.mark.usefixtures("spark")
-def test_a_bad_hour_is_soon_alone_and_its_neighbours_are_good(platform: Platform) -> None:
+def test_a_bad_hour_is_isolated_in_a_few_ticks_and_its_neighbours_succeed(
+    platform: Platform,
+) -> None:
     execute(
         platform.database,
         "CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -113,31 +115,32 @@ def test_a_bad_hour_is_soon_alone_and_its_neighbours_are_good(platform: Platform
         "CREATE TRIGGER bad BEFORE INSERT ON analytics.question_interaction_fact "
         "FOR EACH ROW EXECUTE FUNCTION bad()",
     )
-    assert platform.run(platform.ask(0, HOURS)) is DagsterRunStatus.FAILURE
-    asked = []
+    assert platform.run(platform.request(0, HOURS)) is DagsterRunStatus.FAILURE
+    requested = []
     while found := platform.tick():
         for request in found:
             assert request.asset_selection == [AssetKey("question_interaction_fact")]
-            asked.append(request)
+            requested.append(request)
             platform.run(request)
-        assert len(asked) <= 4
-    record = fact_record(platform.database.engine(), "question_interaction_fact", load_settings())
-    assert [record.hours[platform.first + n * HOUR].is_done for n in range(HOURS)] == [
-        *(True, True, False, True)
-    ]
-    # One that stands alone is left to the schedule.
+        assert len(requested) <= 4
+    [known] = hours_of_facts(
+        platform.database.engine(), load_settings(), ["question_interaction_fact"]
+    ).values()
+    hours = [platform.first + n * HOUR for n in range(HOURS)]
+    assert known.done(hours) == {*hours} - {hours[2]}
+    # A bad hour that is isolated is left to the schedule.
     [left] = platform.schedule_tick()
     assert left.partition_key == f"{platform.first + 2 * HOUR:%Y-%m-%d-%H:%M}"
 
 
-def test_hours_are_asked_for_as_soon_as_the_database_is_back(
+def test_open_hours_are_requested_as_soon_as_the_database_is_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert platform.tick() == []
     with monkeypatch.context() as away:
         gone = platform.database.url.set(database="gone").render_as_string(hide_password=False)
         away.setenv("DB_DEV_URL", gone)
-        assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.FAILURE
+        assert platform.run(platform.request(0, 1)) is DagsterRunStatus.FAILURE
         assert platform.tick() == []
         assert platform.tick() == []
     [request] = [one for one in platform.tick() if one.partition_key]
@@ -145,15 +148,15 @@ def test_hours_are_asked_for_as_soon_as_the_database_is_back(
     assert platform.tick() == []
 
 
-def test_status_knows_what_dagster_alone_knows_and_gives_each_failure_its_cause(
+def test_status_includes_failures_that_only_dagster_recorded_each_with_its_cause(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
         gone = platform.database.url.set(database="gone").render_as_string(hide_password=False)
         away.setenv("DB_DEV_URL", gone)
-        platform.run(platform.ask(0, 1))
+        platform.run(platform.request(0, 1))
     execute(platform.database, "ALTER TABLE answers RENAME COLUMN session_id TO sitting_id")
-    platform.run(platform.ask(2, 4, "test_summary_fact"))
+    platform.run(platform.request(2, 4, "test_summary_fact"))
     shown = call("status")
     assert shown.exit_code == 1
     rows = {row.split("\t")[0]: row.split("\t")[1:] for row in shown.stdout.splitlines()}
@@ -167,10 +170,10 @@ def test_status_knows_what_dagster_alone_knows_and_gives_each_failure_its_cause(
 
 
 @pytest.mark.usefixtures("spark")
-def test_what_somebody_cancels_leaves_hours_as_they_were_and_is_not_asked_for_again(
+def test_a_cancelled_run_leaves_hours_as_they_were_and_is_not_requested_again(
     platform: Platform,
 ) -> None:
-    assert platform.run(platform.ask(0, 2)) is DagsterRunStatus.SUCCESS
+    assert platform.run(platform.request(0, 2)) is DagsterRunStatus.SUCCESS
     for first, end in ((0, 2), (2, 4)):
         run = platform.instance.create_run_for_job(
             platform.definitions.resolve_job_def(FACTS_JOB),
@@ -188,18 +191,18 @@ def test_what_somebody_cancels_leaves_hours_as_they_were_and_is_not_asked_for_ag
         )
     assert platform.schedule_tick() == []
     assert platform.tick() == []
-    # Asked for by hand, they are computed.
-    assert platform.run(platform.ask(2, 4)) is DagsterRunStatus.SUCCESS
+    # A manual run computes them.
+    assert platform.run(platform.request(2, 4)) is DagsterRunStatus.SUCCESS
     assert wrong_rows(platform.database) == []
     cancelled = "SELECT count(*) FROM analytics.etl_metadata WHERE status = 'cancelled'"
     assert scalar(platform.database, cancelled) == 2 * len(NAMES)
 
 
-def test_a_wrong_hour_stays_wrong_however_many_checks_of_others_come_after_it(
+def test_a_wrong_hour_stays_wrong_however_many_checks_of_other_hours_follow(
     platform: Platform, spark: SparkSession
 ) -> None:
     hour = platform.window(0, 1)
-    said = {checks.RECOMPUTED: "rows wrong: 1", checks.IN_RANGE: None}
+    said = {checks.RECOMPUTED: "rows wrong: 1"}
     with platform.database.engine().begin() as connection:
         store_verdicts(connection, "analytics", FACTS[0], hour, run_id="the-run", verdicts=said)
     for _ in range(510):
@@ -222,13 +225,13 @@ def test_a_wrong_hour_stays_wrong_however_many_checks_of_others_come_after_it(
         AssetKey(FACTS[0].name) in (request.asset_selection or [])
         for request in platform.schedule_tick()
     )
-    # A run over it whose checks pass ends it.
-    assert platform.run(platform.ask(0, 1)) is DagsterRunStatus.SUCCESS
+    # It is right again after a run whose checks pass.
+    assert platform.run(platform.request(0, 1)) is DagsterRunStatus.SUCCESS
     assert wrong() == {}
-    assert open_hours_of(platform.instance).failed()[FACTS[0].name] == set()
+    assert unfinished_hours(platform.instance).failed()[FACTS[0].name] == set()
 
 
-def test_a_backfill_keeps_its_hours_however_many_have_begun_after_it(platform: Platform) -> None:
+def test_a_backfill_keeps_its_hours_however_many_backfills_follow(platform: Platform) -> None:
     settings, window = load_settings(), platform.window(0, HOURS)
     platform.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "BACKFILL", "here", []))
     pieces = backfills.plan(platform.instance, platform.database, settings, window, chunk=HOURS)

@@ -1,4 +1,4 @@
-"""The roles of `roles.sql`: what they may do, and who can make them."""
+"""The roles of `roles.sql`: their rights, and who can create them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ OF_ANOTHER = "ALTER TABLE sessions OWNER TO CURRENT_USER"
 
 @dataclass(frozen=True)
 class Owned:
-    """A database with base tables, as its owner sees it and as a superuser does."""
+    """A database with base tables, opened as its owner and as a superuser."""
 
     database: Database
     by_superuser: Database
@@ -66,7 +66,7 @@ class Owned:
 
 @pytest.fixture(params=["server", "own_server"])
 def owned(request: pytest.FixtureRequest) -> Iterator[Owned]:
-    """A database whose owner is no superuser, but may create roles; on servers of two versions."""
+    """A database whose owner may create roles but is no superuser, on two server versions."""
     server = request.getfixturevalue(request.param)
     url: URL = server.url() if isinstance(server, OwnServer) else server
     administration = Database(url, "public", "analytics")
@@ -79,7 +79,7 @@ def owned(request: pytest.FixtureRequest) -> Iterator[Owned]:
     execute(administration, f'ALTER DATABASE "{made.database}" OWNER TO plain_owner')
     as_owner = made.set(username="plain_owner", password="p")
     found = Owned(Database(as_owner, "public", "analytics"), Database(made, "public", "analytics"))
-    # From 15 on the schema is the owner's by itself.
+    # Since 15 the owner of the database owns the schema public.
     execute(found.by_superuser, "GRANT ALL ON SCHEMA public TO plain_owner WITH GRANT OPTION")
     with found.database.engine().begin() as connection:
         create_missing_base_tables(connection, "public")
@@ -100,7 +100,7 @@ def writer_of(database: Database) -> Database:
 
 
 def rights(database: Database) -> list[list[str]]:
-    """Return which roles there are, who is a member of whom, owns what, and may use it."""
+    """Return all roles, memberships, owners and privileges."""
     queries = (
         "SELECT rolname FROM pg_roles WHERE rolname ~ '^(mcq|plain)_'",
         "SELECT m FROM pg_auth_members m WHERE roleid::regrole::text ~ '^(mcq|plain)_'",
@@ -116,13 +116,13 @@ def rights(database: Database) -> list[list[str]]:
         ]
 
 
-def test_an_owner_who_is_no_superuser_makes_roles_that_do_their_work(owned: Owned) -> None:
+def test_an_owner_without_superuser_rights_can_create_working_roles(owned: Owned) -> None:
     database = owned.database
     assert_done(run_roles(database))
     first = rights(database)
     assert_done(run_roles(database))
     assert rights(database) == first
-    # To become the writer was lent for the script alone.
+    # The right to become the writer was granted for the script only.
     with pytest.raises(ProgrammingError, match="permission denied"):
         execute(database, "SET ROLE mcq_writer")
     writer = writer_of(database)
@@ -141,7 +141,7 @@ def test_an_owner_who_is_no_superuser_makes_roles_that_do_their_work(owned: Owne
         assert scalar(writer, query) is may_read
 
 
-def test_a_schema_that_is_open_to_all_as_before_15_need_not_be_the_owners(owned: Owned) -> None:
+def test_the_owner_need_not_own_a_schema_that_is_open_to_all_as_before_15(owned: Owned) -> None:
     execute(
         owned.by_superuser,
         "ALTER SCHEMA public OWNER TO CURRENT_USER",
@@ -154,7 +154,7 @@ def test_a_schema_that_is_open_to_all_as_before_15_need_not_be_the_owners(owned:
     make_facts(writer_of(owned.database))
 
 
-def test_facts_of_the_wrong_owner_are_given_to_the_writer_with_their_schema(owned: Owned) -> None:
+def test_facts_with_another_owner_are_given_to_the_writer_with_their_schema(owned: Owned) -> None:
     database = owned.database
     make_facts(database)
     execute(
@@ -217,7 +217,7 @@ def test_facts_of_the_wrong_owner_are_given_to_the_writer_with_their_schema(owne
     ],
     ids=["no base tables", "one schema", "another's facts", "another's table", "not to be granted"],
 )
-def test_roles_that_cannot_be_made_as_a_whole_are_not_made_at_all(
+def test_roles_are_created_completely_or_not_at_all(
     owned: Owned, options: list[str], prepared: list[str], said: str
 ) -> None:
     execute(owned.by_superuser, *prepared)

@@ -1,4 +1,4 @@
-"""Our schema, and what is found out about the base tables."""
+"""Our schema, its constraints and migrations; and the inspection of base tables."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS, IdType
+from mcq_analytics.model.facts import FACTS, Fact, IdType
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.fact_tables import fact_tables
 from mcq_analytics.postgres.inspection import (
     create_missing_base_tables,
@@ -22,7 +24,7 @@ from mcq_analytics_tests.facts_of import execute, scalar
 
 
 @pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
-def test_migrations_make_what_the_code_describes(
+def test_migrations_create_the_tables_that_the_code_describes(
     make_database: MakeDatabase, id_type: IdType
 ) -> None:
     database = make_database(id_type)
@@ -40,6 +42,11 @@ def test_migrations_make_what_the_code_describes(
         assert compare_metadata(context, fact_tables("analytics", types).metadata) == []
 
 
+def make_facts(database: Database) -> None:
+    with database.engine().begin() as connection:
+        migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
+
+
 def test_migrating_again_changes_nothing_and_leaves_base_tables_alone(database: Database) -> None:
     listed = (
         "SELECT string_agg(c.oid || c.relname || c.relfilenode, ',' ORDER BY c.oid) "
@@ -49,11 +56,146 @@ def test_migrating_again_changes_nothing_and_leaves_base_tables_alone(database: 
     before = scalar(database, listed)
     with database.engine().begin() as connection:
         assert create_missing_base_tables(connection, "public") == []
-        migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
+    make_facts(database)
     assert scalar(database, listed) == before
 
 
-def test_every_column_of_ours_carries_its_meaning(database: Database) -> None:
+BROKEN_ROWS = [
+    ("question_interaction_fact", "answer_count = 0, revisited = false"),
+    ("question_interaction_fact", "revisited = true"),
+    ("question_interaction_fact", "final_answer_option = NULL"),
+    ("question_interaction_fact", "last_answer_time = first_answer_time - interval '1 s'"),
+    ("question_interaction_fact", "time_spent = -1"),
+    ("question_interaction_fact", "time_spent = 'NaN'"),
+    ("test_summary_fact", "questions_attempted = 0, correct_answers = 0"),
+    ("test_summary_fact", "total_questions = 1"),
+    ("test_summary_fact", "correct_answers = 3"),
+    ("test_summary_fact", "correct_answers = -1"),
+    ("test_summary_fact", "accuracy_percent = 100.5"),
+    ("test_summary_fact", "accuracy_percent = 'NaN'"),
+    ("test_summary_fact", "time_spent = 'infinity'"),
+    ("test_funnel_fact", "total_submissions = 5"),
+    (
+        "test_funnel_fact",
+        ("total_submissions = 0, completed_submissions = 0, incomplete_submissions = 0"),
+    ),
+    ("test_funnel_fact", "completed_submissions = 4, incomplete_submissions = -1"),
+    ("test_funnel_fact", "completed_submissions = -1, incomplete_submissions = 4"),
+    ("test_funnel_fact", "completion_rate = -0.5"),
+    ("test_funnel_fact", "avg_submit_time = -1"),
+]
+RIGHT_ROWS = (
+    (
+        "INSERT INTO analytics.question_interaction_fact VALUES (1, 2, 3, '2024-01-01Z', "
+        "'2024-01-01Z', 1, 'A', true, false, 0), (1, 2, 4, '2024-01-01Z', '2024-01-02Z', 2, NULL, "
+        "false, true, 86400), (1, 2, 5, '2024-01-01Z', '2024-01-01Z', 1, NULL, NULL, false, 0)"
+    ),
+    "INSERT INTO analytics.test_summary_fact VALUES (1, 2, 5, 2, 2, 100, 0)",
+    "INSERT INTO analytics.test_funnel_fact VALUES (2, 3, 2, 1, 66.7, 5), (3, 1, 0, 1, 0, NULL)",
+)
+
+
+@pytest.mark.parametrize(("fact", "change"), BROKEN_ROWS)
+def test_a_row_that_breaks_a_constraint_is_refused(
+    database: Database, fact: str, change: str
+) -> None:
+    execute(database, *RIGHT_ROWS)
+    first = "question_id = 3" if fact == "question_interaction_fact" else "test_id = 2"
+    with pytest.raises(IntegrityError, match=f'violates check constraint "{fact}_') as failure:
+        execute(database, f"UPDATE analytics.{fact} SET {change} WHERE {first}")
+    assert "a computed row breaks a rule of its fact" in str(explain(failure.value, "merging"))
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
+def test_a_second_row_with_the_same_key_is_refused(database: Database, fact: Fact) -> None:
+    execute(database, *RIGHT_ROWS)
+    with pytest.raises(IntegrityError, match="duplicate key"):
+        execute(
+            database,
+            f"INSERT INTO analytics.{fact.name} SELECT * FROM analytics.{fact.name} LIMIT 1",
+        )
+
+
+CONSTRAINTS = (
+    "SELECT array_agg(conname || ' ' || replace(pg_get_constraintdef(oid), ' NOT VALID', '') "
+    "ORDER BY conname) FROM pg_constraint "
+    "WHERE contype = 'c' AND connamespace = '{}'::regnamespace"
+)
+
+
+def test_migrated_tables_have_the_constraints_that_the_code_describes(database: Database) -> None:
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA described")
+        types = key_types(inspect_base_tables(connection, "public"))
+        fact_tables("described", types).metadata.create_all(connection)
+    migrated = scalar(database, CONSTRAINTS.format("analytics"))
+    assert migrated == scalar(database, CONSTRAINTS.format("described"))
+    assert scalar(database, "SELECT bool_and(convalidated) FROM pg_constraint") is True
+
+
+def as_before_constraints(database: Database) -> None:
+    """Bring the schema back to version 0003, without constraints on the facts."""
+    execute(
+        database,
+        "UPDATE analytics.alembic_version SET version_num = '0003'",
+        *(
+            f"ALTER TABLE analytics.{fact.name} DROP CONSTRAINT {fact.name}_{name}_check"
+            for fact in FACTS
+            for name in fact.conditions
+        ),
+    )
+
+
+def test_migrating_keeps_old_wrong_rows_and_refuses_new_ones(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    as_before_constraints(database)
+    execute(database, *RIGHT_ROWS, "UPDATE analytics.test_funnel_fact SET completion_rate = 101")
+    make_facts(database)
+    [said] = caplog.messages
+    assert said.startswith("analytics.test_funnel_fact has old rows that break ")
+    assert "completion_rate <= " in said
+    assert "init-db again" in said
+    assert scalar(database, "SELECT count(*) FROM analytics.test_funnel_fact") == 2
+    with pytest.raises(IntegrityError, match="violates check constraint"):
+        execute(database, "INSERT INTO analytics.test_funnel_fact VALUES (9, 1, 1, 0, 101, NULL)")
+    unchecked = "SELECT array_agg(conname) FROM pg_constraint WHERE NOT convalidated"
+    assert scalar(database, unchecked) == ["test_funnel_fact_completion_rate_check"]
+    caplog.clear()
+    # As a run over its hours would correct the row.
+    execute(database, "UPDATE analytics.test_funnel_fact SET completion_rate = 50")
+    make_facts(database)
+    assert scalar(database, unchecked) is None
+    assert caplog.messages == []
+
+
+def test_migrating_leaves_hours_that_a_removed_check_found_wrong_to_the_remaining_check(
+    database: Database,
+) -> None:
+    as_before_constraints(database)
+    verdicts = [
+        ("keys_are_unique", 0),
+        ("values_are_in_range", 0),
+        ("values_are_in_range", 1),
+        ("rows_equal_a_recompute", 0),
+    ]
+    execute(
+        database,
+        *(
+            "INSERT INTO analytics.wrong_hour VALUES ('test_funnel_fact', "
+            f"'{check}', timestamptz '2024-01-01Z' + interval '{hour} h', 'r', now(), 'wrong')"
+            for check, hour in verdicts
+        ),
+    )
+    make_facts(database)
+    assert scalar(
+        database,
+        "SELECT array_agg(check_name || extract(hour FROM hour) ORDER BY hour) "
+        "FROM analytics.wrong_hour",
+    ) == ["rows_equal_a_recompute0", "rows_equal_a_recompute1"]
+
+
+def test_every_column_of_our_tables_has_a_comment(database: Database) -> None:
     without = (
         "SELECT string_agg(c.relname || '.' || a.attname, ', ') FROM pg_class c "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
@@ -71,7 +213,7 @@ def test_every_column_of_ours_carries_its_meaning(database: Database) -> None:
     )
 
 
-def test_schemas_have_the_names_of_the_settings(empty_database: Database) -> None:
+def test_schemas_may_have_any_name(empty_database: Database) -> None:
     with empty_database.engine().begin() as connection:
         create_missing_base_tables(connection, "Platform Data", IdType.UUID)
         base = inspect_base_tables(connection, "Platform Data")
@@ -87,7 +229,7 @@ def test_schemas_have_the_names_of_the_settings(empty_database: Database) -> Non
     )
 
 
-def test_wide_and_unknown_types_are_told_apart(empty_database: Database) -> None:
+def test_unsupported_types_are_refused_and_wide_ones_kept(empty_database: Database) -> None:
     execute(
         empty_database,
         "CREATE TABLE questions (question_id varchar(40), correct_option text)",
@@ -107,7 +249,7 @@ def test_wide_and_unknown_types_are_told_apart(empty_database: Database) -> None
     )
 
 
-def test_an_index_serves_when_it_begins_with_the_wanted_columns(empty_database: Database) -> None:
+def test_an_index_will_do_if_it_begins_with_the_wanted_columns(empty_database: Database) -> None:
     execute(
         empty_database,
         "CREATE TABLE answers (answer_id int, student_id int, question_id int, test_id int, "

@@ -93,4 +93,4 @@ def test_a_server_without_a_trusted_certificate_gets_no_password(
 
 def test_a_connection_without_tls_is_refused(tls_url: URL) -> None:
     said = str(refusal(tls_url.update_query_dict({"sslmode": "disable"})))
-    assert "one side asks for TLS and the other does not offer it" in said
+    assert "one side requires TLS and the other does not offer it" in said

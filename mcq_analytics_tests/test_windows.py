@@ -1,4 +1,4 @@
-"""How times are read: ISO 8601 alone, the same on every Python, to PostgreSQL's microsecond."""
+"""Parsing times: only ISO 8601, the same on every Python, rounded as PostgreSQL rounds."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def test_a_date_with_a_time_is_read_in_utc(
         "now",
     ],
 )
-def test_any_other_text_is_refused_as_it_was_written(
-    parse: Callable[[str], datetime], text: str
-) -> None:
+def test_any_other_text_is_refused_and_quoted(parse: Callable[[str], datetime], text: str) -> None:
     with pytest.raises(UsageError, match="is not an ISO 8601 time") as caught:
         parse(text)
     assert str(caught.value).startswith(repr(text))
@@ -95,7 +93,7 @@ def test_a_moment_beyond_the_years_1_to_9999_is_refused(
             parse(text)
 
 
-def test_only_the_command_line_takes_a_date_or_an_hour_alone() -> None:
+def test_only_the_command_line_accepts_a_date_or_hour_without_minutes() -> None:
     for text in ("2024-01-31", "2024-01-31T00", "2024-01-31 00Z"):
         assert str(parse_time(text)) == "2024-01-31 00:00:00+00:00"
         with pytest.raises(UsageError, match="is not an ISO 8601 time"):

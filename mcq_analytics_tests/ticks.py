@@ -1,4 +1,4 @@
-"""Ticks of the schedule and the sensors of the definitions, when a test says so."""
+"""Ticks of the schedule and the sensors, triggered by tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcq_analytics.settings import load_settings
 
 
 def schedule_tick(definitions: Definitions, instance: DagsterInstance) -> list[RunRequest]:
-    """Let the hourly schedule tick, and return what it asks for."""
+    """Run a tick of the hourly schedule, and return its run requests."""
     schedule = definitions.resolve_schedule_def("hourly_facts_schedule")
     with build_schedule_context(
         instance=instance,
@@ -32,7 +32,7 @@ def schedule_tick(definitions: Definitions, instance: DagsterInstance) -> list[R
 def sensor_tick(
     definitions: Definitions, instance: DagsterInstance, name: str, cursor: str | None
 ) -> Any:
-    """Let a sensor tick, and return what it asks for, its cursor and its events."""
+    """Run a tick of a sensor, and return its run requests, cursor and events."""
     with build_sensor_context(
         instance=instance,
         cursor=cursor,

@@ -1,1 +1,1 @@
-"""When failures become an incident, and how a message is sent."""
+"""Alerts: when failures become an incident, what messages say, and how they are sent."""

@@ -96,7 +96,7 @@ def _note_start(settings: Settings, start: datetime) -> None:
 def _has_succeeded(database: Database, settings: Settings, window: Window) -> bool:
     from mcq_analytics.model.facts import FACTS  # noqa: PLC0415
     from mcq_analytics.postgres.fact_tables import SUCCESS  # noqa: PLC0415
-    from mcq_analytics.postgres.metadata import hour_statuses  # noqa: PLC0415
+    from mcq_analytics.postgres.hours import hour_statuses  # noqa: PLC0415
 
     engine = database.engine()
     hours = [hour.start for hour in window.chunks(1)]

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from mcq_analytics.compute.judged_answers import SESSION_EXPIRY
+from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables, Role
+from mcq_analytics.postgres.inspection import BaseTables
 
 ALIASES = {"answers": "a", "questions": "q", "sessions": "s", "submissions": "b"}
 

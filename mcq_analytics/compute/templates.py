@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 from mcq_analytics.compute.base_columns import EARLIEST, LATEST, BaseColumns, comparable
 from mcq_analytics.compute.judged_answers import ANSWER_KEY
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import KEY_MEANINGS, QUESTION_INTERACTION, Fact, IdType
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables
+from mcq_analytics.postgres.inspection import BaseTables
 
 # The planner has to see that nearly all rows have keys: it takes `isfinite`, or a comparison with
 # an unknown value, for a third of them, and a few such thirds for a single row.

@@ -1,7 +1,7 @@
-"""What stands in the place of the schedule and the sensors where nothing is to happen by itself.
+"""Idle stand-ins for the schedule and the sensors, if `MCQ_AUTOMATION` is off.
 
-`dagster dev` of a person whose settings name production is a second daemon beside the deployed one:
-it would request the same runs, and send the same alerts.
+A developer's `dagster dev` with production settings would be a second daemon: it would request the
+same runs as the deployed one, and send the same alerts.
 """
 
 from __future__ import annotations
@@ -16,52 +16,46 @@ from dagster import (
     ScheduleDefinition,
     SensorDefinition,
     SkipReason,
-    schedule,
-    sensor,
 )
 
 logger = logging.getLogger(__name__)
 
 OFF = (
-    "Off here: this is dagster dev, and MCQ_ENV is prod, or MCQ_AUTOMATION is false. Another "
-    "daemon computes the hours and sends the alerts; set MCQ_AUTOMATION=true to let this one do it."
+    "Off: this is dagster dev with MCQ_ENV=prod, or MCQ_AUTOMATION is false. Another daemon "
+    "computes the hours and sends the alerts; set MCQ_AUTOMATION=true to let this one do it."
 )
 
 
 @cache
 def warn() -> None:
-    """Say once that nothing happens by itself: the code server does, and none of its runs."""
+    """Log once, in the code server but not in its runs, that nothing runs automatically."""
     if multiprocessing.parent_process() is None:
-        logger.warning("no hour is computed and no alert is sent by itself. %s", OFF)
+        logger.warning("no hour is computed and no alert is sent automatically. %s", OFF)
 
 
 def idle_schedule(replaced: ScheduleDefinition) -> ScheduleDefinition:
-    """Return a schedule of the same name and times that is stopped, and requests nothing."""
-
-    @schedule(
+    """Return a stopped schedule with the same name and times, whose ticks do nothing."""
+    return ScheduleDefinition(
         name=replaced.name,
         cron_schedule=replaced.cron_schedule,
         job_name=replaced.job_name,
         execution_timezone=replaced.execution_timezone,
         default_status=DefaultScheduleStatus.STOPPED,
         description=f"{OFF}\n\n{replaced.description}",
+        execution_fn=_skip,
     )
-    def idle() -> SkipReason:
-        return SkipReason(OFF)
-
-    return idle
 
 
 def idle_sensor(replaced: SensorDefinition) -> SensorDefinition:
-    """Return a sensor of the same name that is stopped, and does nothing."""
-
-    @sensor(
+    """Return a stopped sensor with the same name, whose ticks do nothing."""
+    return SensorDefinition(
         name=replaced.name,
         minimum_interval_seconds=replaced.minimum_interval_seconds,
         default_status=DefaultSensorStatus.STOPPED,
         description=f"{OFF}\n\n{replaced.description}",
+        evaluation_fn=_skip,
     )
-    def idle() -> SkipReason:
-        return SkipReason(OFF)
 
-    return idle
+
+def _skip(_: object) -> SkipReason:
+    return SkipReason(OFF)

@@ -20,9 +20,10 @@ from mcq_analytics.definitions.checks import fact_checks
 from mcq_analytics.definitions.io_manager import postgres_io_manager
 from mcq_analytics.definitions.partitions import hourly_partitions
 from mcq_analytics.definitions.resources import DatabaseResource, ScalingSparkResource
-from mcq_analytics.definitions.schedules import hourly_schedule, recovery_sensor
+from mcq_analytics.definitions.schedules import hourly_schedule
 from mcq_analytics.definitions.sensors.alerts import alert_sensor
 from mcq_analytics.definitions.sensors.late_data import late_data_sensor
+from mcq_analytics.definitions.sensors.recovery import recovery_sensor
 from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY, base_table_specs
 from mcq_analytics.settings import Settings, load_settings
 
@@ -49,16 +50,16 @@ def build_definitions(settings: Settings | None = None, *, largest_load: int = 0
         selection=AssetSelection.groups(GROUP),
         description="The three facts of an hour, or of a range of hours in one run.",
     )
-    schedules = [hourly_schedule(FACTS_JOB)]
-    asking = [recovery_sensor(FACTS_JOB), late_data_sensor(FACTS_JOB)]
+    schedules = [hourly_schedule(FACTS_JOB, chosen)]
+    asking = [recovery_sensor(FACTS_JOB, chosen), late_data_sensor(FACTS_JOB, chosen)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
-    sensors = [*asking, alert_sensor(watched=watched)]
+    sensors = [*asking, alert_sensor(chosen, watched)]
     if not chosen.automation:
         schedules = [automation.idle_schedule(one) for one in schedules]
         sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
-        asset_checks=fact_checks(),
+        asset_checks=fact_checks(chosen),
         jobs=[facts],
         schedules=schedules,
         sensors=sensors,

@@ -1,9 +1,9 @@
-"""Asset checks: after a run of a fact, whether its rows are what they must be.
+"""Asset checks: they follow every run of a fact and examine the rows of its window.
 
-What is asked of the database is in `quality.audits`. A check that fails as an error fails its run:
-what is downstream of the fact does not go on, and an alert is sent.
+The SQL is in `quality.audits`. If a blocking check fails, so does the run: downstream assets are
+not computed, and an alert is sent. Ranges, totals and keys are left to database constraints.
 
-Dagster reads the annotation of a check's context, which therefore must not be put off to a text.
+There is no `from __future__ import annotations` here: Dagster reads the annotation of a context.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,6 @@ from dagster import (
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.compute.fingerprints import computed_hours
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.errors import McqError
@@ -31,31 +30,29 @@ from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_h
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.quality.audits import KEYS_NAMED, SAMPLE, Audits
+from mcq_analytics.quality.audits import SAMPLE, Audits
 from mcq_analytics.quality.verdicts import store_verdicts
 from mcq_analytics.settings import Settings
 
-UNIQUE_KEYS = "keys_are_unique"
-IN_RANGE = "values_are_in_range"
-TOTALS = "completed_and_incomplete_make_the_total"
 RECOMPUTED = "rows_equal_a_recompute"
 REFERENCES = "base_rows_have_their_counterparts"
 FRESH = "fact_is_fresh"
 FRESH_WITHIN = 2 * HOUR
-"""The hour that has just closed is computed at five past; one more may be late."""
+"""The hour that just closed is computed at five past; one more hour may be late."""
 
 REMEDY = (
-    "these hours are computed again by the next tick of the schedule, or by mcq-analytics run; if "
-    "that does not mend it, somebody writes into the facts, or it is a defect: report these keys"
+    "the next tick of the schedule, or mcq-analytics run, computes these hours again; if they stay "
+    "wrong, somebody writes into the facts, or it is a defect: report these keys"
 )
-"""What to do where a blocking check fails."""
+"""What to do if a blocking check fails."""
 
+_KEYS_NAMED = 5
 _KEY_WIDTH = 80
 
 
-def fact_checks() -> list[AssetChecksDefinition]:
-    """Return the checks of every fact; those of one fact are asked in one snapshot."""
-    return [_checks(fact) for fact in FACTS]
+def fact_checks(settings: Settings) -> list[AssetChecksDefinition]:
+    """Return the checks of every fact. Those of one fact run in one snapshot."""
+    return [_checks(fact, settings) for fact in FACTS]
 
 
 def _specs(fact: Fact) -> list[AssetCheckSpec]:
@@ -64,49 +61,34 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
             name, asset=AssetKey(fact.name), description=description, blocking=blocking
         )
 
-    key = ", ".join(fact.key)
     specs = [
-        spec(UNIQUE_KEYS, f"There is one row for each {key}.", blocking=True),
-        spec(
-            IN_RANGE,
-            "Percentages are from 0 to 100, seconds and counts are not negative, and parts are "
-            "not larger than what they are parts of.",
-            blocking=True,
-        ),
         spec(
             RECOMPUTED,
-            f"Up to {SAMPLE} rows of the window equal what plain SQL gives for them from all of "
-            "their history. Rows whose base rows have changed since are counted, and are computed "
-            "again by the schedule or the late data sensor.",
+            f"Recomputes up to {SAMPLE} rows of the window in plain SQL, from their whole history, "
+            "and compares them. Rows whose base rows have changed since are only counted: the "
+            "schedule or the late data sensor computes them again.",
             blocking=True,
         ),
         spec(
             FRESH,
-            f"The fact is computed up to {FRESH_WITHIN // HOUR} hours before now.",
+            f"The fact is less than {FRESH_WITHIN // HOUR} hours behind the last closed hour.",
             blocking=False,
         ),
     ]
-    if fact == TEST_FUNNEL:
-        specs.append(
-            spec(
-                TOTALS,
-                "Completed and incomplete submissions together are the total.",
-                blocking=True,
-            )
-        )
     if fact in (QUESTION_INTERACTION, TEST_FUNNEL):
         specs.append(
             spec(
                 REFERENCES,
-                "Answers have a question and a session, and submissions an answer. Those without "
-                "are computed all the same; many of them tell of a platform that logs badly.",
+                "Every answer has a question and a session, and every submission an answer. Rows "
+                "without them are computed all the same; many of them mean that the platform "
+                "loses records.",
                 blocking=False,
             )
         )
     return specs
 
 
-def _checks(fact: Fact) -> AssetChecksDefinition:
+def _checks(fact: Fact, settings: Settings) -> AssetChecksDefinition:
     specs = _specs(fact)
     blocking = {spec.name for spec in specs if spec.blocking}
 
@@ -114,13 +96,12 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
     def checks(
         context: AssetCheckExecutionContext, database: DatabaseResource
     ) -> Iterator[AssetCheckResult]:
-        settings = database.settings
         window = _window(context, settings)
         if window is None:
             return
         chosen = {key.name for key in context.selected_asset_check_keys}
         opened = database.open()
-        said: dict[str, str | None] = {}
+        verdicts: dict[str, str | None] = {}
         with (
             explaining(f"checking {fact.name} over {window}", SQLAlchemyError),
             snapshot_connection(opened.engine(), opened.source_schema) as (connection, base),
@@ -130,24 +111,24 @@ def _checks(fact: Fact) -> AssetChecksDefinition:
                 result = _result(name, audits, connection)
                 if name in blocking:
                     failure = f"the check {name} failed ({result.description})"
-                    said[name] = None if result.passed else failure
+                    verdicts[name] = None if result.passed else failure
                 yield result
-        with explaining(f"keeping what is wrong in {fact.name}", SQLAlchemyError):
-            _keep(opened, fact, window, context.run.run_id, said)
-        wrong = [failure for failure in said.values() if failure is not None]
+        with explaining(f"storing the verdicts on {fact.name}", SQLAlchemyError):
+            _store(opened, fact, window, context.run.run_id, verdicts)
+        wrong = [failure for failure in verdicts.values() if failure is not None]
         if wrong:
-            # Dagster would end the step too, with an error that names neither rows nor remedy.
+            # Dagster would fail the step too, but its error names neither rows nor remedy.
             raise McqError(f"{fact.name} over {window}: {', '.join(wrong)}: {REMEDY}")
 
     return checks
 
 
-def _keep(
-    database: Database, fact: Fact, window: Window, run_id: str, said: Mapping[str, str | None]
+def _store(
+    database: Database, fact: Fact, window: Window, run_id: str, verdicts: Mapping[str, str | None]
 ) -> None:
     errors = {
         name: f"{failure}: {REMEDY}" if failure is not None else None
-        for name, failure in said.items()
+        for name, failure in verdicts.items()
     }
     with database.engine().begin() as connection:
         store_verdicts(
@@ -156,7 +137,7 @@ def _keep(
 
 
 def _window(context: AssetCheckExecutionContext, settings: Settings) -> Window | None:
-    """Return the window of the run; of one that has none, the hours that the sensor compares."""
+    """Return the window of the run; without partitions, the lookback of the late data sensor."""
     if context.has_partition_key or context.has_partition_key_range:
         return as_window(context.partition_time_window)
     closed = last_closed_hour_end()
@@ -180,27 +161,18 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
             },
             keys=found.wrong,
         )
-    if name == REFERENCES:
-        counts = audits.references(connection)
-        return _outcome(
-            name,
-            audits,
-            passed=not any(counts.values()),
-            counts=counts,
-            severity=AssetCheckSeverity.WARN,
-        )
-    broken = {
-        UNIQUE_KEYS: audits.doubled_keys,
-        IN_RANGE: audits.rows_out_of_range,
-        TOTALS: audits.rows_with_wrong_totals,
-    }[name](connection)
-    counts = {"rows_wrong": broken.rows}
-    return _outcome(name, audits, passed=not broken.rows, counts=counts, keys=broken.keys)
+    counts = audits.references(connection)
+    return _outcome(
+        name,
+        audits,
+        passed=not any(counts.values()),
+        counts=counts,
+        severity=AssetCheckSeverity.WARN,
+    )
 
 
 def _freshness(audits: Audits, connection: Connection) -> AssetCheckResult:
-    done = computed_hours(connection, audits.schema, audits.fact)
-    until = max(done) + HOUR if done else None
+    until = audits.computed_until(connection)
     closed = last_closed_hour_end()
     lag: timedelta | None = closed - until if until is not None else None
     return _outcome(
@@ -223,15 +195,15 @@ def _outcome(
     keys: Sequence[str] = (),
     severity: AssetCheckSeverity = AssetCheckSeverity.ERROR,
 ) -> AssetCheckResult:
-    said = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
+    parts = [f"{what.replace('_', ' ')}: {count:,}" for what, count in counts.items()]
     if keys:
-        said.append(f"wrong: {', '.join(map(_in_short, keys[:KEYS_NAMED]))}")
+        parts.append(f"wrong: {', '.join(map(_in_short, keys[:_KEYS_NAMED]))}")
     return AssetCheckResult(
         check_name=name,
         asset_key=AssetKey(audits.fact.name),
         passed=passed,
         severity=severity,
-        description=", ".join([*said, text] if text else said),
+        description=", ".join([*parts, text] if text else parts),
         metadata={
             **counts,
             "window_start": MetadataValue.timestamp(audits.window.start),

@@ -1,7 +1,6 @@
-"""Which hours of which facts to request, as the fewest runs: pure decisions over statuses.
+"""Turns hours to compute into as few runs as possible. Pure functions.
 
-What the statuses are is read in `postgres.metadata`, what is in progress in
-`definitions.run_state.in_progress`; the schedule and the late data sensor request what comes out.
+The schedule and the sensors request these runs. Which hours are open is decided in `open_hours`.
 """
 
 from __future__ import annotations
@@ -13,29 +12,20 @@ from datetime import datetime
 from itertools import groupby
 
 from mcq_analytics.model.windows import HOUR, Window
-from mcq_analytics.postgres.metadata import MISSING, FactRecord
 
 HOURS_PER_RUN = 1_000
-"""Hours of one Dagster run of a long window: enough that Spark's part is small beside Dagster's
-records, few enough that progress shows and a failure costs little."""
+"""Hours per run of a long window. Longer runs would save little; they show less progress, and lose
+more by a failure."""
 
 HoursByFact = Mapping[str, AbstractSet[datetime]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One run to ask for: a window, and the names of the facts to compute over it."""
+    """A run to request: a window, and the names of the facts to compute over it."""
 
     window: Window
     facts: tuple[str, ...]
-
-
-def open_hours(records: Mapping[str, FactRecord], span: Window) -> dict[str, set[datetime]]:
-    """Return per fact the hours of `span` that are missing or failed, and were not cancelled."""
-    return {
-        fact: {hour for hour in span.starts() if record.hours.get(hour, MISSING).is_wanted}
-        for fact, record in records.items()
-    }
 
 
 def requests(
@@ -45,12 +35,12 @@ def requests(
     per_run: int = HOURS_PER_RUN,
     failed: Mapping[str, Mapping[datetime, Window]] | None = None,
 ) -> list[Request]:
-    """Return the runs that compute the wanted hours but not the busy ones, the oldest first.
+    """Return the runs that compute the wanted hours without the busy ones, oldest first.
 
-    A run has at most `per_run` hours. At most `limit` hours are asked for; the newest is always
-    among them, so that old hours that fail for ever do not keep the facts from being fresh. Each
-    half of a window that failed (`failed`, see `FactRecord.failed_windows`) gets a run of its own,
-    until a bad hour stands alone and its neighbours are good.
+    A run has at most `per_run` hours, all runs together at most `limit`. The newest hour is always
+    among them: old hours that keep failing must not make the facts stale. Each half of a failed
+    window (`failed`, see `FactHours.failed_windows`) gets a run of its own, until a bad hour stands
+    alone and its neighbours are good.
     """
     facts_by_hour: dict[datetime, list[str]] = {}
     for fact, hours in wanted.items():
@@ -76,7 +66,7 @@ def requests(
 
 
 def _half(hour: datetime, failed: Window | None) -> Window | None:
-    """Return the half of a window that failed in which an hour lies."""
+    """Return the half of a failed window that contains an hour."""
     if failed is None or failed.hours == 1:
         return failed
     middle = failed.start + failed.hours // 2 * HOUR

@@ -33,7 +33,7 @@ from mcq_analytics.model.windows import HOUR, Window, format_hour, ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.fact_tables import FAILED
-from mcq_analytics.postgres.metadata import hour_statuses
+from mcq_analytics.postgres.hours import hour_statuses
 from mcq_analytics.settings import Settings
 
 PRIORITY = "-1"

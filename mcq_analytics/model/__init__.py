@@ -1,1 +1,1 @@
-"""Facts, windows and base tables as plain data. No database, no Spark."""
+"""Facts, windows and base tables as plain data. No database, no Spark, no Dagster."""

@@ -1,16 +1,17 @@
-"""The three facts: names, keys, columns and what they mean (SPEC section 2).
+"""The three facts: names, keys, columns with their meanings, and what every row satisfies (SPEC 2).
 
-How they are computed is in `transforms`; how they are stored, in `storage`.
+`transforms` computes them; `postgres` stores them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 
 class IdType(Enum):
-    """The id types that base tables may have. Fact keys take the types that they do have."""
+    """The id types that base tables may have. Fact keys take the types of the base tables."""
 
     INTEGER = "integer"
     BIGINT = "bigint"
@@ -19,7 +20,7 @@ class IdType(Enum):
 
 
 class ColumnType(Enum):
-    """Type of a fact column that is not an id. Ids take the types of the base tables."""
+    """Type of a fact column other than an id."""
 
     TIMESTAMP = "timestamptz"
     COUNT = "bigint"
@@ -42,8 +43,9 @@ class FactColumn:
 class Fact:
     """A fact table: `key` are its id columns, `reads` the base tables that it is computed from.
 
-    `key_table` is the base table whose id types the key takes. `split_key` are the columns by
-    which its touched rows are read in parallel.
+    The key takes the id types of the base table `key_table`. `split_key` are the columns by which
+    touched rows are split for reading in parallel. `conditions` hold for every row: each becomes a
+    CHECK constraint `<fact>_<name>_check`.
     """
 
     name: str
@@ -53,27 +55,32 @@ class Fact:
     split_key: tuple[str, ...]
     columns: tuple[FactColumn, ...]
     reads: tuple[str, ...]
+    conditions: Mapping[str, str]
 
     @property
     def hours_table(self) -> str:
-        """Name of the table that keeps the hours in which each row has source rows."""
+        """Name of the table of the hours in which each row has source rows."""
         return f"{self.name}_hour"
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Names of the columns of SPEC that follow the key."""
+        """Names of the columns after the key, without technical ones."""
         return tuple(column.name for column in self.columns)
 
 
+# NaN is greater than infinity in PostgreSQL: an upper bound keeps out both.
+_SECONDS = "{0} >= 0 AND {0} < 'infinity'"
+_PERCENT = "{0} >= 0 AND {0} <= 100"
+
 KEY_MEANINGS = {
-    "student_id": "The student; of the type that the base tables have",
-    "test_id": "The test; of the type that the base tables have",
-    "question_id": "The question; of the type that the base tables have",
+    "student_id": "The student; the type is that of the base tables",
+    "test_id": "The test; the type is that of the base tables",
+    "question_id": "The question; the type is that of the base tables",
 }
 
 QUESTION_INTERACTION = Fact(
     name="question_interaction_fact",
-    meaning="How a student dealt with a question of a test: one row per student, test and "
+    meaning="How a student answered a question of a test: one row per student, test and "
     "question with a valid answer",
     key=("student_id", "test_id", "question_id"),
     key_table="answers",
@@ -86,19 +93,26 @@ QUESTION_INTERACTION = Fact(
         FactColumn(
             "final_answer_option",
             ColumnType.TEXT,
-            "Option of the latest answer, by timestamp and answer_id; null where it was cleared",
+            "Option of the latest answer, by timestamp and answer_id; null if it was cleared",
             nullable=True,
         ),
         FactColumn(
             "is_correct",
             ColumnType.BOOLEAN,
-            "Whether the final option is the correct one; a cleared option is wrong; null where "
-            "the question has no answer key",
+            "Whether the final option is the correct one; a cleared option is wrong; null if the "
+            "question has no answer key",
             nullable=True,
         ),
-        FactColumn("revisited", ColumnType.BOOLEAN, "Whether there is more than one valid answer"),
+        FactColumn("revisited", ColumnType.BOOLEAN, "Whether there are several valid answers"),
         FactColumn("time_spent", ColumnType.FLOAT, "Seconds from the first to the last answer"),
     ),
+    conditions={
+        "answer_count": "answer_count > 0",
+        "revisited": "revisited = (answer_count > 1)",
+        "correct_option": "final_answer_option IS NOT NULL OR is_correct IS NOT TRUE",
+        "answer_times": "first_answer_time <= last_answer_time",
+        "time_spent": _SECONDS.format("time_spent"),
+    },
 )
 
 TEST_SUMMARY = Fact(
@@ -112,12 +126,12 @@ TEST_SUMMARY = Fact(
         FactColumn(
             "total_questions",
             ColumnType.COUNT,
-            "Distinct questions of the test that any student has validly answered",
+            "Distinct questions of the test with a valid answer by any student",
         ),
         FactColumn(
             "questions_attempted",
             ColumnType.COUNT,
-            "Distinct questions that this student has validly answered",
+            "Distinct questions with a valid answer by this student",
         ),
         FactColumn(
             "correct_answers",
@@ -135,6 +149,12 @@ TEST_SUMMARY = Fact(
             "Seconds from the student's first to last valid answer in the test",
         ),
     ),
+    conditions={
+        "questions_attempted": "questions_attempted > 0 AND questions_attempted <= total_questions",
+        "correct_answers": "correct_answers >= 0 AND correct_answers <= questions_attempted",
+        "accuracy_percent": _PERCENT.format("accuracy_percent"),
+        "time_spent": _SECONDS.format("time_spent"),
+    },
 )
 
 TEST_FUNNEL = Fact(
@@ -152,7 +172,9 @@ TEST_FUNNEL = Fact(
             "Submissions whose completion_status is completed, in any letter case",
         ),
         FactColumn(
-            "incomplete_submissions", ColumnType.COUNT, "The other submissions, null status too"
+            "incomplete_submissions",
+            ColumnType.COUNT,
+            "The other submissions, those with null status included",
         ),
         FactColumn(
             "completion_rate",
@@ -162,18 +184,25 @@ TEST_FUNNEL = Fact(
         FactColumn(
             "avg_submit_time",
             ColumnType.FLOAT,
-            "Mean seconds of an attempt, from its first valid answer to its submission; attempts "
-            "without an answer are left out; null where none is left",
+            "Mean seconds from the first valid answer of a sitting to its submission; submissions "
+            "without such an answer are left out; null if none is left",
             nullable=True,
         ),
     ),
+    conditions={
+        "total_submissions": "total_submissions > 0 AND "
+        "completed_submissions + incomplete_submissions = total_submissions",
+        "parts": "completed_submissions >= 0 AND incomplete_submissions >= 0",
+        "completion_rate": _PERCENT.format("completion_rate"),
+        "avg_submit_time": _SECONDS.format("avg_submit_time"),
+    },
 )
 
 FACTS = (QUESTION_INTERACTION, TEST_SUMMARY, TEST_FUNNEL)
 FACTS_BY_NAME = {fact.name: fact for fact in FACTS}
 
-UPDATED_AT_MEANING = "When the row last changed; an upsert that changes nothing leaves it"
+UPDATED_AT_MEANING = "When the row last changed; an upsert without changes leaves it as it is"
 ACTIVE_HOURS = "active_hours"
-"""Technical column of a computed fact row: the UTC hours, as whole hours since 1970, in which it
-has source rows. It is stored beside the fact, so that a run of such an hour finds the row again
-even after its source rows have gone."""
+"""Technical column of a computed fact row: the UTC hours in which it has source rows, in hours
+since 1970. They are stored beside the fact, so that a run over such an hour finds the row even if
+its source rows are gone."""

@@ -1,4 +1,4 @@
-"""Windows: half-open UTC intervals of whole hours, and how they are read from text.
+"""Windows: half-open UTC intervals of whole hours; and parsing times from text.
 
 Dagster's partitions and their keys are in `definitions.partitions`.
 """
@@ -15,7 +15,7 @@ from mcq_analytics.errors import UsageError
 HOUR = timedelta(hours=1)
 SHOWN_CHARACTERS = 80
 
-# Forms of our own, since what `datetime.fromisoformat` takes depends on the version of Python.
+# Patterns of our own: what `datetime.fromisoformat` accepts depends on the version of Python.
 _YEAR, _MONTH, _DAY = r"(?P<year>[0-9]{4})", r"(?P<month>[0-9]{2})", r"(?P<day>[0-9]{2})"
 _HOUR, _MINUTE = r"(?P<hour>[0-9]{2})", r"(?P<minute>[0-9]{2})"
 _SECOND = r"(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]+))?"
@@ -27,10 +27,13 @@ _TO_THE_HOUR = re.compile(rf"{_YEAR}-{_MONTH}-{_DAY}(?:[Tt ]{_HOUR}{_OFFSET})?")
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """The UTC interval ``[start, end)``, both on a whole hour, at least one hour long.
+    """The UTC interval ``[start, end)`` of one or more whole hours.
+
+    >>> Window(parse_hour("2024-01-01T09:00"), parse_hour("2024-01-01T11:00")).hours
+    2
 
     Raises:
-        UsageError: an end is off the hour, has no time zone, or does not follow the start.
+        UsageError: a bound is off the hour or has no time zone, or the end is not after the start.
 
     """
 
@@ -57,7 +60,7 @@ class Window:
             yield self.start + index * HOUR
 
     def chunks(self, hours: int) -> Iterator[Window]:
-        """Yield the window in pieces of at most `hours` hours, oldest first."""
+        """Yield consecutive parts of at most `hours` hours, oldest first."""
         start = self.start
         while start < self.end:
             end = min(start + hours * HOUR, self.end)
@@ -69,7 +72,7 @@ class Window:
 
 
 def ranges(hours: Iterable[datetime]) -> list[Window]:
-    """Return hours as the fewest windows that hold just them, in order."""
+    """Return the fewest windows that cover exactly these hours, in order."""
     windows: list[Window] = []
     for hour in sorted(hours):
         if windows and windows[-1].end == hour:
@@ -85,50 +88,50 @@ def floor_hour(moment: datetime) -> datetime:
 
 
 def last_closed_hour_end(now: datetime | None = None) -> datetime:
-    """Return the end of the latest hour that is over: the present moment, floored."""
+    """Return the end of the last closed hour: the present moment, rounded down to the hour."""
     return floor_hour(now or datetime.now(timezone.utc))
 
 
 def hours_so_far(first: datetime) -> Window | None:
-    """Return the hours from `first` on that are over, None where there is none yet."""
+    """Return the closed hours from `first` on, or None if there are none yet."""
     closed = last_closed_hour_end()
     return Window(first, closed) if first < closed else None
 
 
 def format_hour(moment: datetime) -> str:
-    """Return `moment` in UTC as ISO 8601, to the minute where it has no seconds."""
+    """Return `moment` in UTC as ISO 8601, without seconds if they are zero."""
     utc = moment.astimezone(timezone.utc)
     precision = "seconds" if utc.second or utc.microsecond else "minutes"
     return utc.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
 
 
 def parse_time(text: str) -> datetime:
-    """Return the moment that a text of the command line or a setting names, in UTC.
+    """Return a time given on the command line or in a setting, in UTC.
 
-    As `parse_timestamp`; the time of day may also be left out, or be the hour alone.
+    Like `parse_timestamp`, but minutes, or the whole time of day, may be left out.
 
     Raises:
-        UsageError: the text is not an ISO 8601 time, or there is no such moment.
+        UsageError: the text is not an ISO 8601 time, or no such moment exists.
 
     """
     return _moment(text, (_EXTENDED, _BASIC, _TO_THE_HOUR))
 
 
 def parse_timestamp(text: str) -> datetime:
-    """Return the moment that an ISO 8601 date and time name; UTC unless it carries an offset.
+    """Return the time that an ISO 8601 date and time denote; UTC unless it has an offset.
 
-    Digits beyond microseconds are rounded as PostgreSQL does. A date alone, a number of seconds, or
-    a week or day of the year is none: a guess could be off by years.
+    Digits beyond microseconds are rounded as PostgreSQL does. Dates alone, numbers of seconds, and
+    weeks or days of the year are refused: guessing their meaning could be off by years.
 
     Raises:
-        UsageError: the text is not such a time, or there is no such moment.
+        UsageError: the text is not such a time, or no such moment exists.
 
     """
     return _moment(text, (_EXTENDED, _BASIC))
 
 
 def shown(text: str) -> str:
-    """Return a text as an error shows it: quoted, in one line, a long one cut."""
+    """Return a text for an error message: quoted, in one line, and cut if it is long."""
     return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
 
 
@@ -148,7 +151,7 @@ def _moment(text: str, forms: tuple[re.Pattern[str], ...]) -> datetime:
         raise UsageError(
             f"{shown(text)} is not an ISO 8601 time: write it as 2024-01-31T09:00"
         ) from None
-    # As PostgreSQL rounds: the same double, to the nearest whole number, halves to the even one.
+    # As PostgreSQL does: the same double, rounded to the nearest integer, halves to even.
     microseconds = round(float(f"0.{part.get('fraction') or 0}") * 1_000_000)
     try:
         return (local + timedelta(microseconds=microseconds)).astimezone(timezone.utc)
@@ -157,10 +160,10 @@ def _moment(text: str, forms: tuple[re.Pattern[str], ...]) -> datetime:
 
 
 def _zone(offset: str | None) -> timezone:
-    """Return the time zone of an offset: none is UTC.
+    """Return the time zone of an offset; UTC if there is none.
 
     Raises:
-        ValueError: it is of a day or more, or has too many minutes.
+        ValueError: the offset is a day or more, or has more than 59 minutes.
 
     """
     if offset is None or offset in "Zz":
@@ -173,10 +176,10 @@ def _zone(offset: str | None) -> timezone:
 
 
 def parse_hour(text: str) -> datetime:
-    """Return the whole UTC hour that an ISO 8601 text names.
+    """Return the whole UTC hour that an ISO 8601 text denotes.
 
     Raises:
-        UsageError: the text is not a time, or not on an hour (the nearest hours are named).
+        UsageError: the text is not a time, or is off the hour; the message names the nearest hours.
 
     """
     moment = parse_time(text)
@@ -188,7 +191,7 @@ def require_whole_hour(moment: datetime) -> None:
     """Refuse a moment that is not a whole UTC hour.
 
     Raises:
-        UsageError: it is not, or carries no time zone; the message names the nearest hours.
+        UsageError: it is off the hour, or has no time zone; the message names the nearest hours.
 
     """
     if moment.tzinfo is None:

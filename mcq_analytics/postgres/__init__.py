@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, our schema and its records, and what the server's errors mean."""
+"""PostgreSQL: connections, our schema, `etl_metadata`, base tables, and the server's errors."""

@@ -1,7 +1,7 @@
-"""One state of the base tables that stands still while it is read, by however many sessions.
+"""A snapshot of the base tables that several sessions read, protected by a lock.
 
-A snapshot alone is not enough: `TRUNCATE`, and an `ALTER TABLE` that rewrites a table, take effect
-for older snapshots too. So the session that exports the snapshot locks the tables first.
+A snapshot alone is not enough: `TRUNCATE`, and an `ALTER TABLE` that rewrites a table, affect older
+snapshots too. So the session that exports the snapshot locks the tables first.
 """
 
 from __future__ import annotations
@@ -17,33 +17,29 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from mcq_analytics.errors import BaseTablesChangedError
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.postgres.database import TABLE_LOCK_SECONDS
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import (
-    BASE_COLUMNS,
-    BaseTables,
-    base_relations,
-    inspect_base_tables,
-)
+from mcq_analytics.postgres.inspection import BaseTables, base_relations, inspect_base_tables
 
 logger = logging.getLogger(__name__)
 
-# Below PostgreSQL's deadlock_timeout of a second: where somebody truncates several base tables in
-# another order than ours, we step back, and it is never their transaction that is ended.
+# Below PostgreSQL's deadlock_timeout of one second: if somebody truncates several base tables in
+# another order, we step back first, and the server never cancels their transaction.
 _LOCK_TRIAL = "500ms"
 _SECONDS_BETWEEN_TRIALS = 0.5
 
 READER_LOCK_TIMEOUT = "10s"
-"""Lock timeout of sessions that read in the snapshot. A `TRUNCATE` that waits for our lock makes
-them wait behind it, so they would wait for ever: the run gives way, and begins again after it."""
+"""Lock timeout of sessions that read in the snapshot. They queue behind a `TRUNCATE` that waits for
+our lock, which would be a deadlock: the attempt gives up, and restarts after the `TRUNCATE`."""
 
 
 @dataclass(frozen=True)
 class BaseSnapshot:
-    """A snapshot that other sessions can import, and the base tables as it has them.
+    """A snapshot that other sessions can import, and the base tables in it.
 
-    It lasts as long as the session that exported it.
+    It ends with the session that exported it.
     """
 
     identifier: str
@@ -52,12 +48,12 @@ class BaseSnapshot:
     _schema: str
 
     def require_unchanged(self) -> None:
-        """Check that all that was read so far is of this one state.
+        """Check that everything read so far came from this one state.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the session was lost, and its locks with it.
-            BaseTablesChangedError: a partition was attached meanwhile, which no lock of ours keeps
-                out, and which is seen by older snapshots too.
+            BaseTablesChangedError: a partition was attached or detached meanwhile. Our lock does
+                not prevent that, and older snapshots see it.
 
         """
         if base_relations(self._holder, self._schema) != self.base.relations:
@@ -66,14 +62,14 @@ class BaseSnapshot:
 
 @contextmanager
 def base_snapshot(engine: Engine, schema: str) -> Iterator[BaseSnapshot]:
-    """Hold the base tables in `schema` as they are now, until the end of the block.
+    """Hold a snapshot of the base tables in `schema` until the end of the block.
 
-    Everything but `TRUNCATE` and most forms of `ALTER TABLE` passes meanwhile.
+    Meanwhile others can do everything except `TRUNCATE` and most forms of `ALTER TABLE`.
 
     Raises:
-        McqError: a base table is not as it must be.
+        McqError: a base table is missing or unsuitable.
         sqlalchemy.exc.DBAPIError: the tables stayed locked for longer than `TABLE_LOCK_SECONDS`, or
-            the database refused.
+            another error of the database.
 
     """
     with engine.connect() as connection:
@@ -84,13 +80,13 @@ def base_snapshot(engine: Engine, schema: str) -> Iterator[BaseSnapshot]:
         try:
             yield BaseSnapshot(identifier, base, holder, schema)
         finally:
-            # Session, locks and snapshot end together; one that was lost has none to give back.
+            # Closing the session releases its locks and its snapshot.
             holder.invalidate()
 
 
 @contextmanager
 def snapshot_connection(engine: Engine, schema: str) -> Iterator[tuple[Connection, BaseTables]]:
-    """Yield a connection that reads one state of the base tables and facts, and the base tables."""
+    """Yield a connection that reads base tables and facts in one snapshot, and the base tables."""
     with base_snapshot(engine, schema) as snapshot, engine.connect() as plain:
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
         import_snapshot(connection, snapshot.identifier)
@@ -98,20 +94,20 @@ def snapshot_connection(engine: Engine, schema: str) -> Iterator[tuple[Connectio
 
 
 def import_snapshot(connection: Connection, identifier: str) -> None:
-    """Let a `REPEATABLE READ` transaction that has just begun see an exported snapshot."""
+    """Make a `REPEATABLE READ` transaction that has just begun read in an exported snapshot."""
     connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{identifier}'")
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{READER_LOCK_TIMEOUT}'")
 
 
 def _lock(connection: Connection, schema: str) -> None:
-    """Take `ACCESS SHARE` on the base tables and all that views of that name stand on.
+    """Take `ACCESS SHARE` on the base tables and everything under them, if they are views.
 
-    Planning a query does so: for partitions and materialized views too, and where only a view's
-    owner may read what it stands on.
+    Planning a query takes these locks, also on partitions and materialized views, and on tables
+    that only the owner of a view may read.
     """
     tables = ", ".join(quoted(schema, name) for name in BASE_COLUMNS)
     give_up = monotonic() + TABLE_LOCK_SECONDS
-    told = False
+    warned = False
     while True:
         try:
             connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TRIAL}'"))
@@ -120,11 +116,11 @@ def _lock(connection: Connection, schema: str) -> None:
         except DBAPIError as error:
             connection.rollback()
             if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
-                inspect_base_tables(connection, schema)  # names the table that is not as it must be
+                inspect_base_tables(connection, schema)  # names an unsuitable table
                 raise
             if monotonic() > give_up:
                 raise
-        if not told:
+        if not warned:
             logger.warning("a base table is locked: waiting up to %d s for it", TABLE_LOCK_SECONDS)
-            told = True
+            warned = True
         sleep(_SECONDS_BETWEEN_TRIALS)

@@ -1,4 +1,4 @@
-"""Where the database is: URLs, engines and connection settings. What is in it is elsewhere."""
+"""How to reach the database: URLs, engines and session settings. Nothing about its contents."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TABLE_LOCK_SECONDS = 60
 
 @dataclass(frozen=True)
 class Database:
-    """A PostgreSQL database, the two schemas in it that matter, and our patience with it.
+    """A PostgreSQL database, our two schemas in it, and timeouts.
 
-    `statement_seconds` bounds each statement, and how long a transaction may wait for Spark;
-    `lock_seconds` how long an attempt waits for another of the same fact.
+    `statement_seconds` limits each statement, and how long a transaction may wait for Spark;
+    `lock_seconds` limits how long an attempt waits for another attempt of the same fact.
     """
 
     url: URL
@@ -39,33 +39,33 @@ class Database:
     def session_settings(self) -> dict[str, str]:
         """Server settings of every session.
 
-        All think in UTC and in UTF-8, and write a value as the same text, whatever the server or
-        the role is set to. None waits for ever: not for a statement, not for a table's lock, and
-        the server does not wait for us, were it that our host is gone.
+        They fix time zone, encoding and text formats, whatever the defaults of the server or role.
+        They limit every wait: for a statement, for a table's lock, and the server's wait for us, in
+        case our host is gone.
         """
-        patience = f"{self.statement_seconds}s"
+        timeout = f"{self.statement_seconds}s"
         return {
             "TimeZone": "UTC",
             "DateStyle": "ISO",
             "IntervalStyle": "postgres",
             "bytea_output": "hex",
             "client_encoding": "UTF8",
-            "statement_timeout": patience,
+            "statement_timeout": timeout,
             "lock_timeout": f"{TABLE_LOCK_SECONDS}s",
-            "idle_in_transaction_session_timeout": patience,
-            "idle_session_timeout": patience,
+            "idle_in_transaction_session_timeout": timeout,
+            "idle_session_timeout": timeout,
             "tcp_keepalives_idle": "60",
             "tcp_keepalives_interval": "10",
             "tcp_keepalives_count": "3",
         }
 
     def engine(self, application_name: str = APPLICATION_NAME) -> Engine:
-        """Return an engine that opens a connection for each use and keeps none.
+        """Return an engine without a pool: each use opens a connection of its own.
 
-        A run needs a handful of connections, each for its own purpose and of its own life.
+        A run needs only a few connections, each for its own purpose and lifetime.
         """
         return create_engine(
-            # For those who ask the engine: what it connects to is among the parameters.
+            # Only for display: the connection is made from `connect_args`.
             self.url.set(drivername=DRIVER, query={}),
             poolclass=NullPool,
             hide_parameters=True,
@@ -73,9 +73,9 @@ class Database:
         )
 
     def conninfo(self, application_name: str = APPLICATION_NAME, **settings: str) -> str:
-        """Return a libpq connection string, password included, for libraries that take one.
+        """Return a libpq connection string, password included, for libraries that need one.
 
-        `settings` are server settings of the session beside those that every session has.
+        `settings` are further server settings of the session.
         """
         return make_dsn(**self._parameters(application_name, settings))
 
@@ -91,16 +91,16 @@ class Database:
         }
 
     def _options(self, given: str, settings: dict[str, str] | None) -> str:
-        """Return libpq's `options`: what the URL gives, after our session settings."""
+        """Return libpq's `options`: our session settings, then those of the URL, which win."""
         ours = {**self.session_settings, **(settings or {})}
         words = [f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in ours.items()]
         return " ".join([*words, given] if given else words)
 
 
 def libpq_parameters(url: URL) -> dict[str, str]:
-    """Return what libpq is to be given for a URL, by its names: host, port, user, dbname and more.
+    """Return libpq's parameters for a URL: host, port, user, password, dbname and others.
 
-    All connections are made of these, never of a text: libraries read a URL in different ways.
+    Every connection is made from these, never from URL text, which libraries parse differently.
     """
     parts = {
         "host": url.host,
@@ -117,9 +117,10 @@ def libpq_parameters(url: URL) -> dict[str, str]:
 
 
 def sqlalchemy_text(url: URL) -> str:
-    """Return a URL as a text, password included, that SQLAlchemy reads as it was meant.
+    """Return a URL, password included, as text that SQLAlchemy parses correctly.
 
-    It does not decode the name of a database, nor a host: those stand in the query, which it does.
+    SQLAlchemy does not decode the database name or host, so they go into the query, which it does
+    decode.
     """
     query = libpq_parameters(url)
     hosts, port = query.get("host", "").count(",") + 1, query.get("port")

@@ -1,6 +1,7 @@
-"""The kinds of faults: by the server's SQLSTATE, and by what there is where it has none.
+"""The known faults of PostgreSQL and Spark, each with its remedy, and how they are recognised.
 
-How they are told to people is in `faults`.
+A fault is recognised by the server's SQLSTATE; if there is none, by where the error arose and what
+libpq said. How users see it is in `errors`.
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.postgres.task_errors import Origin, Report
 
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
+CHECK_VIOLATION = "23514"
 
 
 @dataclass(frozen=True)
 class Fault:
     """A kind of failure: what happened, and what to do.
 
-    A transient fault passes by itself: the same work may succeed a moment later.
+    After a transient fault the same work may succeed a moment later.
     """
 
     what: str
@@ -27,76 +29,81 @@ class Fault:
     transient: bool = False
 
 
-NO_SCHEMA = Fault("the fact schema is not there", "run mcq-analytics init-db")
+WRONG_ROW = Fault(
+    "a computed row breaks a rule of its fact",
+    "nothing of it was stored; this is a defect of mcq_analytics: report it with this line",
+)
+NO_SCHEMA = Fault("the fact schema does not exist", "run mcq-analytics init-db")
 UNTRUSTED = Fault(
     "the server's certificate is not trusted",
-    "check sslrootcert and the host in the database URL, or ask who runs the server",
+    "check sslrootcert and the host in the database URL, or ask the server's administrator",
 )
 NO_TLS = Fault(
-    "one side asks for TLS and the other does not offer it", "check sslmode in the database URL"
+    "one side requires TLS and the other does not offer it", "check sslmode in the database URL"
 )
 WRONG_PASSWORD = Fault(
     "the password or user is wrong", "check the user and password in the database URL"
 )
 NOT_LET_IN = Fault(
-    "the server does not let this user or host in",
+    "the server does not accept this user or host",
     "check the user in the database URL and the server's pg_hba.conf",
 )
 NO_DATABASE = Fault(
     "the database does not exist", "check the name in the database URL, or create it"
 )
-UNKNOWN_HOST = Fault("the host is not known", "check the host in the database URL")
+UNKNOWN_HOST = Fault("the host is unknown", "check the host in the database URL")
 NO_NAME_SERVICE = Fault(
-    "the host's name cannot be looked up now", "run it again, or look at the name service", True
+    "the host's name cannot be looked up now", "run it again, or check the name service", True
 )
 DISK_FULL = Fault(
     "the disk is full",
     "free space in the tablespace of the fact schema; the next run of the window loses nothing",
 )
 OWN_DISK_FULL = Fault(
-    "the disk is full where Spark runs", "free space there; the next run loses nothing"
+    "the disk is full on the machine that runs Spark",
+    "free space there; the next run loses nothing",
 )
 NO_RESOURCES = Fault(
-    "the server lacks memory or another resource", "look at its log, or run a shorter window"
+    "the server lacks memory or another resource", "check its log, or run a shorter window"
 )
 FORBIDDEN = Fault("the role may not do this", "grant it as in mcq_analytics/postgres/roles.sql")
 READ_ONLY = Fault("the server takes no writes", "give the URL of the primary, not of a standby")
 CANCELLED = Fault(
-    "a statement took too long, or was cancelled",
+    "a statement took too long or was cancelled",
     "raise MCQ_STATEMENT_TIMEOUT, run a shorter window, or look for a missing index",
 )
 WAITED_TOO_LONG = Fault(
-    "the computation took longer than a connection may wait",
+    "the computation took longer than a connection may stay idle",
     "raise MCQ_STATEMENT_TIMEOUT, or run a shorter window",
 )
 NO_JAVA = Fault(
-    "Java, in which Spark runs, has ended",
-    "run it again; where it was killed for its memory, set MCQ_SPARK_DRIVER_MEMORY lower",
+    "Spark's Java process has ended",
+    "run it again; if it was killed for its memory, lower MCQ_SPARK_DRIVER_MEMORY",
 )
-# The death of one that computes a task is Spark's to heal; others plan what a task reads.
+# Spark itself replaces a worker that dies in a task. This is one that dies while planning a read.
 NO_WORKER = Fault(
     "a Python worker of Spark has ended",
-    "run it again; where it was killed for its memory, run a shorter window",
+    "run it again; if it was killed for its memory, run a shorter window",
     True,
 )
 UNREACHABLE = Fault(
     "the server cannot be reached",
-    "check host and port in the database URL, and that the server runs",
+    "check host and port in the database URL, and whether the server is running",
     True,
 )
-STARTING = Fault("the server is starting or stopping", "run it again when the server is up", True)
+STARTING = Fault("the server is starting or stopping", "run it again when it is up", True)
 TOO_MANY = Fault(
     "the server has no free connection",
-    "raise max_connections, or the limit of the role or database, or run less at once",
+    "raise max_connections or the limit of the role or database, or run less in parallel",
     True,
 )
-LOCKED = Fault("a table was locked for too long", "run it again when what locks it has ended", True)
+LOCKED = Fault("a table was locked for too long", "run it again when the lock is released", True)
 IN_THE_WAY = Fault("another transaction was in the way", "run it again", True)
 LOST = Fault(
     "the connection to the server was lost", "run it again; nothing was half-written", True
 )
 REFUSED = Fault(
-    "the server cannot be connected to",
+    "the server refused the connection",
     "check host, port, user, password and database in the database URL",
 )
 
@@ -124,13 +131,13 @@ _BY_STATE = {
     "57P04": NO_DATABASE,
     "57P05": WAITED_TOO_LONG,
 }
-"""By SQLSTATE, or its class, the first two characters, for all others of the class."""
+"""By SQLSTATE; two characters stand for all others of that class."""
 
 _BY_ORIGIN = {Origin.JAVA: NO_JAVA, Origin.WORKER: NO_WORKER, Origin.DISK: OWN_DISK_FULL}
 
-# libpq keeps no SQLSTATE of a connection that it does not get, or that ends: here its words decide,
-# those of the operating system, and of the server's FATAL before there is a session. None of them
-# holds a row. In another language they are not known, and `REFUSED` or `LOST` is what is left.
+# libpq has no SQLSTATE for a connection that fails or is lost, so words decide: its own, those of
+# the operating system, and the server's FATAL messages. None of them contains a row. In another
+# language none matches, which leaves `REFUSED` or `LOST`.
 _BY_WORDS = (
     (
         (
@@ -193,11 +200,11 @@ _OUR_TABLES = {
     *(name for fact in FACTS for name in (fact.name, fact.hours_table)),
 }
 _NO_SUCH_SNAPSHOT = ("22023", "42704")
-"""Up to PostgreSQL 15, and since; of other parameters and objects too."""
+"""Until PostgreSQL 15, and since. Other parameters and objects have these codes too."""
 
 
 def fault_of(report: Report) -> Fault | None:
-    """Return the kind of fault that an error is of, if it is a known one."""
+    """Return the known fault that an error is, or None."""
     if report.state is not None:
         return _fault_of_state(report.state, report.message)
     if report.origin in (Origin.CONNECTING, Origin.CONNECTED, Origin.LIBPQ):
@@ -209,14 +216,16 @@ def fault_of(report: Report) -> Fault | None:
 
 
 def _fault_of_state(state: str, message: str) -> Fault | None:
-    # The server has no field for the name of what does not exist: it is read from the primary
-    # message, in which nothing but that name is in quotes, of whatever language they are.
+    # The server has no field for the name of a table or snapshot that does not exist. Its message,
+    # in any language, quotes that name first.
     quoted = re.search(r"[\"'«»„“”]([^\"'«»„“”]+)[\"'«»„“”]", message)
     name = quoted[1].rpartition(".")[2] if quoted is not None else ""
     if state == _UNDEFINED_TABLE:
-        # Staging tables go with the attempt that they are of, whose session was lost then.
+        # Staging tables are dropped with their attempt, so its session was lost.
         return NO_SCHEMA if name in _OUR_TABLES else LOST if name.startswith("stg_") else None
+    if state == CHECK_VIOLATION:
+        return WRONG_ROW if name in FACTS_BY_NAME else None
     if state in _NO_SUCH_SNAPSHOT:
-        # A snapshot ends with the session that holds it.
+        # A snapshot ends with the session that exported it, so that was lost.
         return LOST if re.fullmatch(r"[0-9A-F]{8}-[0-9A-F]{8}-\d+", name) else None
     return _BY_STATE.get(state) or _BY_STATE.get(state[:2])

@@ -1,7 +1,7 @@
-"""What is known of an error: its SQLSTATE, else by its class where it arose. No text decides here.
+"""Extracts the facts about an error: its SQLSTATE or, without one, where it arose.
 
-What that means, and what to do, is in `faults`. An error of Spark is of a text, whose form is its
-own: see `task_errors` for that of workers.
+The class of the error decides, not its text. Errors that crossed Spark arrive as text:
+`task_errors` reads those of Python workers. Which fault the facts mean is in `error_kinds`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from mcq_analytics.postgres.task_errors import Origin, Report, adbc_report, told_by_worker
+from mcq_analytics.postgres.task_errors import Origin, Report, adbc_report, worker_report
 
-# PySpark has no condition for what fails in Java without one: this is the form that Spark gives
-# it, in which what comes before the cause holds no row.
+# Java errors without an error condition reach PySpark as text in this form. No row is quoted before
+# the cause.
 _JAVA_ERROR = re.compile(
     r"\A[^\n]*\n: (?:org\.apache\.spark\.SparkException: Job aborted due to stage failure: "
     r"Task \S+ in stage \S+ failed \d+ times, most recent failure: Lost task \S+ in stage \S+ "
@@ -26,14 +26,14 @@ _WORKER_ENDED = "org.apache.spark.SparkException: Python worker exited unexpecte
 _JAVA_DISK_FULL = "java.io.IOException: No space left on device"
 _PYTHON_EXCEPTION = "org.apache.spark.api.python.PythonException"
 _CAUSES = 10
-"""How deep causes are followed: they may go round in a circle."""
+"""How many causes are followed: they may form a circle."""
 
 _TRACEBACKS = {"PYTHON_EXCEPTION": "traceback", "PYTHON_DATA_SOURCE_ERROR": "msg"}
-"""By the condition of an error that crossed Spark: its parameter that holds a Python traceback."""
+"""By error condition of Spark: the parameter that holds a Python traceback."""
 
 
 def report_of(error: BaseException) -> Report:
-    """Return what is known of an error of PostgreSQL's drivers, Spark, or anything else."""
+    """Return the facts about an error of PostgreSQL's drivers, of Spark, or of anything else."""
     package = type(error).__module__.partition(".")[0]
     found: Report | None = None
     if isinstance(error, DBAPIError):
@@ -51,7 +51,7 @@ def report_of(error: BaseException) -> Report:
     elif package == "py4j":
         found = _of_java(error)
     elif isinstance(error, ConnectionError):
-        # Drivers of PostgreSQL have errors of their own: this is the way to Java.
+        # PostgreSQL's drivers have errors of their own: this is the connection to Java.
         found = Report(str(error), origin=Origin.JAVA)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         found = Report(str(error), origin=Origin.DISK)
@@ -72,7 +72,7 @@ def _of_psycopg2(error: BaseException) -> Report:
 
 
 def _of_spark(error: BaseException) -> Report:
-    # Slow to import; that there is such an error means that it is.
+    # Slow to import, but an error of PySpark means that it is imported already.
     from pyspark.errors import PySparkException, PythonException  # noqa: PLC0415
 
     if not isinstance(error, PySparkException):
@@ -80,12 +80,12 @@ def _of_spark(error: BaseException) -> Report:
     try:
         parameter = _TRACEBACKS.get(error.getCondition() or "")
         parameters = error.getMessageParameters() or {}
-    except Exception:  # Java has the parameters, and may have ended since
+    except Exception:  # the parameters are in Java, which may have ended
         parameter, parameters = None, {}
-    told = None
+    found = None
     if parameter is not None or isinstance(error, PythonException):
-        told = told_by_worker(parameters.get(parameter or "") or str(error))
-    return told or Report(str(error))
+        found = worker_report(parameters.get(parameter or "") or str(error))
+    return found or Report(str(error))
 
 
 def _of_java(error: BaseException) -> Report:
@@ -94,34 +94,34 @@ def _of_java(error: BaseException) -> Report:
     if isinstance(error, Py4JNetworkError):
         return Report(str(error), origin=Origin.JAVA)
     if not isinstance(error, Py4JJavaError):
-        # A Java that is there answers with a trace; the others tell of none that answers.
+        # A living Java process answers with a trace; without one, Java has ended.
         answered = "Trace:\n" in str(error)
         return Report(str(error), origin=Origin.ELSEWHERE if answered else Origin.JAVA)
     try:
-        return _told_by_cause(error.java_exception) or _of_java_text(str(error))
-    except Exception:  # Java is asked for both, and may have ended since
+        return _report_of_cause(error.java_exception) or _of_java_text(str(error))
+    except Exception:  # both are in Java, which may have ended
         return Report(type(error).__name__, origin=Origin.JAVA)
 
 
-def _of_java_text(said: str) -> Report:
-    found = _JAVA_ERROR.match(said)
-    cause = found["cause"] if found is not None else said
+def _of_java_text(message: str) -> Report:
+    found = _JAVA_ERROR.match(message)
+    cause = found["cause"] if found is not None else message
     if cause.startswith(_WORKER_ENDED):
         return Report(cause, origin=Origin.WORKER)
     if cause.startswith(_JAVA_DISK_FULL):
         return Report(cause, origin=Origin.DISK)
-    return Report(said)
+    return Report(message)
 
 
-def _told_by_cause(exception: Any) -> Report | None:
-    """Return what a worker told, where an exception of Java has one of a worker as a cause.
+def _report_of_cause(exception: Any) -> Report | None:
+    """Return the report of a worker's error among the causes of a Java exception, if any.
 
-    So it is where tasks of several stages fail at once: Spark's error then holds all of them.
+    If tasks of several stages fail at once, Spark raises one error with all of them as causes.
     """
     for _ in range(_CAUSES):
         if exception is None:
             return None
         if exception.getClass().getName() == _PYTHON_EXCEPTION:
-            return told_by_worker(exception.getMessage())
+            return worker_report(exception.getMessage())
         exception = exception.getCause()
     return None

@@ -1,13 +1,14 @@
-"""What went wrong in PostgreSQL or Spark, as one line with the remedy, and never a secret.
+"""Errors of PostgreSQL and Spark as users see them: one line, with the remedy, without secrets.
 
-What is known of an error is found in `error_reports`; which fault that is, in `fault_kinds`.
+`error_reports` extracts the facts about an error; `error_kinds` decides which fault they mean.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mcq_analytics.errors import BaseTablesChangedError, McqError
 from mcq_analytics.masking import mask, without_secrets
@@ -27,21 +28,24 @@ __all__ = [
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one masked line: PostgreSQL's own words where it has any."""
+    """Return an error's message in one masked line; PostgreSQL's own message if it has one."""
     return _line(report_of(error)) or type(error).__name__
 
 
 def in_short(error: BaseException) -> str:
-    """Return what is known of an error in one masked line: the kind of fault, and what it says."""
+    """Return the fault and the message of an error in one masked line."""
     detail = first_line(error)
     fault = _fault(error)
     return detail if fault is None else f"{fault.what} ({detail})"
 
 
 def explain(error: BaseException, doing: str) -> McqError:
-    """Return the error that a user sees for a failure of PostgreSQL or Spark while `doing`.
+    """Return the error that users see if PostgreSQL or Spark fails while `doing` something.
 
-    An `McqError` is returned as it is, but for a secret in it.
+    An `McqError` is returned unchanged, except that secrets in it are masked.
+
+    >>> explain(OperationalError(…), "reading the status")
+    McqError("reading the status: the server cannot be reached (…): check host and port …")
     """
     if isinstance(error, McqError):
         if mask(str(error)) == str(error):
@@ -54,32 +58,32 @@ def explain(error: BaseException, doing: str) -> McqError:
     return McqError(f"{doing}: {in_short(error)}{remedy}")
 
 
-class explaining:  # noqa: N801  (used as a statement)
-    """Raise what fails inside, of some classes, as `explain` tells it; no secret is in a cause."""
+@contextmanager
+def explaining(doing: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of some classes (default: all) from the block as `explain` words them.
 
-    def __init__(self, doing: str, *kinds: type[Exception]) -> None:
-        self._doing = doing
-        self._kinds = kinds or (Exception,)
+    No error in the chain of causes holds a secret.
 
-    def __enter__(self) -> None:
-        return None
+    >>> with explaining("reading the status", SQLAlchemyError):
+    ...     connection.execute(statement)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or not isinstance(error, (*self._kinds, McqError)):
-            return
-        told = explain(error, self._doing)
+    Raises:
+        McqError: the block failed with one of the classes.
+
+    """
+    caught: tuple[type[Exception], ...] = (*(kinds or (Exception,)), McqError)
+    try:
+        yield
+    except caught as error:
+        explained = explain(error, doing)
         cause = without_secrets(error)
-        if told is not error:
-            raise told from cause
+        if explained is error:
+            raise
+        raise explained from cause
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a failure of PostgreSQL or Spark is of a kind that passes by itself."""
+    """Return whether a failure of PostgreSQL or Spark may be gone a moment later."""
     if isinstance(error, BaseTablesChangedError):
         return True
     fault = _fault(error)
@@ -104,7 +108,7 @@ def _line(report: Report) -> str:
 
 
 def _telling_line(lines: list[str]) -> str:
-    """Return the line of a traceback that names the error, else the first line."""
+    """Return the line of a traceback that names the error, or else the first line."""
     for line in reversed(lines):
         if re.match(r"^[\w.]*(Error|Exception)\b.*:", line):
             return line

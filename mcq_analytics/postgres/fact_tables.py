@@ -1,4 +1,4 @@
-"""The tables that are ours, as SQLAlchemy sees them. Migrations make, `attempts` fills them."""
+"""Our tables as SQLAlchemy objects. Migrations create them; `compute` fills them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
 
 
 SUCCESS, FAILED, CANCELLED = "success", "failed", "cancelled"
-"""What `etl_metadata` says of an attempt; what somebody stopped is no failure."""
+"""Status of an attempt in `etl_metadata`. A cancelled attempt is not a failure."""
 
 
 @dataclass(frozen=True)
 class FactTables:
-    """Our tables in one schema. `facts` and `hours` are by name of the fact."""
+    """Our tables in one schema; `facts` and `hours` by fact name."""
 
     metadata: MetaData
     facts: Mapping[str, Table]
@@ -53,8 +53,8 @@ class FactTables:
 def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTables:
     """Return our tables in `schema`, with key columns of the types in `key_types`.
 
-    `key_types` is by column: `student_id`, `test_id`, `question_id`; and `submissions.test_id` for
-    the test of a submission, which may be a wider integer than that of an answer.
+    `key_types` is by column: `student_id`, `test_id`, `question_id`; and `submissions.test_id`,
+    which may be a wider integer than the `test_id` of answers.
     """
     metadata = MetaData(schema=schema)
     facts = {fact.name: _fact(metadata, fact, key_types) for fact in FACTS}
@@ -101,6 +101,10 @@ def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any
             server_default=func.now(),
             comment=UPDATED_AT_MEANING,
         ),
+        *(
+            CheckConstraint(condition, name=f"{fact.name}_{name}_check")
+            for name, condition in fact.conditions.items()
+        ),
         comment=fact.meaning,
     )
     Index(f"{fact.name}_updated_at_idx", table.c.updated_at)
@@ -132,17 +136,17 @@ def _hours(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[An
             for name in fact.key
         ),
         comment=f"Hours in which rows of {fact.name} had source rows when they were last computed: "
-        "a run of such an hour finds the row again even after its source rows have gone",
+        "a run over such an hour finds the row even if its source rows are gone",
     )
 
 
 def etl_metadata_table(metadata: MetaData) -> Table:
-    """Return the table of attempts (SPEC section 3), one row per attempt that has ended."""
+    """Return the table of attempts (SPEC section 3): one row per attempt that has ended."""
     table = Table(
         "etl_metadata",
         metadata,
         Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Attempt"),
-        Column("pipeline_name", Text, nullable=False, comment="The asset, that is the fact"),
+        Column("pipeline_name", Text, nullable=False, comment="The fact, by the name of its asset"),
         Column("window_start", DateTime(timezone=True), nullable=False, comment="First hour, UTC"),
         Column("window_end", DateTime(timezone=True), nullable=False, comment="End, exclusive"),
         Column("status", Text, nullable=False, comment="success, failed or cancelled"),
@@ -165,7 +169,7 @@ def etl_metadata_table(metadata: MetaData) -> Table:
 
 
 def running_attempt_table(metadata: MetaData) -> Table:
-    """Return the table of the attempts that are under way."""
+    """Return the table of attempts in progress."""
     return Table(
         "running_attempt",
         metadata,
@@ -176,8 +180,8 @@ def running_attempt_table(metadata: MetaData) -> Table:
             "started_at", DateTime(timezone=True), nullable=False, comment="Start of the attempt"
         ),
         Column("run_id", Text, comment="The Dagster run"),
-        comment="The attempt that is under way, at most one per fact. A row that is found under "
-        "the fact's lock is that of a process which died: the finder records it as failed",
+        comment="The attempt in progress, at most one per fact. If an attempt gets the fact's lock "
+        "and finds a row here, then the process of that row died: it is recorded as failed",
     )
 
 
@@ -189,21 +193,21 @@ def _fingerprints(metadata: MetaData) -> Table:
         Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
         Column("answers", Text, comment="Fingerprint of the hour's answers"),
         Column("submissions", Text, comment="Fingerprint of the hour's submissions, if it has any"),
-        comment="What of the base tables each hour of a fact was last computed from: an hour whose "
-        "rows have another fingerprint now is computed again",
+        comment="Row count and hash sum, per hour, of the base rows a fact was computed from. If "
+        "they differ now, the hour is computed again",
     )
 
 
 def wrong_hour_table(metadata: MetaData) -> Table:
-    """Return the table of the hours that a check found wrong and none has found right since."""
+    """Return the table of hours that a check found wrong and no later one found right."""
     return Table(
         "wrong_hour",
         metadata,
         Column("pipeline_name", Text, primary_key=True, comment="The fact"),
         Column("check_name", Text, primary_key=True, comment="The asset check"),
         Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
-        Column("run_id", Text, nullable=False, comment="The Dagster run that checked it last"),
-        Column("found_at", DateTime(timezone=True), nullable=False, comment="When"),
-        Column("error", Text, nullable=False, comment="What was found"),
-        comment="Hours over which a blocking check found a fact wrong, until it finds it right",
+        Column("run_id", Text, nullable=False, comment="The Dagster run of the last check"),
+        Column("found_at", DateTime(timezone=True), nullable=False, comment="When it was found"),
+        Column("error", Text, nullable=False, comment="What is wrong"),
+        comment="Hours over which a blocking check found a fact wrong, until it finds them right",
     )

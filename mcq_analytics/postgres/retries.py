@@ -1,7 +1,4 @@
-"""How often, and after which waits, work is tried again that failed for a reason that passes.
-
-Which reasons those are is in `faults`.
-"""
+"""Retry policy for transient failures. Which failures are transient is in `errors`."""
 
 from __future__ import annotations
 
@@ -24,24 +21,27 @@ logger = logging.getLogger(__name__)
 
 TRIALS = 5
 FIRST_WAIT_SECONDS = 1.0
-"""The wait doubles from trial to trial; up to as much as the first is added at random, so that runs
-which were hit together do not come back together."""
+"""The wait doubles with each trial. Up to this many seconds are added at random, so that runs that
+failed together do not retry together."""
 
 
 def retrying(doing: str) -> Iterable[AttemptManager]:
-    """Return the trials of some work, to be looped over: `for trial in …: with trial: …`.
+    """Return the trials of some work, to loop over.
 
-    A permanent error ends the loop at once, the last trial's with the last; both are raised as
-    they are.
+    A permanent error, or that of the last trial, is raised unchanged.
+
+    >>> for trial in retrying("reading the status"):
+    ...     with trial:
+    ...         rows = read()
     """
 
-    def tell(state: RetryCallState) -> None:
+    def log(state: RetryCallState) -> None:
         assert state.outcome is not None
         assert state.next_action is not None
         error = state.outcome.exception()
         assert error is not None
         logger.warning(
-            "%s: %s; trying again in %.1f s (%d of %d)",
+            "%s: %s; retrying in %.1f s (trial %d of %d)",
             doing,
             first_line(error),
             state.next_action.sleep,
@@ -53,6 +53,6 @@ def retrying(doing: str) -> Iterable[AttemptManager]:
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(TRIALS),
         wait=wait_exponential(FIRST_WAIT_SECONDS) + wait_random(0, FIRST_WAIT_SECONDS),
-        before_sleep=tell,
+        before_sleep=log,
         reraise=True,
     )

@@ -1,13 +1,13 @@
--- The least that the platform needs: read the base tables, own the facts, and nothing more.
--- Run it once from the psql client, as who owns the database and the base tables and may create
+-- Creates the roles of the platform with the fewest privileges: read the base tables, own the facts.
+-- Run it once with psql, as the owner of the database and the base tables, with the right to create
 -- roles (CREATEROLE); a superuser is not needed:
 --
 --   psql -d DATABASE -v source=public -v facts=analytics -f roles.sql
 --   psql -d DATABASE -c '\password mcq_writer'
 --
 -- mcq_writer is the role of the database URL. mcq_reader is for analysts: grant it to their roles.
--- All of it is done, or nothing: psql then says why, and exits with 3. Running it again changes
--- nothing, but mends who owns the facts.
+-- The script does everything or nothing; on failure psql says why, and exits with 3. Running it again
+-- changes nothing, except that it corrects the owner of the facts.
 
 \set ON_ERROR_STOP on
 \if :{?source} \else \set source public \endif
@@ -15,7 +15,7 @@
 
 BEGIN;
 SET LOCAL client_min_messages = warning;
--- Blocks of code see no variables of psql.
+-- DO blocks cannot read psql variables.
 SELECT set_config('mcq.source', :'source', true), set_config('mcq.facts', :'facts', true) \gset set_
 
 DO $$
@@ -31,8 +31,8 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mcq_writer') \gexec
 SELECT 'CREATE ROLE mcq_reader NOLOGIN'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mcq_reader') \gexec
 
--- Who gives mcq_writer a schema must be able to become mcq_writer. Whoever created the role may grant
--- that to themselves, and has it for this transaction alone. Before 16 every member can.
+-- To give mcq_writer a schema, a role must be able to SET ROLE mcq_writer. The creator of mcq_writer may
+-- grant itself that right, and keeps it for this transaction only. Before 16 every member has it.
 SELECT current_setting('server_version_num')::int >= 160000 AS grants_have_options \gset
 \if :grants_have_options
     SELECT NOT pg_has_role('mcq_writer', 'SET') AS to_be_granted \gset
@@ -43,7 +43,7 @@ SELECT current_setting('server_version_num')::int >= 160000 AS grants_have_optio
     GRANT mcq_writer TO CURRENT_USER;
 \endif
 
--- Temporary tables hold the keys that a task reads the rows of.
+-- Tasks put the keys of the rows that they read into temporary tables.
 GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO mcq_writer;
 GRANT CONNECT ON DATABASE :"DBNAME" TO mcq_reader;
 
@@ -52,7 +52,7 @@ GRANT SELECT ON
     :"source".answers, :"source".questions, :"source".sessions, :"source".submissions
 TO mcq_writer;
 
--- Who may not grant something is warned, not stopped.
+-- A GRANT without the right to grant is only a warning in PostgreSQL.
 DO $$
 DECLARE
     base text;
@@ -73,8 +73,8 @@ END $$;
 
 CREATE SCHEMA IF NOT EXISTS :"facts" AUTHORIZATION mcq_writer;
 
--- What init-db made as somebody else is given to mcq_writer: the tables of all migrations. What others
--- keep in the schema, such as views, stays theirs.
+-- Tables that init-db created as another role become mcq_writer's: those of all migrations. Other
+-- objects in the schema, such as views, keep their owners.
 DO $$
 DECLARE
     facts text := current_setting('mcq.facts');
@@ -99,7 +99,7 @@ BEGIN
                     'alembic_version'
                 )
             )
-        -- The schema first: who is given a table must be able to make one there.
+        -- The schema first: the new owner of a table needs the right to create tables in it.
         ORDER BY kind, name
     LOOP
         IF NOT other.is_ours THEN
@@ -110,7 +110,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- What is mcq_writer's, only mcq_writer shares.
+-- Only the owner, mcq_writer, can grant these.
 SET LOCAL ROLE mcq_writer;
 GRANT USAGE ON SCHEMA :"facts" TO mcq_reader;
 SELECT format('GRANT SELECT ON %I.%I TO mcq_reader', schemaname, tablename)

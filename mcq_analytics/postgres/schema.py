@@ -1,10 +1,11 @@
-"""Our schema in the database: migrating it, checking it, and its comments.
+"""Our schema in the database: migrating and checking it.
 
-The tables are described in `fact_tables`; the migrations are in `migrations/versions`.
+The tables are defined in `fact_tables`, the migrations in `migrations/versions`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,26 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 from sqlalchemy.types import TypeEngine
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS, KEY_MEANINGS
+from mcq_analytics.postgres.error_kinds import CHECK_VIOLATION
 from mcq_analytics.postgres.fact_tables import fact_tables
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
+
+logger = logging.getLogger(__name__)
 
 _MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"
 
 
 def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
-    """Return the types of the facts' keys: those of the base tables, by column.
+    """Return the types of the facts' key columns, which are those of the base tables.
 
-    `submissions.test_id` stands for itself, since it may be a wider integer than that of answers.
+    `submissions.test_id` has an entry of its own: it may be a wider integer than in `answers`.
     """
     types = {name: base.sql_type("answers", name) for name in KEY_MEANINGS}
     types["submissions.test_id"] = base.sql_type("submissions", "test_id")
@@ -35,9 +40,9 @@ def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
 
 
 def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]) -> None:
-    """Create our schema or bring it to the present version, with comments on all of it.
+    """Create our schema or upgrade it, with comments on all tables and columns.
 
-    Runs in the caller's transaction, one caller at a time.
+    Runs in the caller's transaction; concurrent callers wait for each other.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     if not inspect(connection).has_schema(schema):
@@ -50,15 +55,52 @@ def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[
         connection.execute(SetTableComment(table))
         for column in table.columns:
             connection.execute(SetColumnComment(column))
+    _validate_constraints(connection, schema)
+
+
+def _validate_constraints(connection: Connection, schema: str) -> None:
+    """Check stored rows against constraints that were added later.
+
+    Rows that break one are kept. The constraint then stays unvalidated: it still refuses new rows,
+    and the next call validates it again.
+    """
+    unchecked = connection.execute(
+        text(
+            "SELECT c.relname, k.conname, pg_get_expr(k.conbin, k.conrelid) FROM pg_constraint k "
+            "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = :schema AND c.relname = ANY(:facts) AND k.contype = 'c' "
+            "AND NOT k.convalidated ORDER BY c.relname, k.conname"
+        ),
+        {"schema": schema, "facts": [fact.name for fact in FACTS]},
+    ).all()
+    for table, constraint, condition in unchecked:
+        if not _is_satisfied(connection, quoted(schema, table), quoted(constraint)):
+            logger.warning(
+                "%s.%s has old rows that break %s; new ones are refused. Compute the hours of "
+                "these rows again, then run mcq-analytics init-db again",
+                *(schema, table, condition),
+            )
+
+
+def _is_satisfied(connection: Connection, table: str, constraint: str) -> bool:
+    """Return whether all stored rows satisfy a constraint, which is then marked as valid."""
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}")
+    except DBAPIError as error:
+        if getattr(error.orig, "pgcode", None) != CHECK_VIOLATION:
+            raise
+        return False
+    return True
 
 
 def require_fact_tables(
     connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]
 ) -> None:
-    """Check that the fact tables are there, with keys of the types that the base tables have.
+    """Check that our tables exist, with key columns of the same types as the base tables.
 
     Raises:
-        McqError: they are not; the message says what to do.
+        McqError: a table is missing or has another key type; the message says what to do.
 
     """
     expected = fact_tables(schema, types)
@@ -96,7 +138,7 @@ def require_fact_tables(
 
 
 def _same_type(data_type: str, wanted: TypeEngine[Any]) -> bool:
-    """Compare PostgreSQL's name of a type with ours; text and varchar hold the same."""
+    """Compare PostgreSQL's name of a type with ours; text and varchar count as equal."""
     name = wanted.__visit_name__.lower()
     texts = ("text", "varchar", "character varying")
     return data_type == name or (data_type in texts and name in texts)

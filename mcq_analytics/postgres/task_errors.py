@@ -1,7 +1,7 @@
-"""Errors of Spark's Python workers: how one is told to the driver, which Spark hands a text alone.
+"""How errors of Spark's Python workers reach the driver, to which Spark passes only text.
 
-A worker raises a `TaskError`, whose message is one line of JSON; the driver finds that line again.
-What the contents mean is in `faults`. Workers import this module: it imports little.
+A worker raises a `TaskError`, whose message is one line of JSON; the driver finds and reads that
+line. What the contents mean is in `error_kinds`. Workers import this module, so it imports little.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import PurePath
-from types import TracebackType
 
 from mcq_analytics.masking import mask, remember
 
@@ -25,7 +26,7 @@ _OF_LIBPQ = re.compile(
 
 
 class Origin(str, Enum):
-    """Where an error that has no SQLSTATE arose, as its class tells."""
+    """Where an error without a SQLSTATE arose, judged by its class."""
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -38,10 +39,10 @@ class Origin(str, Enum):
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of an error: what it says, the server's SQLSTATE if it has one, else an origin.
+    """The facts about an error: its message, and the server's SQLSTATE or else its origin.
 
-    `message` is the server's primary message where there is one. `where` is the place in the code
-    of a worker.
+    `message` is the server's primary message if there is one. `where` is the place in a worker's
+    code.
     """
 
     message: str
@@ -51,44 +52,35 @@ class Report:
 
 
 class TaskError(Exception):
-    """A failure in a Python worker; the message is a `Report` as JSON, without any line break.
+    """A failure in a Python worker. The message is a `Report` as JSON in one line.
 
-    What rows hold can be in the JSON alone, where it is escaped.
+    Contents of rows can only be inside the JSON, where they are escaped.
     """
 
 
 def lost_connection(message: str) -> TaskError:
-    """Return the error of a task that finds its connection lost where the driver said nothing."""
+    """Return the error of a task that lost its connection without an error from the driver."""
     return _task_error(Report(message, CONNECTION_FAILURE))
 
 
-class telling_the_driver:  # noqa: N801  (used as a statement)
-    """Raise what fails inside as a `TaskError`, without the secrets of a connection string."""
+@contextmanager
+def telling_the_driver(conninfo: str) -> Iterator[None]:
+    """Raise errors from the block as a `TaskError`, without the secrets of a connection string."""
+    try:
+        yield
+    except TaskError:
+        raise
+    except Exception as error:
+        from psycopg2.extensions import parse_dsn  # noqa: PLC0415  (only failing tasks need it)
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, TaskError):
-            return
-        from psycopg2.extensions import parse_dsn  # noqa: PLC0415  (no task that succeeds needs it)
-
-        parameters = parse_dsn(self._conninfo)
+        parameters = parse_dsn(conninfo)
         remember(parameters.get("password"), parameters.get("sslpassword"))
         report = adbc_report(error) or Report(f"{type(error).__name__}: {error}")
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}"
-        told = Report(mask(report.message), report.state, report.origin, where)
-        # The cause, as a text of many lines, might look like another error.
-        raise _task_error(told) from None
+        masked = Report(mask(report.message), report.state, report.origin, where)
+        # The text of a cause has many lines, one of which might look like another error.
+        raise _task_error(masked) from None
 
 
 def _task_error(report: Report) -> TaskError:
@@ -96,7 +88,7 @@ def _task_error(report: Report) -> TaskError:
 
 
 def adbc_report(error: BaseException) -> Report | None:
-    """Return the report of an error of ADBC, and None of any other."""
+    """Return the report of an ADBC error, or None for any other error."""
     from adbc_driver_manager import Error, OperationalError  # noqa: PLC0415
 
     if not isinstance(error, Error):
@@ -106,8 +98,8 @@ def adbc_report(error: BaseException) -> Report | None:
     message = str(error) if primary is None else primary.decode(errors="replace")
     if error.sqlstate:
         return Report(message, error.sqlstate)
-    # The driver has no class for what libpq says, but words of its own before it. What stops a
-    # reader of ours, which may be a row, has others.
+    # The driver has no class for libpq's messages, but puts words of its own before them. Errors of
+    # our readers, which may quote a row, begin differently.
     found = _OF_LIBPQ.match(message)
     if found is None or not isinstance(error, OperationalError):
         return Report(message)
@@ -115,11 +107,11 @@ def adbc_report(error: BaseException) -> Report | None:
     return Report(message[found.end() :], origin=origin)
 
 
-def told_by_worker(text: str) -> Report | None:
-    """Return the report of a `TaskError` in the traceback that Spark hands on, if it is of one.
+def worker_report(text: str) -> Report | None:
+    """Return the report of the `TaskError` whose traceback Spark passed on, or None.
 
-    In a traceback the first line after the frames, which are indented, names the exception and
-    begins its message: whatever stands in a message of several lines comes later.
+    The first line after the indented frames of a traceback names the exception and begins its
+    message. Further lines of a message come later, so they cannot pose as a `TaskError`.
     """
     _, _, frames = text.partition("Traceback (most recent call last):\n")
     named = next((line for line in frames.splitlines() if not line.startswith(" ")), "")
@@ -127,7 +119,7 @@ def told_by_worker(text: str) -> Report | None:
     if not named.startswith(start):
         return None
     try:
-        told = json.loads(named.removeprefix(start))
-        return Report(told["message"], told["state"], Origin(told["origin"]), told["where"])
+        fields = json.loads(named.removeprefix(start))
+        return Report(fields["message"], fields["state"], Origin(fields["origin"]), fields["where"])
     except (ValueError, KeyError, TypeError):
         return None

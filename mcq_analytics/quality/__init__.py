@@ -1,1 +1,1 @@
-"""Whether the facts are right and how far they are: audits, corrections, rescore, status."""
+"""Are the facts right, and how far are they? Audits, late data, corrections, rescore, status."""

@@ -1,7 +1,8 @@
-"""Audits: what must hold of the rows that a window touches, asked of the tables as they are stored.
+"""Audits of stored fact rows in plain SQL, independent of the Spark code that computed them.
 
-The questions are plain SQL, apart from what computed the rows. That rows are computed anew when
-their hours change is `fingerprints`'; how answers become asset checks is in `definitions.checks`.
+Per window: a recompute of some rows, and counts of base rows without a counterpart. What every row
+must satisfy is left to the constraints of the tables. `definitions.checks` turns the results into
+asset checks.
 """
 
 from __future__ import annotations
@@ -28,46 +29,7 @@ from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
 SAMPLE = 20
-"""Rows of a window that are computed again: all their history is read, in one session."""
-
-KEYS_NAMED = 5
-"""Keys of wrong rows that are told."""
-
-_TOUCHED = "(SELECT DISTINCT {key} FROM {hours} h WHERE {hours_in_window})"
-
-_DOUBLED_KEYS = f"""
-    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
-    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}})
-    GROUP BY {{key}} HAVING count(*) > 1 ORDER BY {{key}} LIMIT :named
-"""
-
-_BROKEN_ROWS = f"""
-    SELECT CAST(ROW({{key}}) AS text) AS key, count(*) OVER () AS rows
-    FROM {_TOUCHED} t JOIN {{fact}} f USING ({{key}}) WHERE NOT ({{rule}})
-    ORDER BY {{key}} LIMIT :named
-"""
-
-TOTALS_RULE = (
-    "f.completed_submissions + f.incomplete_submissions = f.total_submissions "
-    "AND f.total_submissions > 0"
-)
-
-RANGE_RULES: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: (
-        "f.answer_count > 0 AND f.revisited = (f.answer_count > 1) AND f.time_spent >= 0 "
-        "AND f.first_answer_time <= f.last_answer_time"
-    ),
-    TEST_SUMMARY.name: (
-        "f.accuracy_percent BETWEEN 0 AND 100 AND f.time_spent >= 0 AND f.questions_attempted > 0 "
-        "AND f.correct_answers BETWEEN 0 AND f.questions_attempted "
-        "AND f.questions_attempted <= f.total_questions"
-    ),
-    TEST_FUNNEL.name: (
-        "f.completion_rate BETWEEN 0 AND 100 AND coalesce(f.avg_submit_time, 0) >= 0 "
-        "AND least(f.completed_submissions, f.incomplete_submissions) >= 0"
-    ),
-}
-"""What is true of every row of a fact, wherever it comes from."""
+"""Rows of a window that are recomputed: their whole history is read, in one session."""
 
 _CANDIDATES: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
@@ -108,8 +70,8 @@ _SITTINGS = """
     GROUP BY student_id, test_id, submit_time
 """
 
-# Common table expressions that begin with the `sample` of keys and end in the rows that it should
-# have.
+# Common table expressions: they start from the `sample` of keys and end with the rows that the fact
+# should have for them.
 _EXPECTED: Mapping[str, str] = {
     QUESTION_INTERACTION.name: judged(_OF_SAMPLE)
     + f""", expected AS (
@@ -119,7 +81,7 @@ _EXPECTED: Mapping[str, str] = {
             extract(epoch FROM o.last_answer_time - o.first_answer_time) AS time_spent
         FROM ({outcomes()}) o
     )""",
-    # All answers of the tests give the totals; those of the sampled students give the rest.
+    # The totals need all answers of a test; the rest needs those of the sampled students only.
     TEST_SUMMARY.name: judged(
         """
         SELECT {answer_columns} FROM (SELECT DISTINCT test_id FROM sample) k
@@ -139,7 +101,7 @@ _EXPECTED: Mapping[str, str] = {
         JOIN totals t ON t.test_id = o.test_id
         GROUP BY o.student_id, o.test_id, t.total_questions
     )""",
-    # Answers belong to the next submission. Both are put in one order and numbered, without a join.
+    # An answer belongs to the next submission. Instead of a join, both are ordered and numbered.
     TEST_FUNNEL.name: f"sittings AS ({_SITTINGS}), "
     + judged(_OF_STUDENTS)
     + """, events AS (
@@ -218,19 +180,11 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Broken:
-    """Rows that break a rule: how many there are, and the first keys of them."""
-
-    rows: int
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Recomputed:
-    """A sample of rows computed again: its size, and the keys of the rows that differ.
+    """The result of recomputing a sample of rows: its size, and the keys of rows that differ.
 
-    `wrong` differ for no reason; `awaiting` differ because base rows of their tests have come or
-    changed since, in hours that are yet to run.
+    Rows in `awaiting` differ because base rows of their tests arrived or changed since, in hours
+    that are still to run. Rows in `wrong` have no such excuse.
     """
 
     sampled: int
@@ -240,32 +194,31 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Audits:
-    """The audits of one fact over a window. All of them belong into one snapshot."""
+    """The audits of one fact over a window. Run all of them in one snapshot."""
 
     fact: Fact
     base: BaseTables
     schema: str
     window: Window
 
-    def doubled_keys(self, connection: Connection) -> Broken:
-        """Return the keys that have more than one row."""
-        return self._broken(connection, _DOUBLED_KEYS)
-
-    def rows_out_of_range(self, connection: Connection) -> Broken:
-        """Return the rows that break what is true of every row of the fact."""
-        return self._broken(connection, _BROKEN_ROWS, rule=RANGE_RULES[self.fact.name])
-
-    def rows_with_wrong_totals(self, connection: Connection) -> Broken:
-        """Return the rows of the funnel that do not add up."""
-        return self._broken(connection, _BROKEN_ROWS, rule=TOTALS_RULE)
+    def computed_until(self, connection: Connection) -> datetime | None:
+        """Return the end of the latest hour that the fact was computed over, or None."""
+        statement = (
+            f"SELECT max(hour) + interval '1 hour' FROM {quoted(self.schema, 'hour_fingerprint')} "
+            "WHERE pipeline_name = :fact"
+        )
+        found: datetime | None = connection.execute(
+            text(statement), {"fact": self.fact.name}
+        ).scalar()
+        return found
 
     def references(self, connection: Connection) -> dict[str, int]:
-        """Return how many base rows of the window have no counterpart, by what they lack."""
+        """Return the number of base rows of the window without a counterpart, by kind."""
         statements = _REFERENCES.get(self.fact.name, {})
         return {what: self._count(connection, statement) for what, statement in statements.items()}
 
     def recomputed(self, connection: Connection, seed: int = 0) -> Recomputed:
-        """Compute some rows again, drawn by the seed, from all their history in the base tables."""
+        """Recompute a sample of rows, drawn by `seed`, from their whole history."""
         candidates = self._fill(_CANDIDATES[self.fact.name])
         bound = {**self._bound, "sample": SAMPLE, "seed": seed}
         sampled = connection.execute(
@@ -289,7 +242,7 @@ class Audits:
         )
 
     def _unsettled_tests(self, connection: Connection, tests: Iterable[object]) -> set[object]:
-        """Return the tests with an hour that was not computed yet, or has changed since."""
+        """Return the tests with an hour that was never computed, or has changed since."""
         chosen = list(tests)
         if not chosen:
             return set()
@@ -300,7 +253,7 @@ class Audits:
             tests_of.setdefault(hour, set()).add(test)
         done = computed_hours(connection, self.schema, self.fact)
         unsettled = set().union(*(tests_of[hour] for hour in tests_of.keys() - done))
-        # What has changed is asked only of hours that decide.
+        # Comparing hours is expensive: only those that can still decide about a test.
         rest = (hour for hour, some in tests_of.items() if hour in done and some - unsettled)
         for window in ranges(rest):
             for hour in stale_hours(connection, self.base, self.schema, self.fact, window):
@@ -313,7 +266,7 @@ class Audits:
         for column in self.fact.columns:
             one, other = f"actual.{quoted(column.name)}", f"expected.{quoted(column.name)}"
             if column.type is ColumnType.FLOAT:
-                # Sums of another order differ in their last digits.
+                # Sums in another order differ in the last digits.
                 conditions.append(
                     f"({one} IS NULL) <> ({other} IS NULL) "
                     f"OR abs({one} - {other}) > 1e-9 * greatest(1, abs({other}))"
@@ -328,12 +281,6 @@ class Audits:
 
     def _count(self, connection: Connection, template: str) -> int:
         return int(connection.execute(text(self._fill(template)), self._bound).scalar_one())
-
-    def _broken(self, connection: Connection, template: str, **more: str) -> Broken:
-        rows = connection.execute(
-            text(self._fill(template, **more)), {**self._bound, "named": KEYS_NAMED}
-        ).all()
-        return Broken(rows[0].rows if rows else 0, tuple(row.key for row in rows))
 
     def _fill(self, template: str, **more: str) -> str:
         names = {

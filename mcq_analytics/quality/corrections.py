@@ -1,7 +1,6 @@
-"""Corrections of the answer key: which fact rows disagree with it, and what they will move.
+"""Corrections of the answer key: which fact rows disagree with it, and how results will change.
 
-The comparison is of facts with base tables, over all of the past. Hours that changed in any other
-way are found in `fingerprints`.
+All of the past is compared. Other changes of base rows are found by `compute.fingerprints`.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ _ANSWER_KEY = """
     FROM {questions} q
 """
 
-# The rows that follow a key in the order of the primary key, whose index serves, and the last of
-# them. Ids are compared in the widest of their types: the owner may have changed that of a table.
+# A page of rows in the order of the primary key, by its index, and the last key of the page. Ids
+# are compared in their widest type: the owner may have changed the type of a base table.
 _PAGE = f"""
     WITH page AS MATERIALIZED (
         SELECT f.student_id, f.test_id, f.question_id, f.final_answer_option, f.is_correct,
@@ -63,7 +62,7 @@ _QUESTION_HOURS = """
     WHERE CAST(h.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
 """
 
-# A pair is a student in a test with an answer in one of the hours, now or when last computed.
+# The student's tests with an answer in one of the hours, now or when last computed.
 _MOVES = (
     """
     WITH pairs AS (
@@ -124,7 +123,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows: how many, the key of the last, and an hour of each that disagrees with the key."""
+    """A page of rows: their number, the last key, and an hour of each row that is wrong."""
 
     rows: int
     last: Key | None
@@ -133,10 +132,9 @@ class Page:
 
 @dataclass(frozen=True)
 class Moves:
-    """What a correction moves: rows of `question_interaction_fact`, and their students.
+    """What a correction changes: rows of `question_interaction_fact`, and students.
 
-    `before` and `after` are the mean accuracy, in percent, of these students in these tests; None
-    where there is none.
+    `before` and `after` are the mean accuracy in percent over these students' tests, or None.
     """
 
     rows: int
@@ -147,20 +145,20 @@ class Moves:
 
 @dataclass(frozen=True)
 class Corrections:
-    """The comparisons, over given base tables and the facts in a schema."""
+    """Comparisons of base tables with the facts in a schema."""
 
     base: BaseTables
     schema: str
 
     def answer_key(self, connection: Connection) -> str:
-        """Return a fingerprint of the answer key: while it is the same, no row went wrong by it."""
+        """Return a fingerprint of the answer key: it changes with every correction."""
         return str(connection.execute(text(self._fill(_ANSWER_KEY))).scalar_one())
 
     def wrong_rows_after(self, connection: Connection, after: Key | None, rows: int) -> Page:
-        """Return an hour of each of the next rows of the fact that disagrees with the answer key.
+        """Return the page of rows after a key (or the first page), with the hours to compute again.
 
-        The rows are those after a key, or the first ones; it costs what so many cost, however many
-        there are. A run of the hour brings a row right, wherever the student's other answers are.
+        These are one hour of each row that disagrees with the answer key; a run over it corrects
+        the row, whatever its other hours. The cost depends on the size of the page alone.
         """
         follows = "true"
         if after is not None:
@@ -179,7 +177,7 @@ class Corrections:
         return Page(found.rows, last, set(found.hours))
 
     def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
-        """Return the hours in which a question was answered, or None where nobody knows it."""
+        """Return the hours in which a question was answered, or None if it does not exist."""
         bound = {"question": question}
         if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
             return None
@@ -188,7 +186,7 @@ class Corrections:
     def moves(
         self, connection: Connection, hours: Iterable[datetime], question: str | None = None
     ) -> Moves:
-        """Return what a run of some hours will move of `is_correct`, and so of accuracies."""
+        """Return how runs over some hours will change `is_correct`, and so accuracies."""
         row = connection.execute(
             text(self._fill(_MOVES)), {"hours": sorted(hours), "question": question}
         ).one()

@@ -1,7 +1,6 @@
-"""Rescoring by hand: which hours a corrected answer key or expiry concerns, and what it moves.
+"""Rescoring on request: the hours affected by corrected answer keys or expiries, and the effect.
 
-The late data sensor finds the same by itself, see `sensors.late_data`. Computing the hours is
-`launching.in_process`'s.
+The late data sensor finds the same hours in time. `launching.in_process` computes them.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from mcq_analytics.settings import Settings
 
 HOURS_AT_A_TIME = 1_000
 BRIDGED = timedelta(hours=24)
-"""Hours between two windows that are computed along: another run costs more than they do."""
+"""Gaps up to this length are computed too: that is cheaper than another run."""
 
 
 @dataclass(frozen=True)
 class Rescore:
-    """Windows to compute again, the hours in them that need it, and what that moves."""
+    """Windows to compute again, the number of hours in them that need it, and the effect."""
 
     windows: list[Window]
     stale_hours: int
@@ -42,13 +41,13 @@ def find_rescore(
     question: str | None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Rescore:
-    """Compare the facts with the base tables, over all hours or over those of one question.
+    """Compare the facts with the base tables, over all hours or those of one question.
 
-    It reads the answers of the hours that it compares once for each fact; `progress` is told how
-    many hours were compared.
+    The answers of these hours are read once per fact. `progress` is called with the number of
+    hours compared since the last call.
 
     Raises:
-        UsageError: nobody has answered the question, and it has no answer key.
+        UsageError: the question does not exist: nobody answered it and it has no answer key.
         McqError: the database cannot be read.
 
     """
@@ -72,7 +71,7 @@ def find_rescore(
 
 
 def bridged(hours: Iterable[datetime]) -> list[Window]:
-    """Return windows that hold all of the hours, and the short gaps between them, in order."""
+    """Return windows that cover the hours and the short gaps between them, in order."""
     windows: list[Window] = []
     for window in ranges(hours):
         if windows and window.start - windows[-1].end <= BRIDGED:

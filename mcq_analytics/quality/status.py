@@ -1,4 +1,4 @@
-"""How far each fact is: hours done, missing and failed, as `mcq-analytics status` shows them."""
+"""How far each fact is: hours done, missing and failed, as shown by `mcq-analytics status`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.alerting.incidents import Failure
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import (
     HOUR,
+    Window,
     format_hour,
     hours_so_far,
     last_closed_hour_end,
@@ -20,9 +21,8 @@ from mcq_analytics.model.windows import (
 )
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.postgres.fact_tables import FAILED, SUCCESS
+from mcq_analytics.postgres.hours import FactHours, hours_of_facts
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.metadata import HourRecord, fact_record
 from mcq_analytics.settings import Settings
 
 CAUSES_NAMED = 5
@@ -31,14 +31,14 @@ RANGES_NAMED = 3
 
 @dataclass(frozen=True)
 class Cause:
-    """Hours that failed for one reason, and when they did so last. `text` is one line."""
+    """Hours that failed with the same error, and when they last did. `text` is one line."""
 
     text: str
     hours: tuple[datetime, ...]
     last_at: datetime | None = None
 
     def __str__(self) -> str:
-        """Name the hours and the reason."""
+        """Return the hours and the error in one line."""
         named = ranges(self.hours)
         more = f" and {len(named) - RANGES_NAMED} more ranges" if len(named) > RANGES_NAMED else ""
         when = f", last at {format_hour(self.last_at)}" if self.last_at is not None else ""
@@ -49,19 +49,23 @@ class Cause:
 class FactStatus:
     """How far a fact is. `done_until` is the end of its latest hour that succeeded.
 
-    Missing and failed hours are counted from the partition start to the last hour that is over;
-    the lag is the hours from `done_until` to there. Hours over which a check found the fact wrong
-    count as failed. `failed` and `wrong` name the reasons, the latest first.
+    Missing hours are counted from the first partition to the last closed hour; the lag is the time
+    from `done_until` to there. `failed` are the hours that failed and `wrong` those over which a
+    check found the fact wrong, by cause, latest first.
     """
 
     name: str
     done_until: datetime | None
     missing_hours: int
-    failed_hours: int
     failed: tuple[Cause, ...]
     wrong: tuple[Cause, ...]
     lag_hours: int
     rows: int
+
+    @property
+    def failed_hours(self) -> int:
+        """Number of hours that failed or are wrong."""
+        return len({hour for cause in (*self.failed, *self.wrong) for hour in cause.hours})
 
 
 def fact_statuses(
@@ -74,61 +78,63 @@ def fact_statuses(
 
     """
     engine = database.engine()
-    closed = last_closed_hour_end()
-    start = settings.partition_start
-    span = hours_so_far(start)
-    found = []
     with explaining("reading the status", SQLAlchemyError):
-        for fact in FACTS:
-            hours = fact_record(engine, fact.name, settings).hours
-            known = {hour: one for hour, one in hours.items() if one.latest is not None}
-            done = [hour for hour, one in known.items() if _status(one) == SUCCESS]
-            failed = {hour: one for hour, one in known.items() if _status(one) == FAILED}
-            done_until = max(done) + HOUR if done else None
-            with engine.connect() as connection:
-                rows = connection.execute(
-                    text(f"SELECT count(*) FROM {quoted(settings.fact_schema, fact.name)}")
+        hours = hours_of_facts(engine, settings, FACTS_BY_NAME)
+        with engine.connect() as connection:
+            rows = {
+                name: connection.execute(
+                    text(f"SELECT count(*) FROM {quoted(settings.fact_schema, name)}")
                 ).scalar_one()
-            found.append(
-                FactStatus(
-                    name=fact.name,
-                    done_until=done_until,
-                    missing_hours=sum(hour not in known for hour in span.starts()) if span else 0,
-                    failed_hours=len({*failed, *wrong[fact.name]}),
-                    failed=_causes_of_failed(failed),
-                    wrong=_causes(
-                        (failure.text, hour, None) for hour, failure in wrong[fact.name].items()
-                    ),
-                    lag_hours=max(0, (closed - (done_until or start)) // HOUR),
-                    rows=rows,
-                )
-            )
-    return found
+                for name in FACTS_BY_NAME
+            }
+    return [
+        _status(name, hours[name], wrong[name], rows[name], settings.partition_start)
+        for name in FACTS_BY_NAME
+    ]
 
 
-def _status(record: HourRecord) -> str | None:
-    return record.latest.status if record.latest is not None else None
-
-
-def _causes_of_failed(failed: Mapping[datetime, HourRecord]) -> tuple[Cause, ...]:
-    return _causes(
-        (record.latest.error or "no error is recorded", hour, record.latest.finished_at)
-        for hour, record in failed.items()
-        if record.latest is not None
+def _status(
+    name: str,
+    hours: FactHours,
+    wrong: Mapping[datetime, Failure],
+    rows: int,
+    first: datetime,
+) -> FactStatus:
+    span = hours_so_far(first)
+    known = [one for one in hours.ranges if not one.is_missing]
+    done_until = max((one.hours.end for one in known if one.has_succeeded), default=None)
+    return FactStatus(
+        name=name,
+        done_until=done_until,
+        missing_hours=span.hours - sum(_common(one.hours, span) for one in known) if span else 0,
+        failed=_causes(
+            (one.failed.error or "no error is recorded", hour, one.failed.finished_at)
+            for one in known
+            if one.failed is not None
+            for hour in one.hours.starts()
+        ),
+        wrong=_causes((failure.text, hour, None) for hour, failure in wrong.items()),
+        lag_hours=max(0, (last_closed_hour_end() - (done_until or first)) // HOUR),
+        rows=rows,
     )
 
 
+def _common(one: Window, other: Window) -> int:
+    """Return the number of hours that are in both windows."""
+    return max(0, (min(one.end, other.end) - max(one.start, other.start)) // HOUR)
+
+
 def _causes(failures: Iterable[tuple[str, datetime, datetime | None]]) -> tuple[Cause, ...]:
-    """Put together what failed for the same reason, the latest first."""
-    by_text: dict[str, list[tuple[datetime, datetime | None]]] = {}
-    for said, hour, at in failures:
-        by_text.setdefault(said, []).append((hour, at))
+    """Group hours by the error that they failed with, the latest first."""
+    by_error: dict[str, list[tuple[datetime, datetime | None]]] = {}
+    for error, hour, at in failures:
+        by_error.setdefault(error, []).append((hour, at))
     causes = [
         Cause(
-            said,
+            error,
             tuple(sorted(hour for hour, _ in hours)),
             max((at for _, at in hours if at is not None), default=None),
         )
-        for said, hours in by_text.items()
+        for error, hours in by_error.items()
     ]
     return tuple(sorted(causes, key=lambda cause: cause.last_at or max(cause.hours), reverse=True))

@@ -1,6 +1,6 @@
-"""Verdicts of the checks: the hours over which a fact was found wrong, until it is found right.
+"""Verdicts of the blocking checks: hours over which a fact is wrong, until it is found right.
 
-A check's own history, which Dagster keeps, grows with every run; what is wrong now is asked here.
+Dagster keeps the history of every check, which only grows; this table holds what is wrong now.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mcq_analytics.postgres.identifiers import quoted
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found wrong over an hour, and the run that it belongs to."""
+    """What a check found wrong over an hour, and in which run."""
 
     run_id: str
     error: str
@@ -33,7 +33,7 @@ def store_verdicts(
     run_id: str,
     verdicts: Mapping[str, str | None],
 ) -> None:
-    """Keep what checks say of all hours of a window: by name of the check, an error or None."""
+    """Store the verdicts on all hours of a window: an error, or None for right, by check name."""
     table = quoted(schema, "wrong_hour")
     bound = {"fact": fact.name, "start": window.start, "end": window.end, "run_id": run_id}
     for check, error in verdicts.items():
@@ -57,7 +57,7 @@ def store_verdicts(
 
 
 def wrong_hours(connection: Connection, schema: str) -> dict[str, dict[datetime, Verdict]]:
-    """Return by fact the hours that are wrong, with the latest verdict on each."""
+    """Return the wrong hours, by fact, with the latest verdict on each."""
     rows = connection.execute(
         text(
             "SELECT DISTINCT ON (pipeline_name, hour) pipeline_name, hour, run_id, error "

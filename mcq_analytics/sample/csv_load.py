@@ -21,11 +21,12 @@ from adbc_driver_manager import Error as AdbcError
 from adbc_driver_postgresql import dbapi
 
 from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import parse_timestamp, shown
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain, first_line
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables, Role
+from mcq_analytics.postgres.inspection import BaseTables
 from mcq_analytics.sample.postponed_indexes import postponed_indexes
 from mcq_analytics.sample.refusals import Refusal, refusal
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from adbc_driver_postgresql import dbapi
 
+from mcq_analytics.model.base_tables import MADE_HERE, WANTED_INDEXES, index_name
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import MADE_HERE, WANTED_INDEXES, index_name
 
 # What a definition does not tell (a comment, a tablespace, storage parameters, the mark of CLUSTER
 # or of replication) would be lost: such an index stays.

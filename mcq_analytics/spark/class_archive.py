@@ -21,8 +21,8 @@ from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import FACTS
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, Role
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session

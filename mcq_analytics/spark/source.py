@@ -22,8 +22,9 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import IdType
-from mcq_analytics.postgres.inspection import BASE_COLUMNS, BaseTables, Role
+from mcq_analytics.postgres.inspection import BaseTables
 
 if TYPE_CHECKING:
     import pyarrow as pa

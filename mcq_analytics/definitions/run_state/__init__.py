@@ -1,1 +1,1 @@
-"""What Dagster records of runs: in progress, ended and how, alive or dead."""
+"""Runs as Dagster records them: in progress, failed and why, alive or dead."""

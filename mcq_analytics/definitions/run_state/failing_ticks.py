@@ -1,6 +1,6 @@
-"""Which schedules and sensors fail tick after tick, as Dagster's records of them tell.
+"""Schedules and sensors whose latest ticks all failed, from Dagster's records of ticks.
 
-Dagster does not export the status of a tick: it is imported from its core.
+Dagster does not export the status of a tick, so it is imported from its core.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from dagster import DagsterInstance
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 
-from mcq_analytics.alerting.incidents import FailingTicks
+from mcq_analytics.alerting.texts import FailingTicks
 from mcq_analytics.definitions.run_state.run_errors import error_line
 
 TICKS_BEFORE_ALERT = 3
@@ -22,7 +22,7 @@ _ENDED = [*_GOOD, TickStatus.FAILURE]
 def failing_ticks(
     instance: DagsterInstance, names: Collection[str]
 ) -> tuple[dict[str, FailingTicks], set[str]]:
-    """Return those of the named whose latest ticks all failed, and those whose latest succeeded.
+    """Return which of some schedules and sensors fail, and which succeeded at their latest tick.
 
     One that somebody has stopped is in neither.
     """
@@ -35,22 +35,20 @@ def failing_ticks(
             tick.status is TickStatus.FAILURE for tick in latest
         ):
             error = latest[0].error
-            said = (
-                error_line(error, where="the tick")
-                if error is not None
-                else "its records hold no error"
+            reason = (
+                error_line(error, where="the tick") if error is not None else "no error is recorded"
             )
-            failing[name] = FailingTicks(_since(instance, state), said)
+            failing[name] = FailingTicks(_since(instance, state), reason)
     return failing, good
 
 
 def _latest_ticks(
     instance: DagsterInstance, names: Collection[str]
 ) -> dict[str, tuple[InstigatorState, list[InstigatorTick]]]:
-    """Return by name its latest ticks that have ended, the newest first.
+    """Return the latest ticks that have ended, newest first, by name.
 
-    Dagster remembers one of the same name in a code location that is no more: that which ticked
-    last is the one that is meant.
+    Dagster also remembers schedules and sensors of removed code locations. If several have the same
+    name, the one that ticked last counts.
     """
     found: dict[str, tuple[InstigatorState, list[InstigatorTick]]] = {}
     for state in instance.all_instigator_state():
@@ -71,7 +69,7 @@ def _latest_ticks(
 
 
 def _since(instance: DagsterInstance, state: InstigatorState) -> datetime:
-    """Return when the first of the failures in a row was."""
+    """Return the time of the first of the consecutive failures."""
     origin, selector = state.instigator_origin_id, state.selector_id
     good = instance.get_tick_summaries(origin, selector, limit=1, statuses=_GOOD)
     failed = instance.get_tick_summaries(

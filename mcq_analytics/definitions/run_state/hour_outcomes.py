@@ -1,4 +1,4 @@
-"""What Dagster tells of the hours that are not good, and how `etl_metadata` comes to know it."""
+"""Failed hours as Dagster records them: failed runs and failed checks; copied to `etl_metadata`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from mcq_analytics.quality import verdicts
 from mcq_analytics.settings import Settings
 
 WAITED_TAG = "mcq/waited_in_vain"
-_WAITED_IN_VAIN = "It waited in vain for another run of the same fact, and tried nothing."
-_STOPPED = "Somebody stopped its process."
+_GAVE_UP_TEXT = "It gave up waiting for another run of the same fact, and computed nothing."
+_STOPPED_TEXT = "Somebody stopped its process."
 
 
 @dataclass(frozen=True)
-class OpenHours:
-    """Per fact and hour whose latest run has not succeeded: that run.
+class UnfinishedHours:
+    """The hours whose latest run has not succeeded, with that run, per fact.
 
-    And the records of those runs that failed for good, and of those that somebody cancelled.
+    `failed_runs` are the records of those runs that failed for good, `cancelled_runs` of those that
+    somebody cancelled.
     """
 
     runs: dict[str, dict[datetime, DagsterRun]]
@@ -43,7 +44,7 @@ class OpenHours:
     cancelled_runs: dict[str, RunRecord]
 
     def failed(self, *, in_backfill: bool | None = None) -> dict[str, set[datetime]]:
-        """Return per fact the hours that failed for good: all, or those in a backfill or not."""
+        """Return, per fact, the hours that failed for good; optionally only (not) in backfills."""
         return {
             fact: {
                 hour
@@ -55,18 +56,18 @@ class OpenHours:
         }
 
     def unsettled(self) -> dict[str, set[datetime]]:
-        """Return per fact the hours in progress, to be tried again, cancelled, or waited for."""
+        """Return, per fact, the hours in progress, about to be retried, or cancelled."""
         return {
             fact: {hour for hour, run in runs.items() if run.run_id not in self.failed_runs}
             for fact, runs in self.runs.items()
         }
 
 
-def open_hours_of(instance: DagsterInstance) -> OpenHours:
+def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
     """Return the hours whose latest run has not succeeded.
 
-    A run that was interrupted, or only waited for another one in vain, has not failed, nor have its
-    hours: Dagster is told that it was cancelled, which leaves them what they were.
+    A run that was interrupted, or gave up waiting for another one, is no failure: it is reported to
+    Dagster as cancelled, which leaves its hours as they were.
     """
     events = instance.event_log_storage
     latest = events.get_latest_asset_partition_materialization_attempts_without_materializations
@@ -86,17 +87,17 @@ def open_hours_of(instance: DagsterInstance) -> OpenHours:
         and not is_retried(instance, record)
     }
     endings = {run_id: ending_of(instance, run_id) for run_id in ended}
-    waited = {run_id for run_id, ending in endings.items() if ending is Ending.WAITED_IN_VAIN}
+    waited = {run_id for run_id, ending in endings.items() if ending is Ending.GAVE_UP}
     stopped = {run_id for run_id, ending in endings.items() if ending is Ending.STOPPED}
     for run_id in waited:
         instance.add_run_tags(run_id, {WAITED_TAG: "true"})
-        instance.report_run_canceled(by_id[run_id].dagster_run, _WAITED_IN_VAIN)
+        instance.report_run_canceled(by_id[run_id].dagster_run, _GAVE_UP_TEXT)
     for run_id in stopped:
-        instance.report_run_canceled(by_id[run_id].dagster_run, _STOPPED)
+        instance.report_run_canceled(by_id[run_id].dagster_run, _STOPPED_TEXT)
     if waited or stopped:
-        # Dagster's pages remember that such a run failed, if they were looked at before.
+        # Dagster's pages cache the failure of such a run if they were opened before.
         instance.wipe_asset_cached_status([AssetKey(fact.name) for fact in FACTS])
-    return OpenHours(
+    return UnfinishedHours(
         {
             fact: {
                 hour: by_id[run_id].dagster_run for hour, run_id in hours.items() if run_id in by_id
@@ -119,9 +120,9 @@ def open_hours_of(instance: DagsterInstance) -> OpenHours:
 def wrong_hours(
     instance: DagsterInstance, engine: Engine, settings: Settings
 ) -> dict[str, dict[datetime, Failure]]:
-    """Return per fact the hours over which a blocking check failed when it was last evaluated.
+    """Return, per fact, the hours over which a blocking check failed the last time it ran.
 
-    Evaluations that are about to be done again, since their run is, are not among them.
+    Hours of a run that is about to be retried are left out.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database of the facts cannot be read.
@@ -142,19 +143,22 @@ def wrong_hours(
 
 
 def _retried(instance: DagsterInstance, run_ids: set[str]) -> set[str]:
-    """Return which of some runs are tried again by themselves."""
+    """Return which of some runs will be retried automatically."""
     if not run_ids:
         return set()
     records = instance.get_run_records(RunsFilter(run_ids=sorted(run_ids)))
     return {record.dagster_run.run_id for record in records if is_retried(instance, record)}
 
 
-def record_ended_runs(instance: DagsterInstance, settings: Settings, engine: Engine) -> OpenHours:
-    """Record in `etl_metadata` what Dagster alone knows to have ended; return the open hours.
+def record_ended_runs(
+    instance: DagsterInstance, settings: Settings, engine: Engine
+) -> UnfinishedHours:
+    """Record in `etl_metadata` the runs that only Dagster knows to have ended.
 
-    Such are runs that died, lost the database before they came to a fact, or were cancelled.
+    These are runs that died, never reached the database, or were cancelled. Returns the unfinished
+    hours.
     """
-    found = open_hours_of(instance)
+    found = unfinished_hours(instance)
     errors = {run_id: error_of_run(instance, run_id) for run_id in found.failed_runs}
     ended = [
         *((run_id, record, FAILED) for run_id, record in found.failed_runs.items()),

@@ -1,6 +1,6 @@
-"""Which hours of which facts are about to be computed: by runs and backfills that have not ended.
+"""The hours that runs and backfills in progress will compute, per fact.
 
-That a run's process died without a word is found out in `liveness`.
+Runs whose process died without a word are found by `liveness`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mcq_analytics.definitions.partitions import RANGE_END_TAG, RANGE_START_TAG,
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR
 
-_UNDER_WAY = [
+_IN_PROGRESS = [
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
@@ -36,12 +36,12 @@ _UNFINISHED_BACKFILLS = [
 
 
 def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
-    """Return per fact the hours that a run or a backfill which has not ended covers.
+    """Return, per fact, the hours of all runs and backfills that have not ended.
 
-    A failed run that Dagster is about to retry counts too.
+    Failed runs that Dagster is about to retry count too.
     """
     hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
-    for run in [*instance.get_runs(RunsFilter(statuses=_UNDER_WAY)), *_retried_runs(instance)]:
+    for run in [*instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)), *_retried_runs(instance)]:
         for fact in FACTS:
             # A run of the whole job has no selection, or an empty one.
             if not run.asset_selection or AssetKey(fact.name) in run.asset_selection:
@@ -58,10 +58,10 @@ def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
 
 
 def is_retried(instance: DagsterInstance, record: RunRecord) -> bool:
-    """Return whether a failed run is about to be tried again by the daemon, or is being.
+    """Return whether the daemon retries a failed run: soon, or right now.
 
-    Whether it will be is noted right after its failure. Where the daemon seems to be down, and no
-    retry comes, it is not.
+    A tag on the run says so shortly after the failure. If no retry comes for a while, the daemon is
+    taken to be down, and the answer is no.
     """
     run = record.dagster_run
     ended = datetime.now(timezone.utc) - record.update_timestamp.replace(tzinfo=timezone.utc)

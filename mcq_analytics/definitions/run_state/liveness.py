@@ -1,8 +1,8 @@
-"""Whether the process of a run is still there, by two witnesses: the machine, and a lock.
+"""Whether the process of a run is still alive, by two signs: the process table, and a lock.
 
-Where a process began is named so that no other is taken for it: by boot, namespace of processes,
-number, and time of start in ticks since the boot. Names of hosts may be the same, clocks may step.
-Its lock is in the database of Dagster's records, and goes with the process, wherever that was.
+On the same machine, a process is identified by boot, PID namespace, PID and start time in ticks
+since the boot: host names may repeat, and clocks may jump. From elsewhere, its lock decides: an
+advisory lock in Dagster's database, which the process holds and which ends with it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mcq_analytics.settings import load_settings
 logger = logging.getLogger(__name__)
 
 PROCESS_TAG = ".dagster/mcq_process"
-"""Of a run: its id, its process, when and where that began. Dagster's pages hide such tags."""
+"""Tag of a run: its id, PID, start time and place. Dagster's pages hide tags that begin like it."""
 
 GONE_AFTER_SECONDS = 90.0
-"""So long a lock is seen to be free before the process of a run elsewhere is taken for dead: one
-that has lost the database takes the lock again within seconds after it is back."""
+"""How long the lock of a run elsewhere must be free before its process is taken for dead. A live
+process that lost the database takes the lock again seconds after it is back."""
 
 _SECONDS_BETWEEN_BEATS = 10.0
 _SECONDS_BETWEEN_TRIALS = 1.0
@@ -43,7 +43,7 @@ _free_since: dict[str, float] = {}
 
 
 class Alive:
-    """Holds the lock of a run, from `start` to `stop` or the end of the process."""
+    """Holds the lock of a run from `start` until `stop`, or until the process ends."""
 
     def __init__(self, run_id: str) -> None:
         self._key = run_key(run_id)
@@ -51,11 +51,11 @@ class Alive:
         self._thread = threading.Thread(target=self._hold, name="alive", daemon=True)
 
     def start(self) -> None:
-        """Begin to hold it; a lock that is lost with its connection is taken again."""
+        """Take the lock, in a thread; take it again if the connection is lost."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._stopped.set()
         self._thread.join(_SECONDS_BETWEEN_BEATS)
 
@@ -64,39 +64,38 @@ class Alive:
             pass
 
     def _is_lost(self) -> bool:
-        """Hold the lock until that is to end, or it is lost."""
+        """Hold the lock until `stop` or until it is lost; return whether it was lost."""
         try:
             with _engine().connect() as connection:
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self._key})
                 while not self._stopped.wait(_SECONDS_BETWEEN_BEATS):
                     connection.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            logger.debug("the lock of the run is lost, and taken again: %s", first_line(error))
+            logger.debug("the lock of the run was lost, taking it again: %s", first_line(error))
             return True
         return False
 
 
 def process_tags(run_id: str) -> dict[str, str]:
-    """Return the tags by which others find out whether this process, a run's, is alive."""
+    """Return the run tags by which others can tell whether this process is alive."""
     process = os.getpid()
     return {PROCESS_TAG: f"{run_id} {process} {started_at(process) or '-'} {place() or '-'}"}
 
 
 def process_of(run: DagsterRun) -> int | None:
-    """Return the number that the process of a run has where it began, if it has noted it.
+    """Return the PID of the process of a run, or None if it is not recorded yet.
 
-    A run that is executed again has the tags of its parent until it begins.
+    A re-executed run has the tags of its parent until it begins.
     """
     words = run.tags.get(PROCESS_TAG, "").split()
     return int(words[1]) if words and words[0] == run.run_id else None
 
 
 def end_dead_runs(instance: DagsterInstance) -> None:
-    """Report runs as failed whose process is gone.
+    """Report runs whose process is gone to Dagster as failed.
 
-    On the machine where it ran that is seen at once; elsewhere, and from another container, once
-    its lock has been free for `GONE_AFTER_SECONDS`. What such a run left in the database, the next
-    attempt of its fact records and sweeps.
+    On the machine and in the container where it ran, this is seen at once; elsewhere, once its lock
+    has been free for `GONE_AFTER_SECONDS`. The next attempt of its fact cleans up the database.
     """
     begun = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED]))
     for run in _gone([run for run in begun if process_of(run) is not None]):
@@ -120,7 +119,7 @@ def _gone(runs: list[DagsterRun]) -> list[DagsterRun]:
 
 
 def is_dead_here(run: DagsterRun) -> bool:
-    """Return whether the process of a run began here, where processes are seen, and has ended."""
+    """Return whether the process of a run began in this PID namespace and has ended."""
     _, process, start, where = run.tags[PROCESS_TAG].split(maxsplit=3)
     if where != place() or start == "-":
         return False
@@ -131,10 +130,7 @@ def is_dead_here(run: DagsterRun) -> bool:
 
 
 def place() -> str | None:
-    """Return a name of the boot and the namespace of processes that this process is in.
-
-    None where there is no such name: on other systems than Linux.
-    """
+    """Return an identifier of this boot and PID namespace; None on systems other than Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -143,13 +139,13 @@ def place() -> str | None:
 
 
 def started_at(process: int) -> str | None:
-    """Return when a process that runs began, in ticks since the boot; None where it is not seen."""
+    """Return the start time of a process, in ticks since the boot; None if it cannot be seen."""
     try:
-        # The name of the program, in parentheses, may hold anything.
+        # The program name, in parentheses, may contain anything.
         words = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    # Fields 3 and 22 of the line, of which two went with the name.
+    # Fields 3 and 22 of the line; the first two were cut off with the name.
     state, started = words[0], words[19]
     return "ended" if state in "ZX" else started
 
@@ -161,7 +157,7 @@ def run_key(run_id: str) -> int:
 
 
 def _exists(process: int) -> bool:
-    """Return whether there is such a process, be it hidden from us."""
+    """Return whether a process exists, even if it is hidden from us."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -172,7 +168,7 @@ def _exists(process: int) -> bool:
 
 
 def _held_keys(runs: Iterable[DagsterRun]) -> set[int]:
-    """Return the keys of those runs whose locks are held."""
+    """Return the lock keys of those runs whose locks are held."""
     keys = [run_key(run.run_id) for run in runs]
     if not keys:
         return set()
@@ -195,7 +191,7 @@ def _engine() -> Engine:
         sqlalchemy_text(records_url(load_settings())),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        # The server is not to keep the lock of a host that is gone.
+        # Otherwise the server would keep the lock after the host is gone.
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "mcq_analytics alive",

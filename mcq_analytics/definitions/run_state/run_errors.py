@@ -1,6 +1,6 @@
-"""What went wrong in a run, in one line, as its events tell it.
+"""Why a run failed, in one line, from its recorded events.
 
-Dagster does not export the class of recorded errors: it is imported from where it is.
+Dagster does not export the class of recorded errors, so it is imported from its internals.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _OURS = tuple(kind.__name__ for kind in (McqError, UsageError, WaitedInVainError
 
 
 def first_error(events: Iterable[DagsterEvent]) -> str | None:
-    """Return what went wrong first, in our own words where the error has them.
+    """Return the first error, as our own message if it is one of ours.
 
-    Those told the fault when the error was raised. Of another error there is but a text here, which
-    may hold rows: it is shown, and no remedy is guessed from it.
+    Our message already names fault and remedy. Of any other error only its text is known here,
+    which may quote rows: it is shown, and no remedy is guessed from it.
     """
     for event in events:
         if event.event_type not in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
@@ -52,28 +52,28 @@ def first_error(events: Iterable[DagsterEvent]) -> str | None:
 
 
 def error_line(error: SerializableErrorInfo, where: str = "the run") -> str:
-    """Return what a recorded error says: our own error among its causes, else the first of them."""
+    """Return the message of our own error among the causes, or else of the first cause."""
     while error.cause is not None and error.cls_name not in _OURS:
         error = error.cause
-    said = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
-    return first_line(said) if error.cls_name in _OURS else f"{where}: {first_line(said)}"
+    message = RuntimeError(error.message.strip().partition(": ")[2] or error.cls_name)
+    return first_line(message) if error.cls_name in _OURS else f"{where}: {first_line(message)}"
 
 
 def error_of_run(instance: DagsterInstance, run_id: str) -> str:
-    """Return what went wrong first in a run of the past."""
-    return first_error(_failures(instance, run_id)) or "its records hold no error"
+    """Return the first error of a past run."""
+    return first_error(_failures(instance, run_id)) or "no error is recorded"
 
 
 class Ending(Enum):
-    """Why a run ended that Dagster calls failed."""
+    """How a run ended that Dagster records as failed."""
 
     FAILED = "failed"
-    WAITED_IN_VAIN = "waited in vain"
+    GAVE_UP = "gave up waiting"
     STOPPED = "stopped"
 
 
 def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
-    """Return whether a run failed, or just waited for another one's lock, or was interrupted."""
+    """Return whether a run failed, gave up waiting for a lock, or was interrupted."""
     steps = [
         _classes(getattr(event.event_specific_data, "error", None))
         for event in _failures(instance, run_id)
@@ -82,12 +82,12 @@ def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
     if any(_INTERRUPTIONS.intersection(classes) for classes in steps):
         return Ending.STOPPED
     if steps and all(WaitedInVainError.__name__ in classes for classes in steps):
-        return Ending.WAITED_IN_VAIN
+        return Ending.GAVE_UP
     return Ending.FAILED
 
 
 def _classes(error: SerializableErrorInfo | None) -> list[str | None]:
-    """Return the names of the classes of an error and its causes, as Dagster has kept them."""
+    """Return the class names of an error and its causes, as Dagster recorded them."""
     names = []
     while error is not None:
         names.append(error.cls_name)

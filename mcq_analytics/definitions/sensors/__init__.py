@@ -1,1 +1,1 @@
-"""The sensors: late data, recovery and alerts."""
+"""The sensors: late data, recovery and alerts. The schedule is in `schedules`."""

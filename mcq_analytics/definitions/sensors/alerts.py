@@ -1,4 +1,4 @@
-"""The sensor that tells of incidents: it reads what failed, and sends what `incidents` decides."""
+"""The alert sensor: it reads failures, and sends the messages that `alerting` decides on."""
 
 from __future__ import annotations
 
@@ -21,32 +21,22 @@ from dagster import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.alerting.incidents import (
-    BACKFILL,
-    CHECK,
-    LIVE,
+from mcq_analytics.alerting.incidents import Failure, Seen, decide, decide_ticks
+from mcq_analytics.alerting.outbox import (
     TRIALS_BEFORE_EMAIL,
-    FailedRun,
-    Failure,
-    Incident,
-    Message,
-    Seen,
-    State,
     accepted,
-    decide,
-    decide_ticks,
-    left_alone,
+    after_tick,
     next_message,
-    opening_text,
-    recovery_text,
+    paused,
     refused,
-    waited,
     with_message,
-    without_wait_that_is_over,
+    without_expired_pause,
 )
 from mcq_analytics.alerting.send import AlertError, send_alert
+from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Incident, Message, State
+from mcq_analytics.alerting.texts import FailedRun, opening_text, recovery_text
 from mcq_analytics.definitions.run_state.failing_ticks import failing_ticks
-from mcq_analytics.definitions.run_state.hour_outcomes import open_hours_of, wrong_hours
+from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import BACKFILL_TAG
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
 from mcq_analytics.definitions.run_state.run_errors import error_of_run
@@ -54,53 +44,51 @@ from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import open_database
-from mcq_analytics.settings import AlertSettings, Settings, load_settings
+from mcq_analytics.settings import AlertSettings, Settings
 
 logger = logging.getLogger(__name__)
 
 NAME = "alert_sensor"
 SECONDS_BETWEEN_TICKS = 30
 SECONDS_TO_SEND = 20
-"""Dagster gives a tick a minute, and a message takes up to ten seconds."""
+"""Dagster gives a tick a minute, and one message may take ten seconds."""
 REFUSALS_IN_A_ROW = 2
-"""After which a channel is taken for down; one message alone may be what it does not like."""
+"""After this many refusals a channel is taken to be down. It may refuse a single message for its
+content."""
 SLACK = "slack"
 RUNS_READ = 50
-"""Of a new incident, the latest: each takes a query. There are seldom more than two."""
+"""The latest runs of a new incident whose errors are read, with a query each."""
 
-_ASKED_FOR_BY = ("dagster/schedule_name", "dagster/sensor_name", BACKFILL_TAG)
+_REQUESTED_BY = ("dagster/schedule_name", "dagster/sensor_name", BACKFILL_TAG)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a tick has told, by first lines, and why channels refused what they did."""
+    """The first lines of the messages that a tick sent, and why channels refused others."""
 
-    told: tuple[str, ...]
+    titles: tuple[str, ...]
     refusals: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"Told: {'; '.join(self.told)}"] if self.told else []
+        parts = [f"Sent: {'; '.join(self.titles)}"] if self.titles else []
         return ". ".join([*parts, *(f"Not accepted: {reason}" for reason in self.refusals)])
 
 
-def alert_sensor(watched: Collection[str]) -> SensorDefinition:
-    """Return the sensor of incidents: one message when one opens, one when it is over.
+def alert_sensor(settings: Settings, watched: Collection[str]) -> SensorDefinition:
+    """Return the sensor: one message when an incident opens, and one when it is over.
 
-    `watched` are the names of the schedules and sensors whose failing ticks are told, too.
-
-    A message is noted as sent once it was accepted. A tick that leaves one unsent fails with the
-    reason.
+    `watched` are the schedules and sensors whose failing ticks are reported too. A message counts
+    as sent once it was accepted. A tick that leaves messages unsent fails, with the reason.
     """
 
     @sensor(
         name=NAME,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Consecutive hours that failed on their final attempt: one alert for all of "
-        "them, and one when they are good again.",
+        description="Sends one alert when consecutive hours have failed on their final attempt, or "
+        "a fact is wrong, and one when all is good again.",
     )
     def alerts(context: SensorEvaluationContext) -> SensorResult:
-        settings = load_settings()
         now = datetime.now(timezone.utc)
         cursor = KeptCursor.of(context, NAME)
 
@@ -109,26 +97,26 @@ def alert_sensor(watched: Collection[str]) -> SensorDefinition:
 
         state = State.from_cursor(cursor.read())
         try:
-            state = _told(context.instance, state, settings, now)
+            state = _updated(context.instance, state, settings, now)
             failing, good = failing_ticks(context.instance, watched)
             state = decide_ticks(state, failing, good, settings.webserver_url)
             keep(state)
         finally:
-            # What waits is sent though the records cannot be read.
+            # Waiting messages are sent even if the records cannot be read.
             state, sent = send_waiting(state, settings.alerts, now, keep)
             keep(state)
         if state.outbox and sent.refusals:
             raise AlertError(f"Waiting: {len(state.outbox)}. {sent}")
-        nothing = f"{len(state.incidents) + len(state.failing)} open incidents, nothing to tell."
+        nothing = f"{len(state.incidents) + len(state.failing)} open incidents, nothing to send."
         return SensorResult(skip_reason=SkipReason(str(sent) or nothing), cursor=state.as_cursor())
 
     return alerts
 
 
-def _told(instance: DagsterInstance, state: State, settings: Settings, now: datetime) -> State:
-    """Return the state with what the instance shows now, and the messages about it."""
+def _updated(instance: DagsterInstance, state: State, settings: Settings, now: datetime) -> State:
+    """Return the state after looking at the instance, with messages about what changed."""
     end_dead_runs(instance)
-    found = open_hours_of(instance)
+    found = unfinished_hours(instance)
     wrong = _wrong(instance, state, settings)
     failed = {
         LIVE: found.failed(in_backfill=False),
@@ -153,15 +141,15 @@ def _told(instance: DagsterInstance, state: State, settings: Settings, now: date
 def _wrong(
     instance: DagsterInstance, state: State, settings: Settings
 ) -> dict[str, dict[datetime, Failure]]:
-    """Return the wrong hours; while the database is away, those that were so at the last look."""
+    """Return the wrong hours; while the database is away, those of the last tick."""
     try:
         return wrong_hours(instance, open_database(settings).engine(), settings)
     except (SQLAlchemyError, McqError):
-        told: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
+        reported: dict[str, dict[datetime, Failure]] = {fact.name: {} for fact in FACTS}
         for incident in state.incidents:
             for fact, hours in incident.bad.items() if incident.kind == CHECK else ():
-                told[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
-        return told
+                reported[fact].update(dict.fromkeys(hours, Failure("", "the database is away")))
+        return reported
 
 
 def _failed_runs(
@@ -169,9 +157,9 @@ def _failed_runs(
     incident: Incident,
     known: Mapping[str, Mapping[datetime, Failure | str]],
 ) -> tuple[list[FailedRun], int]:
-    """Return the latest runs of an incident with their errors, and how many older ones there are.
+    """Return the latest runs of an incident with their errors, and the number of older runs.
 
-    `known` has, by fact and hour, what a check said, or the run that failed.
+    `known` is, by fact and hour, the failure of a check or the id of the failed run.
     """
     hours: dict[Failure | str, dict[str, set[datetime]]] = {}
     for fact, bad in incident.hours.items():
@@ -189,7 +177,7 @@ def _failed_runs(
         if run_id in latest:
             text = one.text if isinstance(one, Failure) else error_of_run(instance, run_id)
             record = records[run_id]
-            by_hand = not any(tag in record.dagster_run.tags for tag in _ASKED_FOR_BY)
+            by_hand = not any(tag in record.dagster_run.tags for tag in _REQUESTED_BY)
             runs.append(FailedRun(run_id, text, of_facts, _ended(record), by_hand))
     return runs, len(run_ids) - len(latest)
 
@@ -202,10 +190,10 @@ def _ended(record: RunRecord) -> datetime:
 def send_waiting(
     state: State, alerts: AlertSettings, now: datetime, keep: Callable[[State], None]
 ) -> tuple[State, Sent]:
-    """Send what waits, within a tick's time; return the state after it, and what was done.
+    """Send waiting messages, within a tick's time; return the new state, and what was sent.
 
-    Slack is tried first. What it has not accepted for some ticks goes by email, where that is
-    configured. `keep` gets the state after each message that was accepted.
+    Slack comes first. Messages that it did not accept for some ticks go by email, if that is
+    configured. `keep` is called with the state after each accepted message.
     """
     delivery = _Delivery(state, now, keep)
     delivery.send(state.outbox, alerts)
@@ -213,28 +201,28 @@ def send_waiting(
         waiting = delivery.state.outbox
         late = [message for message in waiting if message.trials >= TRIALS_BEFORE_EMAIL]
         delivery.send(late, replace(alerts, method="email"))
-    state = waited(delivery.state) if delivery.refusals else delivery.state
-    return state, Sent(tuple(delivery.told), tuple(delivery.refusals))
+    state = after_tick(delivery.state) if delivery.refusals else delivery.state
+    return state, Sent(tuple(delivery.titles), tuple(delivery.refusals))
 
 
 class _Delivery:
-    """What one tick sends. It ends after `SECONDS_TO_SEND`, but tries each channel once."""
+    """The sending of one tick: it ends after `SECONDS_TO_SEND`, but tries each channel once."""
 
     def __init__(self, state: State, now: datetime, keep: Callable[[State], None]) -> None:
         self.state = state
-        self.told: list[str] = []
+        self.titles: list[str] = []
         self.refusals: list[str] = []
         self._now = now
         self._keep = keep
         self._until = time.monotonic() + SECONDS_TO_SEND
 
     def send(self, messages: Iterable[Message], channel: AlertSettings) -> None:
-        """Send messages by a channel, until it refuses two in a row or asks to be left alone."""
+        """Send messages by a channel, until it refuses two in a row or asks for a pause."""
         untried = list(messages)
         if channel.method == SLACK and untried:
-            self.state = without_wait_that_is_over(self.state, self._now)
+            self.state = without_expired_pause(self.state, self._now)
             if self.state.not_before is not None:
-                self._note(f"Slack asked to be left alone until {self.state.not_before:%H:%M:%SZ}")
+                self._note(f"Slack asked for a pause until {self.state.not_before:%H:%M:%SZ}")
                 return
         in_a_row = 0
         while untried and in_a_row < REFUSALS_IN_A_ROW:
@@ -245,19 +233,19 @@ class _Delivery:
             except AlertError as error:
                 self._note(str(error))
                 if error.retry_after:
-                    self.state = left_alone(self.state, self._now, error.retry_after)
+                    self.state = paused(self.state, self._now, error.retry_after)
                     return
                 self.state = refused(self.state, message)
                 in_a_row += 1
             else:
                 self.state = accepted(self.state, message)
                 self._keep(self.state)
-                self.told.append(message.text.splitlines()[0])
+                self.titles.append(message.text.splitlines()[0])
                 in_a_row = 0
             if time.monotonic() >= self._until:
                 return
 
     def _note(self, refusal: str) -> None:
-        logger.warning("an alert was not accepted, the next tick tries again: %s", refusal)
+        logger.warning("an alert was not accepted, the next tick will retry: %s", refusal)
         if refusal not in self.refusals:
             self.refusals.append(refusal)

@@ -1,8 +1,8 @@
-"""Cursors of sensors that outlive a tick which fails, or ends without a word.
+"""Cursors of sensors that survive a tick that fails or dies.
 
-Dagster takes a cursor from ticks that succeed alone. What a tick came to is kept beside it, in the
-instance's key-value storage, and counts for as long as the sensor's own cursor is the one that this
-tick began or ended with: somebody who sets the cursor in the UI has the last word.
+Dagster stores the cursor of successful ticks only. So each tick also keeps its state in the
+instance's key-value storage. That copy counts as long as the sensor's own cursor is the one with
+which the tick began or ended: if somebody sets the cursor in the UI, theirs wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING = "null"
 
 @dataclass(frozen=True)
 class KeptCursor:
-    """The cursor of a sensor's tick, which began with `given`."""
+    """The cursor of a tick that began with `given`."""
 
     instance: DagsterInstance
     sensor_name: str
@@ -25,11 +25,11 @@ class KeptCursor:
 
     @classmethod
     def of(cls, context: SensorEvaluationContext, sensor_name: str) -> KeptCursor:
-        """Return the cursor of the tick of a context."""
+        """Return the cursor of the tick with this context."""
         return cls(context.instance, sensor_name, context.cursor)
 
     def read(self) -> str | None:
-        """Return where the latest tick came to, whether it succeeded or failed."""
+        """Return the state that the latest tick reached, whether it succeeded or failed."""
         kept = self._stored()
         if kept is None or kept == _NOTHING:
             return self.given
@@ -37,13 +37,13 @@ class KeptCursor:
         return reached if self.given in (begun_with, reached) else self.given
 
     def keep(self, reached: str) -> None:
-        """Keep what this tick has come to by now."""
+        """Keep the state that this tick has reached so far."""
         kept = json.dumps([self.given, reached])
         if kept != self._stored():
             self.instance.daemon_cursor_storage.set_cursor_values({self._key: kept})
 
     def forget(self) -> None:
-        """Leave it to Dagster, which takes the cursor of this tick: it succeeds."""
+        """Drop the copy: this tick succeeds, so Dagster stores its cursor."""
         if self._stored() not in (None, _NOTHING):
             self.instance.daemon_cursor_storage.set_cursor_values({self._key: _NOTHING})
 

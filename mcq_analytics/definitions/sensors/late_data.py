@@ -1,7 +1,7 @@
-"""The sensor that observes the base tables, and requests hours that are not what they were.
+"""The late data sensor: it requests hours whose base rows have changed since they were computed.
 
-What is compared, and how much of it at a tick, is in `quality.comparisons`. Hours that never
-succeeded, or failed, are the schedule's.
+`quality.comparisons` compares, and limits the work per tick. Missing and failed hours are left to
+the schedule.
 """
 
 from __future__ import annotations
@@ -22,66 +22,68 @@ from dagster import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from mcq_analytics.definitions.open_hours import NONE_IS_OVER
 from mcq_analytics.definitions.partitions import partition_key, run_request
 from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.resources import DatabaseResource
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.errors import explaining
-from mcq_analytics.postgres.metadata import fact_record
-from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, Progress
+from mcq_analytics.postgres.hours import hours_of_facts
+from mcq_analytics.quality.comparisons import PIECE_SECONDS, Comparison, ComparisonState
 from mcq_analytics.settings import Settings
 
 NAME = "late_data_sensor"
 SECONDS_BETWEEN_TICKS = 300
 SESSION_SECONDS = 60
-"""Dagster gives a tick a minute: no statement of it takes longer, and no session waits longer."""
+"""Statement timeout: Dagster gives a tick a minute."""
 
 
-def late_data_sensor(job_name: str) -> SensorDefinition:
-    """Return the sensor of the facts' job: hours whose base rows have changed run again, once."""
+def late_data_sensor(job_name: str, settings: Settings) -> SensorDefinition:
+    """Return the sensor of the facts' job that runs changed hours again, once per change."""
 
     @sensor(
         name=NAME,
         job_name=job_name,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Late, changed and deleted rows, expiries and answer keys: the hours that they "
-        "concern are computed again.",
+        description="Finds rows that arrived late, changed or were deleted, and new expiries and "
+        "answer keys; computes the affected hours again.",
     )
     def late_data(
         context: SensorEvaluationContext, database: DatabaseResource
     ) -> SensorResult | SkipReason:
-        settings = database.settings
         span = hours_so_far(settings.partition_start)
         if span is None:
-            return SkipReason("The first hour is not over yet.")
+            return SkipReason(NONE_IS_OVER)
         cursor = KeptCursor.of(context, NAME)
         busy = hours_in_progress(context.instance)
         with explaining("comparing the base tables with the facts", SQLAlchemyError):
-            compared = _compare(database, settings, span, Progress.from_cursor(cursor.read()))
+            compared = _compare(
+                database, settings, span, ComparisonState.from_cursor(cursor.read())
+            )
         found = requests(compared.hours, busy, settings.catch_up_hours)
-        reached = compared.progress.as_cursor()
+        reached = compared.state.as_cursor()
         if compared.failure is not None:
-            said = (
+            reason = (
                 f"{compared.failure} took longer than {PIECE_SECONDS} s to compare with the facts: "
                 "mcq-analytics init-db names missing indexes"
             )
-            # What is found is asked for all the same; else the tick fails, so that it is seen.
+            # With hours to request the tick must succeed; otherwise it fails, to be noticed.
             if not found:
                 cursor.keep(reached)
-                raise McqError(said)
-            context.log.warning("%s", said)
+                raise McqError(reason)
+            context.log.warning("%s", reason)
         cursor.forget()
-        asked = {hour.start for request in found for hour in request.window.chunks(1)}
+        requested = {hour for request in found for hour in request.window.starts()}
         return SensorResult(
-            # Without a key: a change that comes back asks for the same run again.
+            # Without a run key: the same change may happen again, and needs the same run again.
             run_requests=[run_request(request, None) for request in found],
-            skip_reason=None if found else SkipReason(_nothing_found(compared.progress)),
+            skip_reason=None if found else SkipReason(_nothing_found(compared.state)),
             cursor=reached,
             asset_events=[
                 AssetObservation(
@@ -91,7 +93,7 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
                     metadata={"rows": MetadataValue.int(int(fingerprint.split(":")[0]))},
                 )
                 for (hour, table), fingerprint in sorted(compared.changed.items())
-                if hour in asked
+                if hour in requested
             ],
         )
 
@@ -99,41 +101,37 @@ def late_data_sensor(job_name: str) -> SensorDefinition:
 
 
 def _compare(
-    resource: DatabaseResource, settings: Settings, span: Window, progress: Progress
+    resource: DatabaseResource, settings: Settings, span: Window, state: ComparisonState
 ) -> Comparison:
     """Compare the lookback, the next part of the past, and the answer key, in one snapshot."""
     database = replace(resource.open(), statement_seconds=SESSION_SECONDS)
     engine = database.engine()
-    recent, past = windows_to_compare(span, settings, progress.compared_until)
+    recent, past = windows_to_compare(span, settings, state.compared_until)
     with snapshot_connection(engine, database.source_schema) as (connection, base):
-        compared = Comparison(connection, base, database.fact_schema, progress)
+        compared = Comparison(connection, base, database.fact_schema, state)
         if recent is not None:
             compared.compare_recent(recent)
         if past is not None:
             compared.compare_past(past)
         compared.compare_answer_key()
-    for fact in FACTS:
-        known = fact_record(engine, fact.name, settings).hours
-        compared.hours[fact.name] = {
-            hour
-            for hour in compared.hours[fact.name]
-            if span.start <= hour < span.end and hour in known and known[hour].is_done
-        }
+    for fact_name, known in hours_of_facts(engine, settings, FACTS_BY_NAME).items():
+        found = {hour for hour in compared.hours[fact_name] if span.start <= hour < span.end}
+        compared.hours[fact_name] = known.done(found)
     return compared
 
 
-def _nothing_found(progress: Progress) -> str:
-    if progress.recent_down_to is not None or progress.round is not None:
-        return "Nothing found so far: the next tick goes on."
-    return "All hours are what their facts were computed from."
+def _nothing_found(state: ComparisonState) -> str:
+    if state.recent_down_to is not None or state.round is not None:
+        return "Nothing found so far; the next tick continues."
+    return "No base row has changed since its hour was computed."
 
 
 def windows_to_compare(
     span: Window, settings: Settings, compared_until: datetime | None
 ) -> tuple[Window | None, Window | None]:
-    """Return the lookback, and the next hours of the past before it, where there are such.
+    """Return the lookback, and the next part of the past before it; None if there is none.
 
-    The past is gone through again and again, `MCQ_AUDIT_HOURS` at a time.
+    The past is compared over and over, `MCQ_AUDIT_HOURS` hours per tick.
     """
     begin = max(span.start, span.end - settings.lookback_hours * HOUR)
     recent = Window(begin, span.end) if begin < span.end else None

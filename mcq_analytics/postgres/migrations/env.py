@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `postgres.schema` hands over."""
+"""Alembic's entry point: runs the migrations on the connection that `postgres.schema` passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three facts, the hours of their rows, and the attempts that made them."""
+"""The three facts, the hours of their rows, and the attempts that computed them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Create all tables; key columns take the types that the base tables have."""
+    """Create all tables; key columns take the types of the base tables."""
     schema = context.config.attributes["schema"]
     types = context.config.attributes["key_types"]
     student, test, question = types["student_id"], types["test_id"], types["question_id"]
@@ -88,7 +88,7 @@ def _fact(
     keys: dict[str, sa.types.TypeEngine[Any]],
     *columns: sa.Column[Any],
 ) -> None:
-    """Create a fact, the index for those who sync from it, and the table of its rows' hours."""
+    """Create a fact, its index for syncing, and the table of its rows' hours."""
     op.create_table(
         name,
         *_key_columns(keys),

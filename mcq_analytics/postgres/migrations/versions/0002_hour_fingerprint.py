@@ -1,4 +1,4 @@
-"""What of the base tables each hour of a fact was computed from."""
+"""Fingerprints: row count and hash sum, per hour, of the base rows a fact was computed from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Create the table of fingerprints; hours that are done get none, and so are computed again."""
+    """Create the table of fingerprints. Done hours get an empty one, so they are computed again."""
     schema = context.config.attributes["schema"]
     fingerprints = op.create_table(
         "hour_fingerprint",

@@ -1,4 +1,4 @@
-"""Attempts that somebody cancelled, and hours that a check found wrong."""
+"""The status of cancelled attempts, and the table of hours that a check found wrong."""
 
 from __future__ import annotations
 
