@@ -18,7 +18,7 @@ from time import perf_counter
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.embedded import embedded_url
 from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
-from mcq_analytics.sample.csv_load import LOAD_ORDER, arrow_schema, copy_base_tables
+from mcq_analytics.sample.base_copy import LOAD_ORDER, arrow_schema, copy_base_tables
 from mcq_analytics.sample.generator import SampleTables, generate_sample
 
 

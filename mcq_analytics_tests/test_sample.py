@@ -16,7 +16,7 @@ import pytest
 
 from mcq_analytics.errors import UsageError
 from mcq_analytics.model.facts import IdType
-from mcq_analytics.sample import generator
+from mcq_analytics.sample import drawing, generator, ids
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 STUDENTS = 2_000
@@ -162,7 +162,7 @@ def test_answers_per_student_are_heavy_tailed(months: generator.SampleTables) ->
 
 def test_a_short_span_caps_what_the_most_active_students_do() -> None:
     answers = small(students=500, hours=3).answers
-    assert np.bincount(values(answers, "student_id")).max() <= 2 * generator.MOST_QUESTIONS
+    assert np.bincount(values(answers, "student_id")).max() <= 2 * drawing.MOST_QUESTIONS
 
 
 def test_answers_of_a_sitting_are_seconds_apart(months: generator.SampleTables) -> None:
@@ -427,7 +427,7 @@ def test_the_number_of_a_uuid_can_be_found_again() -> None:
             tables = small(id_types=kinds, first_ids={entity: first})
             octets = b"".join(tables.answers[f"{entity}_id"].drop_null().to_pylist())
             numbers = small(first_ids={entity: first}).answers[f"{entity}_id"].drop_null()
-            found = generator.numbers_of_uuids(entity, octets)
+            found = ids.numbers_of_uuids(entity, octets)
             assert sorted(found.tolist()) == sorted(numbers.to_pylist())
 
 
@@ -436,8 +436,8 @@ def test_a_uuid_of_somebody_else_has_no_number() -> None:
     foreign = b"".join(
         UUID(bytes=octets[at : at + 16], version=4).bytes for at in range(0, 160, 16)
     )
-    assert generator.numbers_of_uuids("student", octets + foreign).size == 0
-    assert generator.numbers_of_uuids("student", b"").size == 0
+    assert ids.numbers_of_uuids("student", octets + foreign).size == 0
+    assert ids.numbers_of_uuids("student", b"").size == 0
 
 
 def test_text_ids_are_the_entity_and_the_padded_number() -> None:

@@ -17,8 +17,9 @@ from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.inspection import BaseTables
-from mcq_analytics.sample.csv_load import Progress, arrow_schema, copy_base_tables
-from mcq_analytics.sample.generator import LEAST_DIGITS, generate_sample, numbers_of_uuids
+from mcq_analytics.sample.base_copy import ReportRows, arrow_schema, copy_base_tables
+from mcq_analytics.sample.generator import generate_sample
+from mcq_analytics.sample.ids import LEAST_DIGITS, numbers_of_uuids
 
 _PLACES = {
     "answer": (("answers", "answer_id"),),
@@ -49,7 +50,7 @@ def load_sample(
     start: datetime,
     hours: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: ReportRows | None = None,
 ) -> dict[str, int]:
     """Add a sample to the base tables by COPY, in one transaction; return the rows of each.
 
@@ -86,7 +87,7 @@ def load_sample(
 
 
 def _reader(
-    table: pa.Table, schema: pa.Schema, name: str, progress: Progress | None
+    table: pa.Table, schema: pa.Schema, name: str, progress: ReportRows | None
 ) -> pa.RecordBatchReader:
     """Give a table the column types of the base table, in batches that progress counts."""
     arrays: Mapping[str, pa.ChunkedArray] = {
