@@ -63,11 +63,11 @@ def test_the_settings_are_those_of_the_example() -> None:
     assert {"DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD"} <= SECRETS
 
 
-def test_the_host_of_runs_keeps_its_name_so_that_dead_ones_are_known() -> None:
-    assert COMPOSE["services"]["code"]["hostname"] == "code"
-    # The master of Spark has the name at which it listens.
+def test_only_the_master_of_spark_has_a_fixed_host_name() -> None:
+    assert not any("hostname" in service for service in COMPOSE["services"].values())
+    # It listens at the name by which workers and drivers call it.
     named = {name: pod["hostname"] for name, pod in pods().items() if "hostname" in pod}
-    assert named == {"code": "code", "spark-master": "spark-master"}
+    assert named == {"spark-master": "spark-master"}
 
 
 def test_nothing_waits_for_the_fact_schema_so_that_its_loss_is_told() -> None:
