@@ -119,6 +119,25 @@ def test_transforms_and_model_know_no_database() -> None:
             assert not names & {"sqlalchemy", "psycopg2", "adbc_driver_postgresql"}, path
 
 
-def test_every_module_says_what_lives_there() -> None:
+def test_every_module_says_what_belongs_there() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+PAGES = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md")]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if "://" not in link:
+            linked = (page.parent / target) if target else page
+            assert linked.exists(), link
+            assert not anchor or anchor in anchors_of(linked), link
