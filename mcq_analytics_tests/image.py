@@ -21,11 +21,11 @@ from mcq_analytics_tests.manifests import DOCKERFILE, PROGRAMS, Service
 from mcq_analytics_tests.servers import wait_until
 
 WRITABLE = re.findall(r"mkdir (.+?) \\\n", DOCKERFILE)[0].split()
-"""The folders of the image that its user may write to."""
+"""Folders of the image that its user may write to."""
 
 
 class Image:
-    """A folder that stands for the image's, and a user who may read all, and write in few of it."""
+    """A folder in place of the image's, and a user who may read all of it but write to little."""
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mcq_image_"))
@@ -49,7 +49,7 @@ class Image:
             shutil.rmtree(folder)
 
     def here(self, text: str, ports: dict[str, int]) -> str:
-        """Return a text of a manifest with the folder, the hosts and the ports of this machine."""
+        """Replace folders, hosts and ports of a manifest by those of this machine."""
         text = text.replace("/opt/mcq", str(self.folder))
         text = re.sub(r"\b(0\.0\.0\.0|spark-master|dagster-db)\b", "127.0.0.1", text)
         text = re.sub(r"(?<==)code\b|^code$", "127.0.0.1", text)
@@ -61,7 +61,7 @@ class Image:
         return [*self._user, str(PROGRAMS / name), *arguments]
 
     def environment(self, given: dict[str, str]) -> dict[str, str]:
-        """Return the image's and the service's own environment, and what finds programs here."""
+        """Return the environment of the image and the service, adapted to this machine."""
         image = dict(re.findall(r"(\w+)=(\S+)", self._set))
         ours = {name: self.here(value, self._ports) for name, value in {**image, **given}.items()}
         return {
@@ -70,7 +70,7 @@ class Image:
             "HOME": str(self.folder / "home"),
             "JAVA_HOME": str(self._java),
             "PYTHONPATH": str(CHECKOUT),
-            # Nothing listens but on loopback.
+            # Listen on loopback only.
             "SPARK_LOCAL_IP": "127.0.0.1",
         }
 
@@ -78,7 +78,7 @@ class Image:
     def started(
         self, service: Service, port: int | None = None
     ) -> Iterator[Callable[[Callable[[], bool]], None]]:
-        """Run a service (a webserver at a port of its own); yield what waits until it is ready."""
+        """Run a service (a webserver on `port`); yield a function that waits until it is ready."""
         log = self.logs / f"{service.name}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -118,10 +118,10 @@ class Image:
 
 
 def as_another_user() -> list[str]:
-    """Return what starts a command as a user without rights, where the tests' own has all.
+    """Return the words that start a command as an unprivileged user, if the tests run as root.
 
-    The user is one with a name, which Java asks for. It may read what the tests' user alone may,
-    such as a Python under the home of root, where nothing else lets it.
+    The user has a name, because Java needs one. If it cannot import dagster otherwise, for instance
+    because Python is under root's home, it may read all files.
     """
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
@@ -132,7 +132,7 @@ def as_another_user() -> list[str]:
     ]
     for options in ([], may_read):
         command = [*dropped, *options]
-        # By a shell, since setpriv itself starts its command with all rights.
+        # By a shell, because setpriv itself starts its command with all rights.
         probe = [*command, "sh", "-c", '"$0" -c "import dagster"', sys.executable]
         if subprocess.run(probe, check=False, capture_output=True).returncode == 0:
             return command

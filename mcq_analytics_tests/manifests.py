@@ -1,4 +1,4 @@
-"""The manifests under `deploy/`, read: what Compose and Kubernetes run, with which environment."""
+"""Reads the manifests under `deploy/`: the services, with their commands and environments."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pods() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Service:
-    """A service of either kind of manifest."""
+    """A service of Compose or Kubernetes."""
 
     name: str
     command: list[str]
@@ -54,7 +54,7 @@ class Service:
 
 
 def services_of_compose(chosen: dict[str, str], directory: Path) -> dict[str, Service]:
-    """Return the services with what `.env` says."""
+    """Return Compose's services, with `chosen` in `.env`."""
     dotenv = directory / ".env"
     dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in chosen.items()))
     given = {name: value or "" for name, value in dotenv_values(dotenv).items()}
@@ -70,7 +70,7 @@ def services_of_compose(chosen: dict[str, str], directory: Path) -> dict[str, Se
 
 
 def services_of_kubernetes(chosen: dict[str, str]) -> dict[str, Service]:
-    """Return the services with the secret made, and the settings filled in, as it is said there."""
+    """Return Kubernetes' services, with `chosen` as the secret and for settings without a value."""
     [settings] = [one["data"] for one in RESOURCES if one["kind"] == "ConfigMap"]
     sources = {
         "configMapRef": {name: value or chosen[name] for name, value in settings.items()},

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 def sample(**changes: Any) -> generator.SampleTables:
-    """Return a sample of 50 students over two days, unless told otherwise."""
+    """Return a sample, by default of 50 students over two days."""
     arguments: dict[str, Any] = {"students": 50, "start": START, "hours": 48, "seed": 1}
     return generator.generate_sample(**(arguments | changes))
 

@@ -1,4 +1,4 @@
-"""`load-csv` when the server refuses a row: the error names its line, in whatever language."""
+"""`load-csv` when the server refuses a row: the error names the line, in any language."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mcq_analytics_tests.facts_of import execute
 from mcq_analytics_tests.servers import OwnServer
 from mcq_analytics_tests.test_cli import call, fails
 
-# Rows of answers with quoted line breaks and blank lines between them, ending on these lines.
+# The rows of `spread` end on these lines: some have quoted line breaks, blank lines lie between.
 SPREAD_LINES = {1: 2, 2: 6, 3: 8, 4: 11}
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Write:
 
 
 def spread(*rows: str) -> str:
-    """Return a file of four answers in which a row's number does not tell its line."""
+    """Return a file of four answers whose row numbers are not their line numbers."""
     one, two, three, four = rows
     return ANSWERS + f"{one}\n\n\r\n" + f"{two}\n" + f"\n{three}\n" + f"{four}\n"
 
@@ -49,7 +49,7 @@ def answers(session: str = "") -> str:
 
 
 def raising(moment: str, condition: str, **fields: str) -> tuple[str, str]:
-    """Return statements that make a trigger of answers raise an error in German."""
+    """Return statements that create a trigger on answers, which raises an error in German."""
     using = ", ".join(f"{name} = '{value}'" for name, value in fields.items())
     function = (
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -71,7 +71,7 @@ def raising(moment: str, condition: str, **fields: str) -> tuple[str, str]:
     ],
     ids=lambda fields: fields["ERRCODE"] + fields.get("TABLE", ""),
 )
-def test_a_refused_row_is_named_by_its_line_whatever_the_server_says_of_it(
+def test_a_refused_row_is_named_by_its_line_whatever_the_error(
     database: Database, folder: Write, row: int, fields: dict[str, str]
 ) -> None:
     execute(database, *raising("TRIGGER strict BEFORE INSERT", f"NEW.answer_id = {row}", **fields))
@@ -93,7 +93,7 @@ def test_a_refused_row_is_named_by_its_line_whatever_the_server_says_of_it(
     ],
 )
 @pytest.mark.parametrize("deferred", [False, True], ids=["at the end of COPY", "at commit"])
-def test_a_row_that_is_refused_after_its_copy_is_found_by_the_key(
+def test_a_row_that_is_refused_after_its_copy_is_found_by_its_key(
     database: Database, folder: Write, detail: str, where: str, deferred: bool
 ) -> None:
     fields = {"ERRCODE": "23503", "DETAIL": detail}
@@ -112,7 +112,7 @@ def test_a_row_that_is_refused_after_its_copy_is_found_by_the_key(
 
 
 @pytest.mark.parametrize("moment", ["BEFORE", "AFTER"])
-def test_the_row_of_the_copy_is_named_where_its_trigger_fails_in_another_table(
+def test_the_copied_row_is_named_if_its_trigger_fails_in_another_table(
     database: Database, folder: Write, moment: str
 ) -> None:
     execute(
@@ -162,9 +162,7 @@ def test_a_foreign_key_is_named_with_the_line_of_its_row(
     assert row_count(database) == 0
 
 
-def test_a_uuid_that_stands_twice_is_named_with_its_line(
-    make_database: MakeDatabase, folder: Write
-) -> None:
+def test_a_repeated_uuid_is_named_with_its_line(make_database: MakeDatabase, folder: Write) -> None:
     database = make_database(IdType.UUID)
     one, other = "8badf00d-0000-4000-8000-000000000001", "8badf00d-0000-4000-8000-000000000002"
     content = f"{SESSIONS}{one},\n\n{other},\n{one.upper()},\n"
@@ -177,7 +175,7 @@ def test_a_uuid_that_stands_twice_is_named_with_its_line(
     assert row_count(database) == 1
 
 
-def test_rows_are_counted_over_batches(
+def test_line_numbers_continue_over_batches(
     database: Database, folder: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcq_analytics.sample.csv_load.ROWS_PER_BATCH", 2)
@@ -185,7 +183,7 @@ def test_rows_are_counted_over_batches(
     fails(call("load-csv", str(folder(sessions=content))), 1, "sessions.csv line 8: ", "duplicate")
 
 
-def test_a_failure_that_is_of_no_row_is_told_with_its_remedy(
+def test_a_failure_that_is_not_about_a_row_has_its_remedy(
     database: Database, folder: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(
@@ -209,7 +207,7 @@ def test_a_failure_that_is_of_no_row_is_told_with_its_remedy(
 
 @pytest.fixture(scope="module")
 def german_server() -> Iterator[OwnServer]:
-    """A server whose messages are in German, where its translation is installed."""
+    """A server whose messages are in German, if its translation is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LANGUAGE", "de")
         server = OwnServer()

@@ -29,7 +29,7 @@ from mcq_analytics_tests.manifests import (
 )
 
 
-def test_the_composition_is_one_by_its_schema() -> None:
+def test_the_compose_file_is_valid() -> None:
     subprocess.run(
         [
             PROGRAMS / "check-jsonschema",
@@ -42,18 +42,18 @@ def test_the_composition_is_one_by_its_schema() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.34", "1.37"])
-def test_the_kubernetes_manifests_are_such_by_their_schema(version: str) -> None:
+def test_the_kubernetes_manifests_are_valid(version: str) -> None:
     options = ["--strict", "--kubernetes-version", version]
     subprocess.run([PROGRAMS / "kubernetes-validate", *options, *MANIFESTS], check=True)
 
 
-def test_every_service_is_in_both() -> None:
+def test_compose_and_kubernetes_have_the_same_services() -> None:
     deployed = {resource["metadata"]["name"] for resource in RESOURCES if "spec" in resource}
     assert set(COMPOSE["services"]) - {"init-db"} <= deployed
     assert any(one["name"] == "init-db" for one in containers())
 
 
-def test_the_settings_are_those_of_the_example() -> None:
+def test_all_settings_are_in_the_example() -> None:
     known = set(re.findall(r"^(?:# )?([A-Z_]+)=", (CHECKOUT / ".env.example").read_text(), re.M))
     known |= {"MCQ_CODE_HOST", "SPARK_STANDALONE_MASTER", "SPARK_STANDALONE_CONF"}
     [settings] = [one["data"] for one in RESOURCES if one["kind"] == "ConfigMap"]
@@ -70,7 +70,7 @@ def test_only_the_master_of_spark_has_a_fixed_host_name() -> None:
     assert named == {"spark-master": "spark-master"}
 
 
-def test_nothing_waits_for_the_fact_schema_so_that_its_loss_is_told() -> None:
+def test_nothing_waits_for_the_fact_schema_so_that_alerts_can_report_it_missing() -> None:
     for service in COMPOSE["services"].values():
         assert "init-db" not in service.get("depends_on", {})
     assert COMPOSE["services"]["init-db"]["restart"] == "on-failure"
@@ -78,21 +78,21 @@ def test_nothing_waits_for_the_fact_schema_so_that_its_loss_is_told() -> None:
     assert pods()["init-db"]["restartPolicy"] == "OnFailure"
 
 
-def test_the_kustomization_names_every_manifest_and_makes_the_namespace_first() -> None:
+def test_the_kustomization_lists_every_manifest_and_creates_the_namespace_first() -> None:
     others = {path.name for path in (DEPLOY / "kubernetes").iterdir()} - {"kustomization.yaml"}
     assert sorted(KUSTOMIZATION["resources"]) == sorted(others)
     kinds = [resource["kind"] for resource in RESOURCES]
     assert kinds[0] == "Namespace"
     assert kinds.count("Namespace") == 1
     assert KUSTOMIZATION["sortOptions"] == {"order": "fifo"}
-    # Settings, claims and rules are there before what needs them.
+    # Settings and network policies come before the pods.
     for resource in RESOURCES[1:]:
         assert resource["metadata"]["namespace"] == RESOURCES[0]["metadata"]["name"]
     first_pod = next(at for at, one in enumerate(RESOURCES) if "template" in one.get("spec", {}))
     assert max(kinds.index("ConfigMap"), kinds.index("NetworkPolicy")) < first_pod
 
 
-def test_the_image_is_named_in_one_place() -> None:
+def test_the_image_has_its_name_and_version_in_one_place() -> None:
     [image] = KUSTOMIZATION["images"]
     assert {one["image"] for one in containers()} == {image["name"], "postgres:18"}
     named = f"{image['newName']}:{image['newTag']}"
@@ -102,7 +102,7 @@ def test_the_image_is_named_in_one_place() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kubectl_makes_of_the_kustomization_what_is_read_here() -> None:
+def test_kubectl_builds_the_manifests_that_are_tested_here() -> None:
     made = subprocess.run(
         ["kubectl", "kustomize", str(DEPLOY / "kubernetes")],
         check=True,
@@ -122,7 +122,7 @@ def test_kubectl_makes_of_the_kustomization_what_is_read_here() -> None:
     assert list(yaml.safe_load_all(made)) == expected
 
 
-def test_no_claim_needs_storage_that_several_machines_can_write() -> None:
+def test_no_claim_needs_storage_that_several_machines_can_write_to() -> None:
     claims = {one["metadata"]["name"]: one for one in RESOURCES if one["kind"].endswith("Claim")}
     users = [
         (volume["persistentVolumeClaim"]["claimName"], name)
@@ -139,12 +139,12 @@ def test_no_claim_needs_storage_that_several_machines_can_write() -> None:
             for one in RESOURCES
             if one["metadata"]["name"] == dict(users)[name] and one["kind"] == "Deployment"
         ]
-        # Two pods of one claim would wait for each other where they are on two machines.
+        # Two pods with one claim, on two machines, would wait for each other.
         assert user["spec"]["replicas"] == 1
         assert user["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_nothing_is_published_but_on_loopback_and_no_secret_is_written_down() -> None:
+def test_ports_are_published_on_loopback_only_and_no_secret_is_in_a_manifest() -> None:
     for service in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     for resource in RESOURCES:
@@ -157,7 +157,7 @@ def test_nothing_is_published_but_on_loopback_and_no_secret_is_written_down() ->
                 assert "${" in line, line
 
 
-def test_the_commands_are_the_same_in_both_and_there() -> None:
+def test_commands_exist_and_are_the_same_in_both() -> None:
     given = {one["name"]: one.get("command", []) for one in containers()}
     for name, service in COMPOSE["services"].items():
         if "command" not in service:
@@ -166,13 +166,13 @@ def test_the_commands_are_the_same_in_both_and_there() -> None:
         assert (PROGRAMS / service["command"][0]).exists()
 
 
-def test_the_image_has_all_files_that_it_copies() -> None:
+def test_all_files_that_the_image_copies_exist() -> None:
     copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.M)
     for name in " ".join(copied).split():
         assert (CHECKOUT / name).exists()
 
 
-def test_both_give_every_service_the_same_command_and_environment(tmp_path: Path) -> None:
+def test_every_service_has_the_same_command_and_environment_in_both(tmp_path: Path) -> None:
     chosen = {
         **CHOSEN,
         "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",

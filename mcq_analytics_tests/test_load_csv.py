@@ -72,14 +72,14 @@ def test_a_bad_row_stops_it_and_nothing_is_loaded(
     assert row_count(database) == 0
 
 
-def test_a_row_that_is_there_already_is_named(database: Database, folder: Write) -> None:
+def test_a_row_that_exists_already_is_named(database: Database, folder: Write) -> None:
     execute(database, "INSERT INTO questions VALUES (3, 'B')")
     fails(call("load-csv", str(folder())), 1, "questions.csv line 2: ", "duplicate key")
     assert row_count(database) == 1
 
 
 @pytest.mark.parametrize("id_type", [IdType.TEXT, IdType.UUID], ids=lambda kind: kind.value)
-def test_ids_are_of_the_type_that_the_table_has(
+def test_ids_are_parsed_as_the_type_of_the_table(
     make_database: MakeDatabase, folder: Write, id_type: IdType
 ) -> None:
     database = make_database(id_type)
@@ -101,7 +101,7 @@ def test_a_missing_folder_or_file_is_a_usage_error(
     fails(call("load-csv", str(directory)), 2, "has no sessions.csv")
 
 
-def test_a_file_that_is_no_text_is_refused(database: Database, folder: Write) -> None:
+def test_a_file_that_is_not_text_is_refused(database: Database, folder: Write) -> None:
     directory = folder()
     (directory / "answers.csv").write_bytes(ANSWERS.encode() + b"\xff\xfe\n")
     fails(call("load-csv", str(directory)), 1, "answers.csv", "nothing was loaded")
@@ -134,7 +134,9 @@ def test_a_time_that_is_not_a_date_and_a_time_is_refused_with_its_line_and_value
     assert row_count(database) == 0
 
 
-def test_times_arrive_as_the_moments_they_are(database: Database, folder: Write) -> None:
+def test_times_in_every_notation_arrive_as_the_right_moment(
+    database: Database, folder: Write
+) -> None:
     times = {
         "2024-01-31 09:00": "09:00:00+00",
         "2024-01-31t09:00:30z": "09:00:30+00",
@@ -150,7 +152,7 @@ def test_times_arrive_as_the_moments_they_are(database: Database, folder: Write)
     assert scalar(database, loaded) == [f"2024-01-31 {time}" for time in times.values()]
 
 
-def test_a_column_that_is_not_needed_may_hold_anything(database: Database, folder: Write) -> None:
+def test_an_extra_column_may_hold_anything(database: Database, folder: Write) -> None:
     junk = ("\0", "a\0b", "\udcff\udcfe", "x" * 2_000_000, '"a ""\n\0"')
     content = "note,question_id,,correct_option,\n" + "".join(
         f"{text},{number},{text},A,\n" for number, text in enumerate(junk)
@@ -210,7 +212,7 @@ def test_a_column_that_is_not_needed_may_hold_anything(database: Database, folde
         ),
     ],
 )
-def test_what_is_no_text_or_has_no_one_meaning_is_named(
+def test_bytes_that_are_not_text_and_ambiguous_rows_are_named(
     database: Database, folder: Write, table: str, content: str, message: str
 ) -> None:
     fails(call("load-csv", str(folder(**{table: content}))), 1, message, "nothing was loaded")
@@ -241,7 +243,7 @@ def test_uuids_arrive_in_every_form_that_the_server_takes(
 @pytest.mark.parametrize(
     "text", ["8_badf00d" + "0" * 23, "8badf00d" * 3, "\u0668badf00d" + "0" * 24]
 )
-def test_what_is_nearly_a_uuid_is_refused(
+def test_an_almost_valid_uuid_is_refused(
     make_database: MakeDatabase, folder: Write, text: str
 ) -> None:
     make_database(IdType.UUID)

@@ -1,4 +1,4 @@
-"""`generate_sample`: arguments, columns, span and ids. Its shape is measured in another module."""
+"""`generate_sample`: arguments, columns, span and ids. `test_sample_shape` measures its shape."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_all_times_lie_within_the_span(students: int, hours: int) -> None:
 
 @pytest.mark.parametrize("students", [1, 2, 3])
 @pytest.mark.parametrize("hours", [1, 3, 30])
-def test_the_smallest_samples_can_be_made_with_any_seed(students: int, hours: int) -> None:
+def test_the_smallest_samples_work_with_any_seed(students: int, hours: int) -> None:
     for seed in range(30):
         tables = sample(students=students, hours=hours, seed=seed)
         assert len(pc.unique(tables.answers["student_id"])) == students
@@ -109,9 +109,7 @@ def test_a_short_span_caps_what_the_most_active_students_do() -> None:
     ],
     ids=["integer", "bigint", "text", "uuid"],
 )
-def test_ids_have_the_type_that_is_asked_for(
-    kind: IdType, arrow_type: pa.DataType, form: str
-) -> None:
+def test_ids_have_the_requested_type(kind: IdType, arrow_type: pa.DataType, form: str) -> None:
     tables = sample(id_types=dict.fromkeys(ENTITIES, kind))
     plain = sample()
     for name in TABLES:
@@ -135,7 +133,7 @@ def test_each_entity_has_its_own_id_type() -> None:
     assert types == [pa.int64(), pa.binary(16), pa.int64(), pa.string(), pa.int64()]
 
 
-def test_uuids_belong_to_the_entity_and_number() -> None:
+def test_the_same_entity_and_number_give_the_same_uuid() -> None:
     kinds = dict.fromkeys(ENTITIES, IdType.UUID)
     answers, numbers = sample(id_types=kinds).answers, sample().answers
     by_number = dict(
@@ -150,7 +148,7 @@ def test_uuids_belong_to_the_entity_and_number() -> None:
     assert not students & tests
 
 
-def test_the_number_of_a_uuid_can_be_found_again() -> None:
+def test_a_uuid_gives_back_its_number() -> None:
     kinds = dict.fromkeys(ENTITIES, IdType.UUID)
     for entity in ENTITIES:
         for first in (1, 10**6, 10**18 - 10**6, 2**62):
@@ -161,7 +159,7 @@ def test_the_number_of_a_uuid_can_be_found_again() -> None:
             assert sorted(found.tolist()) == sorted(numbers.to_pylist())
 
 
-def test_a_uuid_of_somebody_else_has_no_number() -> None:
+def test_a_foreign_uuid_has_no_number() -> None:
     octets = np.random.default_rng(1).bytes(16 * 100_000)
     foreign = b"".join(
         UUID(bytes=octets[at : at + 16], version=4).bytes for at in range(0, 160, 16)
@@ -175,7 +173,7 @@ def test_text_ids_are_the_entity_and_the_padded_number() -> None:
     assert pc.min(answers["student_id"]).as_py() == "student-000123"
 
 
-def test_ids_count_from_the_first() -> None:
+def test_ids_count_from_the_first_id() -> None:
     first = {name: 1_000 * (place + 1) for place, name in enumerate(ENTITIES)}
     shifted, plain = sample(first_ids=first), sample()
     for name in TABLES:
@@ -208,5 +206,5 @@ def test_bad_arguments_are_refused_with_the_remedy(changes: dict[str, Any], mess
 def test_a_million_answers_take_seconds() -> None:
     before = time.process_time()
     tables = sample(students=1_500, hours=HOURS)
-    # About 0.3 s on a laptop; the bound only catches a loop over answers.
+    # About 0.3 s on a laptop; the limit only catches a loop over answers.
     assert (time.process_time() - before) / tables.answers.num_rows * 1e6 < 3

@@ -29,7 +29,7 @@ def months() -> generator.SampleTables:
 
 @pytest.fixture(scope="module")
 def sittings(months: generator.SampleTables) -> pa.Table:
-    """One row a sitting, by student and time, with its first and last answer's time."""
+    """One row per sitting, by student and time, with the times of its first and last answer."""
     answers = months.answers.filter(pc.is_valid(months.answers["session_id"]))
     grouped = answers.group_by("session_id").aggregate(
         [(name, bound) for name in (*PAIR, "timestamp") for bound in ("min", "max")]
@@ -78,7 +78,7 @@ def test_answers_of_a_sitting_are_seconds_apart(months: generator.SampleTables) 
     assert np.quantile(gaps, 0.99) < 300
 
 
-def test_a_sitting_is_of_one_student_and_one_test(sittings: pa.Table) -> None:
+def test_a_sitting_has_one_student_and_one_test(sittings: pa.Table) -> None:
     for column in PAIR:
         assert sittings[f"{column}_min"] == sittings[f"{column}_max"]
 
@@ -113,7 +113,7 @@ def test_tests_are_open_for_about_two_weeks(months: generator.SampleTables) -> N
 def test_the_number_of_tests_grows_with_the_span_and_their_size_does_not(
     months: generator.SampleTables,
 ) -> None:
-    # A student's answers do not grow with the span, so tests grow less than in proportion.
+    # A student's answers do not grow with the span, so the number of tests grows more slowly.
     spans = [sample(students=STUDENTS, hours=hours).answers for hours in (48, HOURS // 2)]
     spans.append(months.answers)
     tests = [len(pc.unique(answers["test_id"])) for answers in spans]
@@ -132,7 +132,9 @@ def test_two_percent_of_questions_are_shared_by_two_tests(months: generator.Samp
     assert (tests > 2).mean() < 0.002
 
 
-def test_options_are_equally_chosen_and_some_cleared(months: generator.SampleTables) -> None:
+def test_options_are_chosen_equally_often_and_some_are_cleared(
+    months: generator.SampleTables,
+) -> None:
     options = months.answers["submitted_option"]
     assert null_share(months.answers, "submitted_option") == pytest.approx(0.014, abs=0.001)
     counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(options).to_pylist()}
@@ -170,7 +172,7 @@ def test_ten_percent_of_questions_are_answered_again_in_the_sitting(
     assert (times > 2).mean() < 0.001
 
 
-def test_an_option_that_is_answered_again_is_changed(months: generator.SampleTables) -> None:
+def test_a_second_answer_in_a_sitting_has_another_option(months: generator.SampleTables) -> None:
     given = months.answers.filter(
         pc.and_(
             pc.is_valid(months.answers["session_id"]),
@@ -222,7 +224,7 @@ def test_sessions_expire_minutes_to_an_hour_after_their_last_answer(
     assert (minutes < 0).mean() == pytest.approx(0.04, abs=0.01)
 
 
-def test_some_sessions_never_expire_some_have_no_row_and_some_answers_have_none(
+def test_some_sessions_never_expire_or_have_no_row_and_some_answers_have_no_session(
     months: generator.SampleTables, sittings: pa.Table
 ) -> None:
     assert null_share(months.sessions, "expiry_time") == pytest.approx(0.02, abs=0.003)
@@ -261,7 +263,7 @@ def test_submissions_have_the_statuses_of_real_logs(months: generator.SampleTabl
     assert 0 < shares[None] < 0.01
 
 
-def test_one_percent_of_submissions_are_of_students_without_an_answer(
+def test_one_percent_of_submissions_come_from_students_without_an_answer(
     months: generator.SampleTables,
 ) -> None:
     answered = months.answers.group_by(PAIR).aggregate([])

@@ -23,7 +23,7 @@ from mcq_analytics_tests.servers import OwnServer, free_port, listens, run_roles
 
 
 @pytest.mark.timeout(600)
-def test_all_services_start_by_their_own_commands_and_compute_an_hour(
+def test_all_services_start_with_their_own_commands_and_compute_an_hour(
     own_server: OwnServer, closed: datetime
 ) -> None:
     administration = own_server.url(own_server.port)
@@ -33,7 +33,7 @@ def test_all_services_start_by_their_own_commands_and_compute_an_hour(
         "DB_PROD_URL": f"postgresql://mcq_writer@127.0.0.1:{own_server.port}/platform",
         "MCQ_PARTITION_START": (closed - HOUR).strftime("%Y-%m-%dT%H:%M"),
     }
-    # Those of Compose are the same.
+    # `test_deploy` shows that Compose's are the same.
     services = services_of_kubernetes(chosen)
     records = services["dagster-db"].environment
     image = Image(ports)
@@ -50,7 +50,7 @@ def test_all_services_start_by_their_own_commands_and_compute_an_hour(
             f"CREATE DATABASE {records['POSTGRES_DB']} OWNER {records['POSTGRES_USER']}",
         )
         stack.callback(drop_database, administration.set(database=records["POSTGRES_DB"]))
-        # The platform's database is not there yet: the code server starts, to tell of it.
+        # The platform's database does not exist yet: the code server starts nevertheless.
         code = services["code"]
         code_is_ready = stack.enter_context(image.started(code))
         stack.enter_context(image.started(services["spark-master"]))(lambda: listens(ports["7077"]))
@@ -87,7 +87,7 @@ def test_all_services_start_by_their_own_commands_and_compute_an_hour(
         assert ui.wait_for_run(run_id, 300) == "SUCCESS"
         assert wrong_rows(platform) == []
         assert scalar(platform, "SELECT count(*) FROM analytics.question_interaction_fact") == 9
-        # Its executors were the worker's.
+        # The executors ran on the worker.
         assert len(list((image.folder / "work").glob("app-*/*/stderr"))) >= 1
 
 
@@ -99,7 +99,7 @@ def run_statement(database: Database, statement: str) -> None:
 
 @contextmanager
 def platform_database(everything: Database, hour: datetime) -> Iterator[Database]:
-    """Make the platform's database, its base tables with some rows, and the roles."""
+    """Create the platform's database, its base tables with some rows, and the roles."""
     run_statement(everything, "CREATE DATABASE platform")
     url = everything.url.set(database="platform")
     database = Database(url, "public", "analytics")

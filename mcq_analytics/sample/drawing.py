@@ -1,8 +1,8 @@
-"""Drawing a sample as plain numbers: who sits which test when, and answers what.
+"""The random draws of a sample as plain numbers: who takes which test when, and answers what.
 
-Shapes are those of real logs: answers per student heavy-tailed, sittings of seconds between answers
-and of hours or days between them, tests open for two weeks, retakes, changed and cleared options.
-How the numbers become tables is in `mcq_analytics.sample.generator`.
+The shapes are those of real logs: answers per student are heavy-tailed; seconds lie between the
+answers of a sitting, hours or days between sittings; tests are open for two weeks; students retake
+tests, change options and clear them. `sample.generator` turns the numbers into tables.
 """
 
 from __future__ import annotations
@@ -25,22 +25,19 @@ MOST_QUESTIONS = 40
 TEST_LIFE_HOURS = 24.0 * 14
 TAKERS_PER_TEST = 100
 ANSWERS_PER_SITTING = 22
-HOURS_PER_SITTING = 5.0  # a student finds time for no more sittings than that
+HOURS_PER_SITTING = 5.0  # a student has time for one sitting in so many hours
 
 OPTIONS = np.array(["A", "B", "C", "D"])
 SHARED_QUESTIONS = 0.02
 RETAKES = 0.2
-RETAKE_DRAW = 0.12  # the other retakes are tests that a student comes upon again
+RETAKE_DRAW = 0.12  # the other retakes happen as a student draws the same test again
 CHANGED = 0.1
 CLEARED = 0.014
 CORRECT = 0.71
 
 
 class SamplePlan:
-    """Draws the sample as numbers: sittings first, then the answers within them.
-
-    Times are seconds from the start of the span.
-    """
+    """Draws sittings, then their tests, then their answers. Times are seconds since the start."""
 
     def __init__(self, random: np.random.Generator, students: int, hours: int) -> None:
         self.random = random
@@ -51,7 +48,7 @@ class SamplePlan:
         self._draw_answers()
 
     def _draw_sittings(self) -> None:
-        """Draw who sits when, and how many answers each student gives at most."""
+        """Draw the times of all sittings, and the most answers that each student gives."""
         random = self.random
         spread = np.log(P90_ANSWERS / MEDIAN_ANSWERS) / P90_DEVIATIONS
         budget = np.ceil(random.lognormal(np.log(MEDIAN_ANSWERS), spread, self.students))
@@ -60,7 +57,7 @@ class SamplePlan:
         self.budget = budget
         self.student = np.repeat(np.arange(self.students), sittings)
         first = np.cumsum(sittings) - sittings
-        # An hour at least lies between two sittings, and mostly much more, if there is room.
+        # At least an hour lies between two sittings; mostly much more, if there is room.
         pause = random.lognormal(np.log(18 * HOUR_SECONDS), 1.0, self.student.size)
         pause[first] = 0
         waited = np.add.reduceat(pause, first)
@@ -76,7 +73,7 @@ class SamplePlan:
         self.is_first = order == 0
 
     def _draw_tests(self) -> None:
-        """Draw which test each sitting takes, of those that are open then."""
+        """Draw the test of each sitting among those that are open then."""
         random = self.random
         life = min(TEST_LIFE_HOURS * HOUR_SECONDS, self.span)
         taken = self.begin.size / (1 + RETAKES)
@@ -84,11 +81,11 @@ class SamplePlan:
         opening = np.linspace(-life, self.span, count, endpoint=False)
         low = np.searchsorted(opening, self.begin - life, side="right")
         high = np.maximum(np.searchsorted(opening, self.begin, side="right"), low + 1)
-        # Steps of the golden ratio, so that a student comes back to a test by a retake alone.
+        # Steps of the golden ratio rarely come back to the same test; retakes do.
         share = random.random(self.students)[self.student] + np.arange(low.size) * GOLDEN_RATIO
         test = np.minimum(low + (share % 1.0 * (high - low)).astype(np.int64), count - 1)
         retake = (random.random(low.size) < RETAKE_DRAW) & ~self.is_first
-        # A retake is of what the student sat last; of a retake too.
+        # A retake repeats the previous test, which may be a retake itself.
         source = np.maximum.accumulate(np.where(retake, 0, np.arange(test.size)))
         self.test = test[source]
         self.questions = random.integers(1, MOST_QUESTIONS + 1, count)
@@ -98,14 +95,14 @@ class SamplePlan:
         shared = random.random(self.question_count) < SHARED_QUESTIONS
         shared[: self.questions[0]] = False
         numbers = np.arange(self.question_count)
-        # Counted back from the test's first question, so that another test has it too.
+        # Counted back from the test's first question: a question of an earlier test.
         previous = np.repeat(self.first_question, self.questions) - random.integers(
             1, MOST_QUESTIONS, self.question_count
         )
         self.question_number = np.where(shared, np.maximum(previous, 0), numbers)
 
     def _draw_answers(self) -> None:
-        """Draw the answers of all sittings: a first pass, then some that are answered again."""
+        """Draw the answers of all sittings: a first pass, then the questions answered again."""
         random = self.random
         asked = self.questions[self.test]
         sitting = np.repeat(np.arange(self.test.size), asked)
@@ -132,7 +129,7 @@ class SamplePlan:
         )
         cleared = random.random(sitting.size) < CLEARED
 
-        # Each student stops at their number of answers, and all stop at the end of the span.
+        # A student stops at their number of answers, and everybody at the end of the span.
         student = self.student[sitting]
         student_first = np.flatnonzero(np.diff(student, prepend=-1))
         sizes = np.diff(np.append(student_first, student.size))
@@ -143,7 +140,7 @@ class SamplePlan:
 
 
 def _running_sum(values: Floats, first: Integers, lengths: Integers) -> Floats:
-    """Return the sum from the first value of each group to each value; groups are contiguous."""
+    """Return the running sum within each group; groups are contiguous."""
     total = np.cumsum(values)
     before = total[first] - values[first]
     return np.asarray(total - np.repeat(before, lengths))

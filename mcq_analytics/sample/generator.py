@@ -1,7 +1,7 @@
 """A realistic sample of the base tables as Arrow tables; `sample.sample_load` loads it.
 
-To what `sample.drawing` draws, tables add what real logs have besides: answers after expiry,
-submissions without answers, sessions and questions without a row.
+`sample.drawing` draws sittings and answers. Here they become tables, with the flaws of real logs:
+answers after expiry, submissions without answers, sessions and questions without a row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATUS_SHARES = (0.76, 0.025, 0.015, 0.12, 0.075, 0.005)
 
 SUBMITTED = 0.92
 WITHOUT_ANSWERS = 0.01
-EXPIRING_SITTINGS, EXPIRED_PART = 0.04, 0.25  # a quarter of 4 % of the sittings comes too late
+EXPIRING_SITTINGS, EXPIRED_PART = 0.04, 0.25  # 4 % of sittings expire before their last quarter
 NEVER_EXPIRING = 0.02
 MISSING_SESSIONS = 0.01
 WITHOUT_SESSION = 0.001
@@ -35,13 +35,13 @@ WITHOUT_KEY = 0.01
 
 @dataclass(frozen=True)
 class SampleTables:
-    """The four base tables with the columns of SPEC section 1; times are microseconds in UTC.
+    """The four base tables (docs/spec.md, section 1); times are in UTC, to the microsecond.
 
-    Ids are int32, int64, strings or, for uuids, 16 bytes. Answers come in order of time, their ids
-    rising.
+    Ids are int32, int64, strings or, for uuids, 16 bytes. Answers are sorted by time, with rising
+    ids.
 
     - answers: answer_id, student_id, question_id, test_id, session_id (nullable), submitted_option
-      (A to D; null where cleared), timestamp
+      (A to D; null if cleared), timestamp
     - questions: question_id, correct_option (A to D, nullable)
     - sessions: session_id, expiry_time (nullable)
     - submissions: student_id, test_id, submit_time, completion_status (nullable)
@@ -65,10 +65,14 @@ def generate_sample(
     """Return a sample of `students` students over `hours` hours from `start`, an aware time.
 
     The same arguments give the same tables. `id_types` and `first_ids` are by entity: `answer`,
-    `student`, `question`, `test`, `session`; an id is a number, or made from one, counted from the
-    first. A text is the entity and the number, as `student-000123`. All times lie within the span.
-    A student sits every five hours at most on average, so in a short span the most active answer
-    less than they would.
+    `student`, `question`, `test`, `session`. Ids are numbers that count from the first id, or are
+    made from such a number: a text is `student-000123`. All times are within the span. A student
+    has at most one sitting per five hours on average, so the most active ones answer less in a
+    short span.
+
+    >>> start = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    >>> generate_sample(students=50, start=start, hours=48, seed=1).answers.num_rows
+    3975
 
     Raises:
         UsageError: `students` or `hours` is less than 1, `seed` is negative, or `start` has no
@@ -86,7 +90,7 @@ def generate_sample(
 
 
 class _Tables:
-    """Turns a plan into tables. `origin` is the start of the span in microseconds since 1970."""
+    """Turns a plan into tables; `origin` is the start of the span in microseconds since 1970."""
 
     def __init__(self, plan: SamplePlan, ids: SampleIds, *, origin: int) -> None:
         self._plan = plan
@@ -143,7 +147,7 @@ class _Tables:
         plan, random = self._plan, self._random
         used, last = self._used, self._last
         begin = plan.begin[used]
-        # Sessions in the last hour expire sooner, so that their expiry lies within the span too.
+        # Sessions of the last hour expire sooner, so that their expiry is within the span too.
         grace = np.minimum(
             random.uniform(5 * 60.0, 60 * 60.0, used.size),
             (plan.span - last) * random.uniform(0.5, 0.99, used.size),
@@ -166,7 +170,7 @@ class _Tables:
         sitting, moment = used[handed_in], last[handed_in]
         moment = moment + random.lognormal(np.log(15.0), 0.7, moment.size)
         extra = int(np.ceil(WITHOUT_ANSWERS * sitting.size))
-        # Someone else hands in the test of a sitting soon after it, while the test is open.
+        # Another student submits a sitting's test soon after it, while the test is open.
         other = random.integers(0, used.size, extra)
         student = np.append(plan.student[sitting], random.integers(0, plan.students, extra))
         test = np.append(plan.test[sitting], plan.test[used[other]])
