@@ -1,8 +1,10 @@
-# Every command sets up what it needs first; a second call starts at once.
-#   make demo    a sample, its facts, and the Dagster UI (make demo ARGS=--no-ui exits after the facts)
-#   make test    checks and tests            make test-deep  the same with many histories and faults
-#   make check   ruff and mypy               make setup      only the set-up
-#   make lock    renew requirements.lock     make clean      remove what was made
+# Each command first sets up what it needs; the next call starts at once.
+#   make demo       a sample, its facts, and the Dagster UI (ARGS=--no-ui exits after the facts)
+#   make test       checks and all tests      make test-fast  the pure tests, in seconds
+#   make test-deep  the same as test, with many more histories and faults
+#   make check      ruff and mypy             make format     fix what ruff can fix
+#   make setup      only the set-up           make lock       renew requirements.lock
+#   make clean      remove everything that these commands made
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
@@ -18,19 +20,19 @@ RUNS ?= 10
 SEQUENCES ?= 10
 SEQUENCE_STEPS ?= 12
 ARGS ?=
-# Two processes take a module of tests each, and another after it. They share a server.
+# Two processes work through the test modules and share one PostgreSQL server.
 TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-deep lock clean
+.PHONY: help setup demo check format test test-fast test-deep lock clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
 $(READY): requirements.lock setup.cfg
-	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "There is no Python 3.10 to 3.13 with venv here: install one (on Debian and Ubuntu with python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "no Python 3.10 to 3.13 with venv found: install one (on Debian and Ubuntu with python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -53,11 +55,14 @@ format: $(READY)
 test: check
 	$(TESTS)
 
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m fast --hypothesis-profile=fast -q $(ARGS)
+
 test-deep: check
 	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
 	SEQUENCES=$(SEQUENCES) SEQUENCE_STEPS=$(SEQUENCE_STEPS) $(TESTS)
 
-# A resolver's output for all supported Pythons and systems, with hashes and no address in it.
+# Resolved for all supported Pythons and systems, with hashes and without the address of an index.
 lock:
 	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --generate-hashes \
 		--no-header --no-annotate --no-strip-extras --output-file requirements.lock

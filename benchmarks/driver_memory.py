@@ -2,8 +2,7 @@
 
 Usage: python benchmarks/driver_memory.py [--students N] [--hours N]
 
-Works on a database of its own in the embedded server under MCQ_HOME, and prints a line whenever
-the run tells its progress. Nothing here is part of the tests.
+It uses an embedded server of its own and prints a line whenever the run reports progress.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Where the seconds of one hour go, in a database with a given number of answers.
+"""Where the seconds of one hour are spent, in a database with a given number of answers.
 
 Usage: python benchmarks/one_hour.py [--students N] [--hours N]
 
-Works on a database of its own in the embedded server under MCQ_HOME, and prints one line a phase.
-Nothing here is part of the tests: times depend on the machine.
+It uses an embedded server of its own and prints the seconds of each phase. Times depend on the
+machine.
 """
 
 from __future__ import annotations

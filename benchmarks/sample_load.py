@@ -1,9 +1,8 @@
-"""How long a sample takes to get into empty base tables: indexes made last, and kept throughout.
+"""The time to load a sample into empty base tables, with indexes created last or kept throughout.
 
 Usage: python benchmarks/sample_load.py [--students N] [--hours N] [--times N]
 
-Works on a database of its own in an embedded server, the two ways in turns, and prints a line each.
-Nothing here is part of the tests: times depend on the machine.
+It uses an embedded server of its own and tries the two ways in turns. Times depend on the machine.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from time import perf_counter
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.embedded import embedded_url
 from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
-from mcq_analytics.sample.csv_load import LOAD_ORDER, arrow_schema, copy_base_tables
+from mcq_analytics.sample.base_copy import LOAD_ORDER, arrow_schema, copy_base_tables
 from mcq_analytics.sample.generator import SampleTables, generate_sample
 
 
 def copy_seconds(database: Database, sample: SampleTables, *, indexes_last: bool) -> float:
-    """Return how long a sample takes into base tables that are made for it."""
+    """Return the seconds to copy a sample into new base tables."""
     with database.engine().begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS answers, questions, sessions, submissions")
         create_missing_base_tables(connection, "public")
@@ -52,12 +51,12 @@ def main() -> None:
             hours=options.hours,
             seed=1,
         )
-        print(f"{sample.answers.num_rows:,} answers made in {perf_counter() - begin:.1f} s")
+        print(f"{sample.answers.num_rows:,} answers generated in {perf_counter() - begin:.1f} s")
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(options.times):
             for indexes_last, taken in seconds.items():
                 taken.append(copy_seconds(database, sample, indexes_last=indexes_last))
-                way = "made last" if indexes_last else "kept"
+                way = "created last" if indexes_last else "kept"
                 print(f"copied with indexes {way} in {taken[-1]:.1f} s", flush=True)
         print(f"ratio of the medians: {median(seconds[False]) / median(seconds[True]):.2f}")
 

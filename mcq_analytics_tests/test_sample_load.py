@@ -1,4 +1,4 @@
-"""How a sample gets into the base tables, and that their indexes are afterwards as before."""
+"""Loading a sample: its ids continue after the existing ones, and indexes end as they were."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import add_sample, execute, scalar
 from mcq_analytics_tests.servers import OwnServer
 
-SPEC_TABLES = ("answers", "questions", "sessions", "submissions")
+BASE_TABLES = ("answers", "questions", "sessions", "submissions")
 ID_TYPES = pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
-# The tables in which the ids of each entity stand.
+# The tables that hold the ids of each entity.
 PLACES = {
     "answer_id": ("answers",),
     "student_id": ("answers", "submissions"),
@@ -41,7 +41,7 @@ RULES = """
 
 
 def indexes(database: Database) -> dict[str, tuple[int, str]]:
-    """Return the number and the definition of each index of the base tables."""
+    """Return the OID and the definition of each index of the base tables."""
     with database.engine().connect() as connection:
         rows = connection.execute(text(INDEXES), {"schema": database.source_schema})
         return {row[0]: (row[1], row[2]) for row in rows}
@@ -58,7 +58,7 @@ def load(database: Database) -> dict[str, int]:
     return add_sample(database, students=20, seed=7)
 
 
-def check_indexes_are_made_again_as_they_were(database: Database) -> None:
+def check_indexes_are_created_again_as_they_were(database: Database) -> None:
     before, rules_before = indexes(database), rules(database)
     counts = load(database)
     after = indexes(database)
@@ -73,17 +73,17 @@ def check_indexes_are_made_again_as_they_were(database: Database) -> None:
 
 
 @pytest.mark.parametrize("id_type", list(IdType), ids=lambda kind: kind.value)
-def test_the_indexes_of_empty_tables_are_made_after_the_rows_as_they_were(
+def test_indexes_of_empty_tables_are_created_again_after_the_rows(
     make_database: MakeDatabase, id_type: IdType
 ) -> None:
-    check_indexes_are_made_again_as_they_were(make_database(id_type))
+    check_indexes_are_created_again_as_they_were(make_database(id_type))
 
 
-def test_so_they_are_on_the_other_server(
+def test_indexes_are_created_again_on_another_version_of_the_server(
     own_server: OwnServer, own_templates: Callable[[IdType], str]
 ) -> None:
     with made_databases(own_server.url(), own_templates) as make:
-        check_indexes_are_made_again_as_they_were(make())
+        check_indexes_are_created_again_as_they_were(make())
 
 
 def test_tables_that_have_rows_keep_their_indexes(database: Database) -> None:
@@ -93,14 +93,14 @@ def test_tables_that_have_rows_keep_their_indexes(database: Database) -> None:
     assert indexes(database) == before
 
 
-def test_an_index_stays_that_is_the_owners_or_of_which_something_would_be_lost(
+def test_an_index_of_the_owner_or_with_extra_properties_stays(
     database: Database,
 ) -> None:
     execute(
         database,
         "CREATE INDEX by_option ON answers (submitted_option)",
         "CREATE UNIQUE INDEX one_a_moment ON answers (answer_id, timestamp)",
-        "COMMENT ON INDEX answers_session_id_idx IS 'asked for by support'",
+        "COMMENT ON INDEX answers_session_id_idx IS 'needed by support'",
         "ALTER INDEX answers_timestamp_idx SET (fillfactor = 70)",
         "ALTER TABLE answers CLUSTER ON answers_test_id_question_id_idx",
         "ALTER TABLE submissions ADD FOREIGN KEY (test_id) REFERENCES questions",
@@ -126,7 +126,7 @@ def test_an_index_stays_that_is_the_owners_or_of_which_something_would_be_lost(
     assert rules(database) == rules_before
 
 
-def test_who_may_only_add_rows_can_add_a_sample(database: Database) -> None:
+def test_a_role_that_may_only_insert_can_add_a_sample(database: Database) -> None:
     execute(
         database,
         "CREATE ROLE filler LOGIN",
@@ -152,18 +152,18 @@ def test_a_sample_that_is_refused_leaves_tables_and_indexes_as_they_were(
 
 
 def ids(database: Database, column: str) -> set[str]:
-    """Return all ids of an entity, wherever they stand, as texts."""
+    """Return all ids of an entity in all tables, as texts."""
     selects = " UNION ".join(f"SELECT {column}::text FROM {table}" for table in PLACES[column])
     with database.engine().connect() as connection:
         return {row for row in connection.execute(text(selects)).scalars() if row is not None}
 
 
 def check_new_ids_only(database: Database, **sample: int) -> None:
-    """Add a sample and check that it has no id of what is there, even of what is related to it."""
+    """Add a sample and check that it has no existing id of any entity, in any table."""
     execute(
         database,
         *("DROP SCHEMA IF EXISTS before CASCADE", "CREATE SCHEMA before"),
-        *(f"CREATE TABLE before.{table} AS TABLE {table}" for table in SPEC_TABLES),
+        *(f"CREATE TABLE before.{table} AS TABLE {table}" for table in BASE_TABLES),
     )
     before = {column: ids(database, column) for column in PLACES}
     add_sample(database, **sample)
@@ -180,7 +180,7 @@ def check_new_ids_only(database: Database, **sample: int) -> None:
 
 
 @ID_TYPES
-def test_samples_of_any_sizes_go_on_after_the_ids_that_are_there(
+def test_ids_of_samples_of_any_size_continue_after_the_existing_ones(
     make_database: MakeDatabase, id_type: IdType
 ) -> None:
     database = make_database(id_type)
@@ -189,8 +189,8 @@ def test_samples_of_any_sizes_go_on_after_the_ids_that_are_there(
 
 
 @ID_TYPES
-@pytest.mark.parametrize("emptied", SPEC_TABLES)
-def test_ids_go_on_after_those_of_every_table_also_when_rows_were_deleted(
+@pytest.mark.parametrize("emptied", BASE_TABLES)
+def test_ids_continue_after_those_of_every_table_even_after_deletes(
     make_database: MakeDatabase, id_type: IdType, emptied: str
 ) -> None:
     database = make_database(id_type)
@@ -213,7 +213,7 @@ def test_ids_go_on_after_those_of_every_table_also_when_rows_were_deleted(
     check_new_ids_only(database, students=20, seed=7)
 
 
-def test_ids_go_on_in_a_varchar_too(make_database: MakeDatabase) -> None:
+def test_ids_continue_in_a_varchar_too(make_database: MakeDatabase) -> None:
     database = make_database(IdType.TEXT)
     execute(
         database,
@@ -227,7 +227,9 @@ def test_ids_go_on_in_a_varchar_too(make_database: MakeDatabase) -> None:
         check_new_ids_only(database, students=20, seed=seed)
 
 
-def test_texts_of_other_forms_neither_collide_nor_count(make_database: MakeDatabase) -> None:
+def test_text_ids_of_other_forms_do_not_count_and_do_not_collide(
+    make_database: MakeDatabase,
+) -> None:
     database = make_database(IdType.TEXT)
     execute(
         database,
@@ -241,7 +243,7 @@ def test_texts_of_other_forms_neither_collide_nor_count(make_database: MakeDatab
     assert str(scalar(database, made + "AND question_id > 'question-000020'")) < "question-000060"
 
 
-def test_uuids_and_numbers_of_others_are_left_in_peace(make_database: MakeDatabase) -> None:
+def test_foreign_uuids_and_numbers_do_not_collide(make_database: MakeDatabase) -> None:
     uuids = make_database(IdType.UUID)
     execute(
         uuids,
@@ -268,7 +270,7 @@ def test_uuids_and_numbers_of_others_are_left_in_peace(make_database: MakeDataba
     ],
     ids=lambda it: getattr(it, "value", str(it)),
 )
-def test_ids_that_leave_no_room_are_named_with_their_column(
+def test_a_column_without_room_for_more_ids_is_named(
     make_database: MakeDatabase, id_type: IdType, greatest: object
 ) -> None:
     database = make_database(id_type)
@@ -278,7 +280,7 @@ def test_ids_that_leave_no_room_are_named_with_their_column(
     assert scalar(database, "SELECT count(*) FROM questions") == 0
 
 
-def test_a_number_that_is_too_great_for_one_of_two_columns_is_named(database: Database) -> None:
+def test_a_column_that_is_too_narrow_for_the_next_number_is_named(database: Database) -> None:
     execute(
         database,
         "ALTER TABLE questions ALTER question_id TYPE integer",
@@ -289,14 +291,12 @@ def test_a_number_that_is_too_great_for_one_of_two_columns_is_named(database: Da
 
 
 @pytest.mark.parametrize("comment", ["NULL", "'Ours, not made by mcq-analytics'"])
-def test_tables_that_somebody_else_made_keep_their_indexes(
-    database: Database, comment: str
-) -> None:
+def test_tables_that_we_did_not_create_keep_their_indexes(database: Database, comment: str) -> None:
     marked = "SELECT count(*) FROM pg_description WHERE description = :mark"
     with database.engine().connect() as connection:
         mark = {"mark": "Made by mcq-analytics init-db --base-tables"}
         assert connection.execute(text(marked), mark).scalar_one() == 4
-    execute(database, *(f"COMMENT ON TABLE {table} IS {comment}" for table in SPEC_TABLES))
+    execute(database, *(f"COMMENT ON TABLE {table} IS {comment}" for table in BASE_TABLES))
     before, rules_before = indexes(database), rules(database)
     counts = load(database)
     assert indexes(database) == before

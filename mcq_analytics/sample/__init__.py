@@ -1,1 +1,1 @@
-"""Filling the base tables for development and tests: a generated sample, and CSV files."""
+"""Fills the base tables for development and tests: generated samples and CSV files."""

@@ -1,8 +1,8 @@
-"""Indexes of an empty base table that are made after its rows: half the work of a large sample.
+"""Creates the indexes of an empty base table after its rows: a large sample takes half the time.
 
-Only those that `init-db --base-tables` makes, of tables that bear its mark, are dropped and made
-again, as they were, within the caller's transaction. An owner's own are left alone, on such tables
-too, and any that something depends upon.
+Only indexes that `init-db --base-tables` created, on tables that carry its mark, are dropped and
+created again as they were, in the caller's transaction. Indexes of the owner stay, and so do those
+that something depends on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from adbc_driver_postgresql import dbapi
 from mcq_analytics.model.base_tables import MADE_HERE, WANTED_INDEXES, index_name
 from mcq_analytics.postgres.identifiers import quoted
 
-# What a definition does not tell (a comment, a tablespace, storage parameters, the mark of CLUSTER
-# or of replication) would be lost: such an index stays.
+# An index stays if it has anything that its definition does not include and that would be lost: a
+# comment, a tablespace, storage parameters, the mark of CLUSTER or of replication.
 _REPEATABLE = """
     SELECT x.relname, k.conname IS NOT NULL,
         coalesce(pg_get_constraintdef(k.oid), pg_get_indexdef(x.oid))
@@ -46,9 +46,10 @@ _REPEATABLE = """
 
 @contextmanager
 def postponed_indexes(cursor: dbapi.Cursor, schema: str, table: str) -> Iterator[None]:
-    """Make the indexes of a base table after the body, which fills it; one that has rows keeps its.
+    """Drop the indexes of an empty base table before the body, and create them again after it.
 
-    All is done in the cursor's transaction. Until its end others wait to read the table.
+    A table with rows keeps its indexes. Everything happens in the cursor's transaction; until it
+    ends, readers of the table wait.
     """
     name = quoted(schema, table)
     made_again = []
@@ -67,7 +68,7 @@ def postponed_indexes(cursor: dbapi.Cursor, schema: str, table: str) -> Iterator
 
 
 def _repeatable(cursor: dbapi.Cursor, schema: str, table: str) -> list[tuple[str, bool, str]]:
-    """Return the name, whether it is the primary key's, and the definition of each index."""
+    """Return for each such index its name, whether it is the primary key, and its definition."""
     of_init_db = {index_name(table, columns) for columns in WANTED_INDEXES[table]}
     of_init_db.add(f"{table}_pkey")
     cursor.execute(_REPEATABLE, (schema, table, MADE_HERE))

@@ -1,4 +1,4 @@
-"""A sample in the base tables: made by `generator`, numbered on from what is there."""
+"""Adds a generated sample to the base tables, with ids that continue after the existing ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
-from mcq_analytics.sample.csv_load import Progress, arrow_schema, copy_base_tables
-from mcq_analytics.sample.generator import LEAST_DIGITS, generate_sample, numbers_of_uuids
+from mcq_analytics.sample.base_copy import ReportRows, arrow_schema, copy_base_tables
+from mcq_analytics.sample.generator import generate_sample
+from mcq_analytics.sample.ids import LEAST_DIGITS, numbers_of_uuids
 
 _PLACES = {
     "answer": (("answers", "answer_id"),),
@@ -27,10 +28,10 @@ _PLACES = {
     "test": (("answers", "test_id"), ("submissions", "test_id")),
     "session": (("answers", "session_id"), ("sessions", "session_id")),
 }
-"""Where the ids of each entity stand. A number that is free in one may be taken in the other."""
+"""The columns of each entity's ids. A number may be free in one column and taken in another."""
 
-# Numbers after which a sample surely finds room, by the type of the id. Of texts and uuids those of
-# up to 18 digits count, which a sample never leaves: longer ones are not in its way.
+# The greatest existing number after which a sample still has room, by id type. Texts and uuids
+# count up to 18 digits, which a sample never exceeds; longer ones cannot collide with it.
 _MOST_DIGITS = 18
 _LAST_NUMBERS = {
     IdType.INTEGER: 2**30,
@@ -49,17 +50,16 @@ def load_sample(
     start: datetime,
     hours: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: ReportRows | None = None,
 ) -> dict[str, int]:
-    """Add a sample to the base tables by COPY, in one transaction; return the rows of each.
+    """Add a sample to the base tables by COPY, in one transaction; return the row count of each.
 
-    In empty tables the same arguments give the same rows; where there are rows, the ids go on
-    after those of all base tables. `students` and `hours` are counts, `start` is the sample's first
-    moment.
+    In empty tables the same arguments give the same rows. If there are rows, the ids continue after
+    those of all base tables. The sample covers `hours` hours from `start`.
 
     Raises:
         UsageError: `students` or `hours` is not positive.
-        McqError: the tables take no such rows, or have no room for more ids.
+        McqError: a table refuses the rows, or has no room for more ids.
 
     """
     try:
@@ -86,9 +86,9 @@ def load_sample(
 
 
 def _reader(
-    table: pa.Table, schema: pa.Schema, name: str, progress: Progress | None
+    table: pa.Table, schema: pa.Schema, name: str, progress: ReportRows | None
 ) -> pa.RecordBatchReader:
-    """Give a table the column types of the base table, in batches that progress counts."""
+    """Return batches with the column types of the base table, reported as they are sent."""
     arrays: Mapping[str, pa.ChunkedArray] = {
         field.name: (
             pc.local_timestamp(table[field.name])
@@ -109,9 +109,9 @@ def _reader(
 
 
 def _next_number(connection: Connection, schema: str, base: BaseTables, entity: str) -> int:
-    """Return the first number of an entity after all that its ids in the base tables are made of.
+    """Return the first number after those of all existing ids of an entity.
 
-    Ids of another form than a sample's have no number: they cannot be in its way.
+    Ids of another form than a sample's have no number: they cannot collide with it.
     """
     greatest = 0
     for table, column in _PLACES[entity]:
@@ -132,7 +132,7 @@ def _next_number(connection: Connection, schema: str, base: BaseTables, entity: 
 
 
 def _greatest_of_texts(connection: Connection, table: str, column: str, entity: str) -> int:
-    """Return the greatest number that a text is made of; 0 for none."""
+    """Return the greatest number in the texts of a sample's form; 0 if there are none."""
     digits = f'substring({column} COLLATE "C" FROM :form)'
     form = f"^{entity}-([0-9]{{{LEAST_DIGITS},{_MOST_DIGITS}}})$"
     return _greatest(connection, f"max(CAST({digits} AS bigint))", table, form=form)
@@ -143,7 +143,7 @@ def _greatest(connection: Connection, greatest: str, table: str, **values: str) 
 
 
 def _greatest_of_uuids(connection: Connection, table: str, column: str, entity: str) -> int:
-    """Return the greatest number that a uuid is made of; 0 for none."""
+    """Return the greatest number behind the uuids of a sample's form; 0 if there are none."""
     rows = connection.execute(
         text(f"SELECT DISTINCT uuid_send({column}) FROM {table} WHERE {column} IS NOT NULL"),
         execution_options={"yield_per": _UUIDS_PER_READ},
