@@ -147,7 +147,7 @@ def test_an_old_java_is_refused_in_java_home_and_skipped_on_the_path(
 
 
 def test_a_java_home_without_java_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(McqError, match="there is no working bin/java"):
+    with pytest.raises(McqError, match="has no working bin/java"):
         ensure_java(tmp_path, {"JAVA_HOME": str(tmp_path)})
 
 
