@@ -12,6 +12,7 @@ from mcq_analytics.alerting.state import State
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.sensors.alerts import NAME
 from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.alert_servers import SlackServer
 
 
@@ -24,7 +25,7 @@ class Sensor:
 
     def tick(self) -> None:
         # What the last tick knew comes from its cursor alone, as after a restart.
-        sensor = build_definitions().resolve_sensor_def("alert_sensor")
+        sensor = build_definitions(load_settings()).resolve_sensor_def("alert_sensor")
         with build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
             data = sensor.evaluate_tick(context)
         self.cursor = data.cursor

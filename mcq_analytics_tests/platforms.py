@@ -19,6 +19,7 @@ from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import hour_of
 from mcq_analytics.model.windows import HOUR
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.ticks import schedule_tick, sensor_tick
 
 
@@ -34,7 +35,7 @@ class Platform:
     @property
     def definitions(self) -> Definitions:
         """The definitions for the settings as a test has them now."""
-        return build_definitions()
+        return build_definitions(load_settings())
 
     def schedule_tick(self) -> list[RunRequest]:
         return schedule_tick(self.definitions, self.instance)

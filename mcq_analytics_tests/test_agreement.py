@@ -57,6 +57,7 @@ from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_time
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.conftest import CHECKOUT, create_database, drop_database, opened_instance
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
@@ -312,7 +313,7 @@ class Platform:
         self.held = ExitStack()
         url = records.render_as_string(hide_password=False)
         self.instance = self.held.enter_context(opened_instance(url, directory, patch))
-        self.definitions = build_definitions()
+        self.definitions = build_definitions(load_settings())
         self.job = self.definitions.resolve_job_def(FACTS_JOB)
 
     # --- what may become of a run

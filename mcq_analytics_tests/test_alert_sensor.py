@@ -57,7 +57,7 @@ def submitted(database: Database) -> Database:
 
 def run(instance: DagsterInstance, window: Window, **tags: str) -> DagsterRun:
     """Run the funnel over a window in this process, and return the recorded run."""
-    job = build_definitions().resolve_job_def(FACTS_JOB)
+    job = build_definitions(load_settings()).resolve_job_def(FACTS_JOB)
     done = job.execute_in_process(
         instance=instance,
         tags={**range_tags(window), **{f"dagster/{name}": value for name, value in tags.items()}},

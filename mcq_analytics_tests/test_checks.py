@@ -27,6 +27,7 @@ from mcq_analytics.model.windows import HOUR, Window, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.quality.audits import Audits, Recomputed
+from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import (
     create_database,
@@ -138,7 +139,7 @@ def test_a_row_that_awaited_a_run_is_right_after_it(
 
 
 def run(instance: DagsterInstance, window: Window) -> ExecuteInProcessResult:
-    job = build_definitions().resolve_job_def(FACTS_JOB)
+    job = build_definitions(load_settings()).resolve_job_def(FACTS_JOB)
     return job.execute_in_process(
         instance=instance,
         tags={**range_tags(window), "dagster/max_retries": "0"},
@@ -182,7 +183,7 @@ def check(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
     def run_checks() -> Found:
         job = define_asset_job("checks", AssetSelection.all_asset_checks())
-        definitions = Definitions.merge(build_definitions(), Definitions(jobs=[job]))
+        definitions = Definitions.merge(build_definitions(load_settings()), Definitions(jobs=[job]))
         result = definitions.resolve_job_def("checks").execute_in_process(
             instance=instance, raise_on_error=False
         )

@@ -187,7 +187,9 @@ def test_planned_events_are_stored_as_dagster_stores_them(
     execute(answered, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
     with pytest.raises(McqError):
         in_process.run_window(load_settings(), window("2024-02-01T00", "2024-02-01T03"))
-    definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    definition = (
+        build_definitions(load_settings()).resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    )
     keys = ["2024-02-01-00:00", "2024-02-01-01:00", "2024-02-01-02:00"]
     statuses = instance.get_status_by_partition(FACT_KEYS[0], keys, definition)  # type: ignore[arg-type]
     assert statuses is not None
@@ -198,7 +200,7 @@ def test_planned_events_are_stored_as_dagster_stores_them(
 def test_a_check_keeps_its_latest_evaluation_when_another_is_planned(
     answered: Database, spark: SparkSession, instance: DagsterInstance
 ) -> None:
-    job = build_definitions().resolve_job_def(FACTS_JOB)
+    job = build_definitions(load_settings()).resolve_job_def(FACTS_JOB)
     in_process.run_window(load_settings(), THREE_HOURS)
     [run] = instance.get_runs(limit=1)
     instance.create_run_for_job(job, tags=range_tags(window("2024-01-01T12", "2024-01-01T15")))

@@ -30,7 +30,7 @@ FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
 @pytest.fixture
 def definitions(instance: DagsterInstance) -> Definitions:
     # Dagster resolves definitions with the storage of the instance opened last.
-    return build_definitions()
+    return build_definitions(load_settings())
 
 
 def test_there_are_four_sources_and_three_facts(definitions: Definitions) -> None:
@@ -74,7 +74,9 @@ def test_partitions_start_at_the_configured_hour(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCQ_PARTITION_START", "2025-06-01T05:00+02:00")
-    definition = build_definitions().resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    definition = (
+        build_definitions(load_settings()).resolve_asset_graph().get(FACT_KEYS[0]).partitions_def
+    )
     assert definition is not None
     assert definition.get_first_partition_key() == "2025-06-01-03:00"
 
@@ -114,7 +116,7 @@ def test_automation_is_off_under_dagster_dev_on_production(
     monkeypatch.setenv("MCQ_DAGSTER_WEBSERVER_URL", "http://127.0.0.1:3000")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    definitions = build_definitions()
+    definitions = build_definitions(load_settings())
     repository = definitions.get_repository_def()
     [hourly] = repository.schedule_defs
     sensors = repository.sensor_defs

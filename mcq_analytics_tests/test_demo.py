@@ -65,7 +65,9 @@ def test_the_first_hour_of_a_demo_holds_for_every_process_with_the_same_home(
     assert [line.split("\t")[2] for line in told.splitlines()] == ["missing hours", "0", "0", "0"]
     assert call("run").stdout.startswith("nothing to do")
     first = closed - 3 * HOUR
-    hours = build_definitions().resolve_asset_graph().get(AssetKey("test_funnel_fact"))
+    hours = (
+        build_definitions(load_settings()).resolve_asset_graph().get(AssetKey("test_funnel_fact"))
+    )
     assert hours.partitions_def is not None
     assert hours.partitions_def.get_first_partition_key() == partition_key(first)
     assert load_settings().partition_start == first

@@ -64,7 +64,7 @@ class Platform:
     @property
     def definitions(self) -> Definitions:
         """The code location, loaded anew as by each process: so it has the settings of now."""
-        return build_definitions()
+        return build_definitions(load_settings())
 
     def tick(self) -> list[RunRequest]:
         data = sensor_tick(self.definitions, self.instance, "recovery_sensor", self.cursor)

@@ -39,7 +39,7 @@ def status() -> None:
         explaining("reading the records of runs", SQLAlchemyError),
         DagsterInstance.get() as instance,
     ):
-        end_dead_runs(instance)
+        end_dead_runs(instance, settings)
         engine = database.engine()
         hour_outcomes.record_ended_runs(instance, settings, engine)
         wrong = hour_outcomes.wrong_hours(instance, engine, settings)

@@ -25,47 +25,46 @@ from mcq_analytics.definitions.sensors.alerts import alert_sensor
 from mcq_analytics.definitions.sensors.late_data import late_data_sensor
 from mcq_analytics.definitions.sensors.recovery import recovery_sensor
 from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY, base_table_specs
-from mcq_analytics.settings import Settings, load_settings
+from mcq_analytics.settings import Settings
 
 FACTS_JOB = "hourly_facts"
 
 
-def build_definitions(settings: Settings | None = None, *, largest_load: int = 0) -> Definitions:
-    """Return the definitions for `settings` (default: those of the environment).
+def build_definitions(settings: Settings, *, largest_load: int = 0) -> Definitions:
+    """Return the definitions for `settings`.
 
     A process that makes several runs passes the records of the largest as `largest_load`. All
     steps of a run execute in one process, because they share a Spark session.
     """
-    chosen = settings or load_settings()
-    hours = hourly_partitions(chosen.partition_start)
+    hours = hourly_partitions(settings.partition_start)
     with warnings.catch_warnings():
         # Ranged runs need the backfill policy, which Dagster calls beta; the version is pinned.
         warnings.simplefilter("ignore", BetaWarning)
         assets: list[AssetSpec | AssetsDefinition] = [
             *base_table_specs(hours),
-            *fact_assets(hours, chosen.docs_url),
+            *fact_assets(hours, settings.docs_url),
         ]
     facts = define_asset_job(
         FACTS_JOB,
         selection=AssetSelection.groups(GROUP),
         description="The three facts of an hour, or of a range of hours in one run.",
     )
-    schedules = [hourly_schedule(FACTS_JOB, chosen)]
-    asking = [recovery_sensor(FACTS_JOB, chosen), late_data_sensor(FACTS_JOB, chosen)]
+    schedules = [hourly_schedule(FACTS_JOB, settings)]
+    asking = [recovery_sensor(FACTS_JOB, settings), late_data_sensor(FACTS_JOB, settings)]
     watched = (*(one.name for one in schedules), *(one.name for one in asking))
-    sensors = [*asking, alert_sensor(chosen, watched)]
-    if not chosen.automation:
+    sensors = [*asking, alert_sensor(settings, watched)]
+    if not settings.automation:
         schedules = [automation.idle_schedule(one) for one in schedules]
         sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
-        asset_checks=fact_checks(chosen),
+        asset_checks=fact_checks(settings),
         jobs=[facts],
         schedules=schedules,
         sensors=sensors,
         resources={
-            "database": DatabaseResource(settings=chosen),
-            "spark": ScalingSparkResource(settings=chosen, largest_load=largest_load),
+            "database": DatabaseResource(settings=settings),
+            "spark": ScalingSparkResource(settings=settings, largest_load=largest_load),
             IO_MANAGER_KEY: postgres_io_manager,
         },
         executor=in_process_executor,

@@ -45,7 +45,7 @@ def postgres_io_manager(context: InitResourceContext) -> Iterator[PostgresIOMana
         yield PostgresIOManager(None, spark)
         return
     with ExitStack() as held:
-        alive = Alive(run.run_id)
+        alive = Alive(run.run_id, database.settings)
         alive.start()
         held.callback(alive.stop)
         instance.add_run_tags(run.run_id, process_tags(run.run_id))

@@ -57,7 +57,7 @@ class Tick:
         span = hours_so_far(settings.partition_start)
         if span is None:
             return None
-        end_dead_runs(instance)
+        end_dead_runs(instance, settings)
         # Before `etl_metadata` is read: a run that ends in between has its status by then.
         return cls(instance, settings, span, hours_in_progress(instance))
 

@@ -89,7 +89,7 @@ def plan(
     if only_missing or only_failed:
         with explaining("reading which hours are missing or failed", SQLAlchemyError):
             engine = database.engine()
-            end_dead_runs(instance)
+            end_dead_runs(instance, settings)
             record_ended_runs(instance, settings, engine)
             for fact, hours in wanted.items():
                 statuses = hour_statuses(engine, fact, settings)

@@ -126,7 +126,7 @@ def run_windows(
         explaining("reading the records of past runs", SQLAlchemyError),
         DagsterInstance.get() as instance,
     ):
-        end_dead_runs(instance)
+        end_dead_runs(instance, settings)
         record_ended_runs(instance, settings, database.engine())
         for chunk in chunks:
             _add(totals, _execute(job, instance, chunk))

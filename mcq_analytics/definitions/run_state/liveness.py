@@ -25,7 +25,7 @@ from mcq_analytics.definitions.run_state.run_errors import DIED
 from mcq_analytics.instance.storage import records_url
 from mcq_analytics.postgres.database import CONNECT_TIMEOUT_SECONDS, sqlalchemy_text
 from mcq_analytics.postgres.errors import first_line
-from mcq_analytics.settings import load_settings
+from mcq_analytics.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,9 @@ _free_since: dict[str, float] = {}
 class Alive:
     """Holds the lock of a run from `start` until `stop`, or until the process ends."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, settings: Settings) -> None:
         self._key = run_key(run_id)
+        self._settings = settings
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._hold, name="alive", daemon=True)
 
@@ -66,7 +67,7 @@ class Alive:
     def _is_lost(self) -> bool:
         """Hold the lock until `stop` or until it is lost; return whether it was lost."""
         try:
-            with _engine().connect() as connection:
+            with _engine(self._settings).connect() as connection:
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self._key})
                 while not self._stopped.wait(_SECONDS_BETWEEN_BEATS):
                     connection.execute(text("SELECT 1"))
@@ -91,19 +92,19 @@ def process_of(run: DagsterRun) -> int | None:
     return int(words[1]) if words and words[0] == run.run_id else None
 
 
-def end_dead_runs(instance: DagsterInstance) -> None:
+def end_dead_runs(instance: DagsterInstance, settings: Settings) -> None:
     """Report runs whose process is gone to Dagster as failed.
 
     On the machine and in the container where it ran, this is seen at once; elsewhere, once its lock
     has been free for `GONE_AFTER_SECONDS`. The next attempt of its fact cleans up the database.
     """
     begun = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED]))
-    for run in _gone([run for run in begun if process_of(run) is not None]):
+    for run in _gone([run for run in begun if process_of(run) is not None], settings):
         instance.report_run_failed(run, DIED)
 
 
-def _gone(runs: list[DagsterRun]) -> list[DagsterRun]:
-    held = _held_keys(runs)
+def _gone(runs: list[DagsterRun], settings: Settings) -> list[DagsterRun]:
+    held = _held_keys(runs, settings)
     now = monotonic()
     free = {run.run_id for run in runs if run_key(run.run_id) not in held}
     for run_id in _free_since.keys() - free:
@@ -167,12 +168,12 @@ def _exists(process: int) -> bool:
     return True
 
 
-def _held_keys(runs: Iterable[DagsterRun]) -> set[int]:
+def _held_keys(runs: Iterable[DagsterRun], settings: Settings) -> set[int]:
     """Return the lock keys of those runs whose locks are held."""
     keys = [run_key(run.run_id) for run in runs]
     if not keys:
         return set()
-    with _engine().connect() as connection:
+    with _engine(settings).connect() as connection:
         return set(
             connection.execute(
                 text(
@@ -186,9 +187,9 @@ def _held_keys(runs: Iterable[DagsterRun]) -> set[int]:
         )
 
 
-def _engine() -> Engine:
+def _engine(settings: Settings) -> Engine:
     return create_engine(
-        sqlalchemy_text(records_url(load_settings())),
+        sqlalchemy_text(records_url(settings)),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         # Otherwise the server would keep the lock after the host is gone.

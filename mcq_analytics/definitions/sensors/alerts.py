@@ -115,7 +115,7 @@ def alert_sensor(settings: Settings, watched: Collection[str]) -> SensorDefiniti
 
 def _updated(instance: DagsterInstance, state: State, settings: Settings, now: datetime) -> State:
     """Return the state after looking at the instance, with messages about what changed."""
-    end_dead_runs(instance)
+    end_dead_runs(instance, settings)
     found = unfinished_hours(instance)
     wrong = _wrong(instance, state, settings)
     failed = {
