@@ -139,9 +139,9 @@ def as_before_constraints(database: Database) -> None:
         database,
         "UPDATE analytics.alembic_version SET version_num = '0003'",
         *(
-            f"ALTER TABLE analytics.{fact.name} DROP CONSTRAINT {fact.name}_{name}_check"
+            f"ALTER TABLE analytics.{fact.name} DROP CONSTRAINT {fact.name}_{condition.name}_check"
             for fact in FACTS
-            for name in fact.conditions
+            for condition in fact.conditions
         ),
     )
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -40,12 +39,19 @@ class FactColumn:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What every row of a fact satisfies, in SQL: the constraint `<fact>_<name>_check`."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True)
 class Fact:
     """A fact table: `key` are its id columns, `reads` the base tables that it is computed from.
 
     The key takes the id types of the base table `key_table`. `split_key` are the columns by which
-    touched rows are split for reading in parallel. `conditions` hold for every row: each becomes a
-    CHECK constraint `<fact>_<name>_check`.
+    touched rows are split for reading in parallel. `conditions` are CHECK constraints of the table.
     """
 
     name: str
@@ -55,7 +61,7 @@ class Fact:
     split_key: tuple[str, ...]
     columns: tuple[FactColumn, ...]
     reads: tuple[str, ...]
-    conditions: Mapping[str, str]
+    conditions: tuple[Condition, ...]
 
     @property
     def hours_table(self) -> str:
@@ -106,13 +112,13 @@ QUESTION_INTERACTION = Fact(
         FactColumn("revisited", ColumnType.BOOLEAN, "Whether there are several valid answers"),
         FactColumn("time_spent", ColumnType.FLOAT, "Seconds from the first to the last answer"),
     ),
-    conditions={
-        "answer_count": "answer_count > 0",
-        "revisited": "revisited = (answer_count > 1)",
-        "correct_option": "final_answer_option IS NOT NULL OR is_correct IS NOT TRUE",
-        "answer_times": "first_answer_time <= last_answer_time",
-        "time_spent": _SECONDS.format("time_spent"),
-    },
+    conditions=(
+        Condition("answer_count", "answer_count > 0"),
+        Condition("revisited", "revisited = (answer_count > 1)"),
+        Condition("correct_option", "final_answer_option IS NOT NULL OR is_correct IS NOT TRUE"),
+        Condition("answer_times", "first_answer_time <= last_answer_time"),
+        Condition("time_spent", _SECONDS.format("time_spent")),
+    ),
 )
 
 TEST_SUMMARY = Fact(
@@ -149,12 +155,17 @@ TEST_SUMMARY = Fact(
             "Seconds from the student's first to last valid answer in the test",
         ),
     ),
-    conditions={
-        "questions_attempted": "questions_attempted > 0 AND questions_attempted <= total_questions",
-        "correct_answers": "correct_answers >= 0 AND correct_answers <= questions_attempted",
-        "accuracy_percent": _PERCENT.format("accuracy_percent"),
-        "time_spent": _SECONDS.format("time_spent"),
-    },
+    conditions=(
+        Condition(
+            "questions_attempted",
+            "questions_attempted > 0 AND questions_attempted <= total_questions",
+        ),
+        Condition(
+            "correct_answers", "correct_answers >= 0 AND correct_answers <= questions_attempted"
+        ),
+        Condition("accuracy_percent", _PERCENT.format("accuracy_percent")),
+        Condition("time_spent", _SECONDS.format("time_spent")),
+    ),
 )
 
 TEST_FUNNEL = Fact(
@@ -189,13 +200,16 @@ TEST_FUNNEL = Fact(
             nullable=True,
         ),
     ),
-    conditions={
-        "total_submissions": "total_submissions > 0 AND "
-        "completed_submissions + incomplete_submissions = total_submissions",
-        "parts": "completed_submissions >= 0 AND incomplete_submissions >= 0",
-        "completion_rate": _PERCENT.format("completion_rate"),
-        "avg_submit_time": _SECONDS.format("avg_submit_time"),
-    },
+    conditions=(
+        Condition(
+            "total_submissions",
+            "total_submissions > 0 AND "
+            "completed_submissions + incomplete_submissions = total_submissions",
+        ),
+        Condition("parts", "completed_submissions >= 0 AND incomplete_submissions >= 0"),
+        Condition("completion_rate", _PERCENT.format("completion_rate")),
+        Condition("avg_submit_time", _SECONDS.format("avg_submit_time")),
+    ),
 )
 
 FACTS = (QUESTION_INTERACTION, TEST_SUMMARY, TEST_FUNNEL)

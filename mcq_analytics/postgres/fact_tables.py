@@ -102,8 +102,8 @@ def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any
             comment=UPDATED_AT_MEANING,
         ),
         *(
-            CheckConstraint(condition, name=f"{fact.name}_{name}_check")
-            for name, condition in fact.conditions.items()
+            CheckConstraint(condition.sql, name=f"{fact.name}_{condition.name}_check")
+            for condition in fact.conditions
         ),
         comment=fact.meaning,
     )
