@@ -1,4 +1,4 @@
-"""The public functions (docs/spec.md, section 4): each reads the settings and calls an inner one.
+"""The public functions (docs/spec.md §4): each reads the settings and calls an inner one.
 
 Our own code calls the inner functions and hands settings down to them.
 """

@@ -10,7 +10,7 @@ class McqError(Exception):
     """
 
 
-class WaitedInVainError(McqError):
+class LockTimeoutError(McqError):
     """Another run held the fact's lock for too long. Nothing was attempted, so no hour failed."""
 
 

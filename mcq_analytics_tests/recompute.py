@@ -1,4 +1,4 @@
-"""The facts in plain SQL over the whole base tables: a second implementation of SPEC section 2.
+"""The facts in plain SQL over the whole base tables: a second implementation of docs/spec.md §2.
 
 It is written from the specification alone and uses no code of the package.
 """

@@ -27,7 +27,7 @@ from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
 from mcq_analytics.compute.staging import ROWS, Staging, drop_leftovers
 from mcq_analytics.compute.store import store_result
 from mcq_analytics.compute.touched import stage_touched
-from mcq_analytics.errors import McqError, WaitedInVainError
+from mcq_analytics.errors import LockTimeoutError, McqError
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import READER_LOCK_TIMEOUT, BaseSnapshot, base_snapshot
@@ -115,8 +115,8 @@ class Attempt:
     def read(self, spark: SparkSession, table: str) -> DataFrame:
         """Return the rows of a base table that belong to the touched keys, as of the snapshot.
 
-        Columns: those of SPEC section 1. For `test_summary_fact`, further answers without a student
-        stand for the questions of its tests.
+        Columns: those of docs/spec.md §1. For `test_summary_fact`, further answers without a
+        student stand for the questions of its tests.
         """
         rows = self._begun().inputs.frame(spark, table)
         # A transform may use an input more than once; the database should send it once.
@@ -259,7 +259,7 @@ class Attempt:
 
     def _fail(self, error: Exception) -> None:
         # A run that only waited for the lock has not tried the hours: they stay as they were.
-        if not isinstance(error, WaitedInVainError):
+        if not isinstance(error, LockTimeoutError):
             self._record_end(FAILED, in_short(error))
 
     def _record_end(self, status: str, error: str) -> None:

@@ -1,7 +1,7 @@
 """Columns of the base tables as SQL expressions: UTC, in range, and ordered by their bytes.
 
-Base tables may have ids, times and texts of several types (SPEC section 1). Every statement of ours
-takes their values from here, in one form. Which rows it takes is decided in `selections`.
+Base tables may have ids, times and texts of several types (docs/spec.md §1). Every statement of
+ours takes their values from here, in one form. Which rows it takes is decided in `selections`.
 
 A column that is searched is written bare (`a.test_id`), so that an index on it can be used. A value
 that is passed on is written as `comparable`, with the collation of the database: whatever collation

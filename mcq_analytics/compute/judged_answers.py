@@ -1,4 +1,4 @@
-"""Which answers are valid and which are correct, as SQL templates (SPEC section 2).
+"""Which answers are valid and which are correct, as SQL templates (docs/spec.md §2).
 
 `transforms.valid_answers` has the same rules in Spark. The fields of the templates are in
 `templates`.

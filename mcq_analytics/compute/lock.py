@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from mcq_analytics.errors import WaitedInVainError
+from mcq_analytics.errors import LockTimeoutError
 from mcq_analytics.model.facts import Fact
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
 
@@ -36,7 +36,7 @@ class LockSession:
         """Take the lock of a fact, waiting up to `lock_seconds` for another holder.
 
         Raises:
-            WaitedInVainError: another session still holds the lock.
+            LockTimeoutError: another session still holds the lock.
             sqlalchemy.exc.DBAPIError: the database refused, or was lost.
 
         """
@@ -49,7 +49,7 @@ class LockSession:
         logger.warning("%s: waiting for %s, for up to %d s", fact.name, holder, lock_seconds)
         if lock_seconds > 0 and _wait_for(connection, key, lock_seconds):
             return
-        raise WaitedInVainError(
+        raise LockTimeoutError(
             f"{fact.name}: waited {lock_seconds} s for {lock_holder(connection, key)}, "
             "which computes the same fact: run it again later, or raise --lock-timeout"
         )

@@ -1,6 +1,6 @@
 """The queries of an attempt: the keys that its window touches, and all base rows of these keys.
 
-The rules are those of SPEC section 3; docs/architecture.md explains them. The fields of the
+The rules are those of docs/spec.md §3; docs/architecture.md explains them. The fields of the
 statements are in `templates`. The facts are computed from these rows in `mcq_analytics.transforms`,
 and stored by `merge`.
 """
@@ -173,7 +173,7 @@ class Selections(Templates):
     def read(self, table: str, slice_name: str) -> str:
         """Select the rows of an input that belong to the keys in the table `slice_name`.
 
-        Columns: those of SPEC section 1, in the form in which they are sent to Spark.
+        Columns: those of docs/spec.md §1, in the form in which they are sent to Spark.
         """
         return self.fill(_READS[table], slice=slice_name)
 

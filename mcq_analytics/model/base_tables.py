@@ -1,6 +1,6 @@
 """The four base tables as pure data: names, columns, meanings, and the indexes that runs need.
 
-The testing platform owns them (SPEC section 1). `postgres.inspection` reads what a server really
+The testing platform owns them (docs/spec.md §1). `postgres.inspection` reads what a server really
 has.
 """
 

@@ -1,6 +1,6 @@
-"""The three facts: names, keys, columns with their meanings, and what every row satisfies (SPEC 2).
+"""The three facts: names, keys, columns with their meanings, and conditions on every row.
 
-`transforms` computes them; `postgres` stores them.
+They are defined in docs/spec.md §2. `transforms` computes them; `postgres` stores them.
 """
 
 from __future__ import annotations

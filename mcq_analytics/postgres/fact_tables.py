@@ -141,7 +141,7 @@ def _hours(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[An
 
 
 def etl_metadata_table(metadata: MetaData) -> Table:
-    """Return the table of attempts (SPEC section 3): one row per attempt that has ended."""
+    """Return the table of attempts (docs/spec.md §3): one row per attempt that has ended."""
     table = Table(
         "etl_metadata",
         metadata,

@@ -1,6 +1,6 @@
 """The base tables on a server: their columns, id types and indexes; and creating missing ones.
 
-The testing platform owns them (SPEC section 1). Nothing here alters a table that exists.
+The testing platform owns them (docs/spec.md §1). Nothing here alters a table that exists.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _TYPES: Mapping[IdType, TypeEngine[Any]] = {
 
 @dataclass(frozen=True)
 class BaseTables:
-    """The four base tables by name, reflected, with the columns of SPEC.
+    """The four base tables by name, reflected, with the columns of docs/spec.md.
 
     `relations` are the oids of these tables and of all tables and views under them.
     """

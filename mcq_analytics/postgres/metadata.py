@@ -35,7 +35,7 @@ CANCELLED_TEXT = "somebody cancelled the run"
 
 @dataclass(frozen=True)
 class PastAttempt:
-    """A row of `etl_metadata` (SPEC section 3). Times are UTC."""
+    """A row of `etl_metadata` (docs/spec.md §3). Times are UTC."""
 
     pipeline_name: str
     window: Window

@@ -45,7 +45,7 @@ def load_csv(
     """Load `answers.csv`, `questions.csv`, `sessions.csv` and `submissions.csv`.
 
     Each has a header row; times are ISO 8601, UTC unless they carry an offset; empty is null;
-    columns that the base tables do not need may hold anything (docs/spec.md, section 4). Returns
+    columns that the base tables do not need may hold anything (docs/spec.md §4). Returns
     the row count of each table.
 
     Raises:

@@ -35,7 +35,7 @@ WITHOUT_KEY = 0.01
 
 @dataclass(frozen=True)
 class SampleTables:
-    """The four base tables (docs/spec.md, section 1); times are in UTC, to the microsecond.
+    """The four base tables (docs/spec.md §1); times are in UTC, to the microsecond.
 
     Ids are int32, int64, strings or, for uuids, 16 bytes. Answers are sorted by time, with rising
     ids.

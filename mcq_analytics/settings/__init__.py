@@ -26,7 +26,7 @@ ENVIRONMENTS = ("dev", "test", "prod")
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one environment (docs/spec.md, section 4).
+    """All settings of one environment (docs/spec.md §4).
 
     `database_url` is None only in `dev`, which then uses the embedded server.
     """

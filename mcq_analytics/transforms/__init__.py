@@ -1,7 +1,7 @@
-"""The definitions of SPEC section 2 in Spark: pure functions of DataFrames, one module per fact.
+"""The definitions of docs/spec.md §2 in Spark: pure functions of DataFrames, one module per fact.
 
 No Dagster and no database here. The functions are correct on whole base tables, and on all rows of
-some keys of the fact. Inputs have the columns of SPEC section 1, times as UTC timestamps, options
+some keys of the fact. Inputs have the columns of docs/spec.md §1, times as UTC timestamps, options
 as strings, ids as integer, bigint or string. Rows without an id or a time must have been left out.
 """
 

@@ -1,4 +1,4 @@
-"""`test_funnel_fact` as a function of the base tables (SPEC section 2)."""
+"""`test_funnel_fact` as a function of the base tables (docs/spec.md §2)."""
 
 from __future__ import annotations
 

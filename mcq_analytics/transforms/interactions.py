@@ -1,4 +1,4 @@
-"""`question_interaction_fact` as a function of the base tables (SPEC section 2)."""
+"""`question_interaction_fact` as a function of the base tables (docs/spec.md §2)."""
 
 from __future__ import annotations
 

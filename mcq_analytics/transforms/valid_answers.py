@@ -14,8 +14,8 @@ SECONDS_PER_HOUR = 3600
 def valid_answers(answers: DataFrame, sessions: DataFrame) -> DataFrame:
     """Return the answers whose session is missing, never expires, or had not yet expired.
 
-    An answer at the very moment of expiry counts (SPEC section 2). A session with several rows
-    expires at the latest of their times, or never if one of them is null (SPEC section 1).
+    An answer at the very moment of expiry counts (docs/spec.md §2). A session with several rows
+    expires at the latest of their times, or never if one of them is null (docs/spec.md §1).
     Columns: those of `answers`.
     """
     expiries = F.when(F.count(F.lit(1)) == F.count("expiry_time"), F.max("expiry_time"))
@@ -44,7 +44,7 @@ def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
         F.max_by("submitted_option", latest).alias("final_answer_option"),
         hours_of(F.col("timestamp")).alias(ACTIVE_HOURS),
     )
-    # If a question has several keys, the greatest counts (SPEC section 1): Spark compares bytes.
+    # If a question has several keys, the greatest counts (docs/spec.md §1): Spark compares bytes.
     keys = questions.groupBy("question_id").agg(F.max("correct_option").alias("correct_option"))
     return outcomes.join(keys, "question_id", "left").withColumn(
         "is_correct", is_correct(F.col("final_answer_option"), F.col("correct_option"))

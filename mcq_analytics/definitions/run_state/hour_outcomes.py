@@ -26,7 +26,7 @@ from mcq_analytics.postgres.metadata import CANCELLED_TEXT, PastAttempt, record_
 from mcq_analytics.quality import verdicts
 from mcq_analytics.settings import Settings
 
-WAITED_TAG = "mcq/waited_in_vain"
+LOCK_TIMEOUT_TAG = "mcq/lock_timeout"
 _GAVE_UP_TEXT = "It gave up waiting for another run of the same fact, and computed nothing."
 _STOPPED_TEXT = "Somebody stopped its process."
 
@@ -90,7 +90,7 @@ def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
     waited = {run_id for run_id, ending in endings.items() if ending is Ending.GAVE_UP}
     stopped = {run_id for run_id, ending in endings.items() if ending is Ending.STOPPED}
     for run_id in waited:
-        instance.add_run_tags(run_id, {WAITED_TAG: "true"})
+        instance.add_run_tags(run_id, {LOCK_TIMEOUT_TAG: "true"})
         instance.report_run_canceled(by_id[run_id].dagster_run, _GAVE_UP_TEXT)
     for run_id in stopped:
         instance.report_run_canceled(by_id[run_id].dagster_run, _STOPPED_TEXT)
@@ -111,7 +111,7 @@ def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
             if run_id in stopped
             or (
                 record.dagster_run.status is DagsterRunStatus.CANCELED
-                and WAITED_TAG not in record.dagster_run.tags
+                and LOCK_TIMEOUT_TAG not in record.dagster_run.tags
             )
         },
     )

@@ -16,7 +16,7 @@ from dagster import (
 )
 from dagster_shared.error import SerializableErrorInfo
 
-from mcq_analytics.errors import McqError, UsageError, WaitedInVainError
+from mcq_analytics.errors import LockTimeoutError, McqError, UsageError
 from mcq_analytics.postgres.errors import first_line
 
 DIED = (
@@ -31,7 +31,7 @@ _FAILED_FROM_OUTSIDE = "This run has been marked as failed from outside the exec
 _INTERRUPTIONS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 """Dagster's own, and that of Spark, whose session takes Ctrl-C over once it has started."""
 
-_OURS = tuple(kind.__name__ for kind in (McqError, UsageError, WaitedInVainError))
+_OURS = tuple(kind.__name__ for kind in (McqError, UsageError, LockTimeoutError))
 
 
 def first_error(events: Iterable[DagsterEvent]) -> str | None:
@@ -81,7 +81,7 @@ def ending_of(instance: DagsterInstance, run_id: str) -> Ending:
     ]
     if any(_INTERRUPTIONS.intersection(classes) for classes in steps):
         return Ending.STOPPED
-    if steps and all(WaitedInVainError.__name__ in classes for classes in steps):
+    if steps and all(LockTimeoutError.__name__ in classes for classes in steps):
         return Ending.GAVE_UP
     return Ending.FAILED
 
