@@ -1,0 +1,303 @@
+"""The steps of a generated sequence, carried out on a real platform, and noted in the model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterRunStatus, JobDefinition
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from mcq_analytics.alerting.state import CHECK, LIVE
+from mcq_analytics.api import get_last_successful_runs
+from mcq_analytics.compute.lock import lock_key
+from mcq_analytics.definitions.build import FACTS_JOB
+from mcq_analytics.definitions.partitions import (
+    range_tags,
+)
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end
+from mcq_analytics.postgres.database import Database
+from mcq_analytics_tests.agreement_looks import Looks, covered, expanded
+from mcq_analytics_tests.agreement_model import (
+    FAILED,
+    FUNNEL,
+    HOURS,
+    NAMES,
+    SUCCESS,
+    Model,
+    Run,
+    Step,
+)
+from mcq_analytics_tests.conftest import CHECKOUT, opened_instance
+from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
+from mcq_analytics_tests.servers import wait_until
+
+BROKEN, DIED, GONE, WAITED = "broken", "the process", "gone", "waited"
+WORDS = (BROKEN, DIED, GONE, WAITED)
+"""Words in the errors of `etl_metadata`; a run that gives up waiting leaves no error there."""
+BREAK = (
+    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$"
+)
+IN_ONE_FACT = (
+    "CREATE TRIGGER broken BEFORE INSERT ON analytics.etl_metadata FOR EACH ROW WHEN "
+    "(NEW.pipeline_name = '{}' AND NEW.status = 'success') EXECUTE FUNCTION broken()"
+)
+TAMPER = (
+    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "NEW.total_submissions := NEW.total_submissions + 7; RETURN NEW; END $$"
+)
+IN_THE_FUNNEL = (
+    f"CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON analytics.{FUNNEL} FOR EACH ROW "
+    "EXECUTE FUNCTION broken()"
+)
+MEND = "DROP FUNCTION broken CASCADE"
+
+
+class Platform(Looks):
+    """The first twelve hours of a platform, which have just closed, and the model of them."""
+
+    def __init__(
+        self, database: Database, directory: Path, patch: pytest.MonkeyPatch, records: URL
+    ):
+        self.database, self.patch = database, patch
+        self.first = last_closed_hour_end() - HOURS * HOUR
+        self.model = Model(self.first)
+        patch.setenv("MCQ_PARTITION_START", f"{self.first:%Y-%m-%dT%H:%M}")
+        tables = (
+            "SELECT format('TRUNCATE %s', string_agg(format('%I.%I', schemaname, tablename), ', '))"
+            " FROM pg_tables WHERE schemaname IN ('public', 'analytics') "
+            "AND tablename <> 'alembic_version'"
+        )
+        execute(
+            database,
+            str(scalar(database, tables)),
+            "INSERT INTO answers SELECT n, n % 3, n, 5, 1, 'A', "
+            f"timestamptz '{self.first}' + n * interval '30 min' FROM generate_series(0, 23) n",
+            "INSERT INTO submissions SELECT n, 5, "
+            f"timestamptz '{self.first}' + n * interval '1 h', 'completed' "
+            "FROM generate_series(0, 11) n",
+        )
+        self.late_answers = 0
+        self.words: set[str] = set()
+        self.cursors: dict[str, str | None] = {}
+        directory.mkdir()
+        self.held = ExitStack()
+        url = records.render_as_string(hide_password=False)
+        self.instance = self.held.enter_context(opened_instance(url, directory, patch))
+
+    @property
+    def job(self) -> JobDefinition:
+        return self.definitions.resolve_job_def(FACTS_JOB)
+
+    def window(self, step: Step) -> Window:
+        start = self.first + step.first * HOUR
+        return Window(start, min(start + step.hours * HOUR, self.first + HOURS * HOUR))
+
+    def execute(self, window: Window, facts: Iterable[str]) -> None:
+        """Run facts over a window in this process, without retries."""
+        self.job.execute_in_process(
+            instance=self.instance,
+            tags={**range_tags(window), "dagster/max_retries": "0"},
+            asset_selection=[AssetKey(name) for name in facts],
+            raise_on_error=False,
+        )
+
+    def ended(self, run: Run, bad: str | None = None, *, wrong: bool = False) -> None:
+        """Note that all facts of a run passed, except one that failed or is wrong."""
+        for name in run.facts:
+            if name == bad and not wrong:
+                self.model.fails(run, name)
+                self.words.add(BROKEN)
+            else:
+                self.model.passes(run, name, wrong=name == bad)
+        run.state = SUCCESS if bad not in run.facts else FAILED
+
+    def passes(self, step: Step) -> None:
+        self.execute(self.window(step), step.facts)
+        self.ended(self.model.begin(self.window(step), step.facts))
+
+    @contextmanager
+    def broken(self, *statements: str) -> Iterator[None]:
+        execute(self.database, *statements)
+        yield
+        execute(self.database, MEND)
+
+    def fails(self, step: Step) -> None:
+        with self.broken(BREAK, IN_ONE_FACT.format(step.fact)):
+            self.execute(self.window(step), step.facts)
+        self.ended(self.model.begin(self.window(step), step.facts), step.fact)
+
+    def is_found_wrong(self, step: Step) -> None:
+        facts = sorted({*step.facts, FUNNEL})
+        # A row that is right is not written again, so it is made wrong first.
+        change = f"UPDATE analytics.{FUNNEL} SET total_submissions = total_submissions + 1"
+        with self.broken(change, TAMPER, IN_THE_FUNNEL):
+            self.execute(self.window(step), facts)
+        self.ended(self.model.begin(self.window(step), facts), FUNNEL, wrong=True)
+
+    def loses_the_database(self, step: Step) -> None:
+        with self.patch.context() as away:
+            gone = self.database.url.set(database="gone").render_as_string(hide_password=False)
+            away.setenv("DB_DEV_URL", gone)
+            self.execute(self.window(step), step.facts)
+            run = self.model.begin(self.window(step), step.facts)
+            for name in run.facts:
+                self.model.fails(run, name)
+            run.state = FAILED
+            self.words.add(GONE)
+            self.look_without_database()
+
+    def gives_up_waiting(self, step: Step) -> None:
+        key = {"key": lock_key("analytics", FACTS_BY_NAME[step.fact])}
+        with self.patch.context() as hasty, self.database.engine().connect() as holder:
+            hasty.setenv("MCQ_LOCK_TIMEOUT", "0")
+            holder.execute(text("SELECT pg_advisory_lock(:key)"), key)
+            self.execute(self.window(step), step.facts)
+        run = self.model.begin(self.window(step), step.facts)
+        for name in set(run.facts) - {step.fact}:
+            self.model.passes(run, name)
+        run.state = SUCCESS if step.fact not in run.facts else "cancelled"
+
+    def in_a_process(self, step: Step, by: signal.Signals) -> Run:
+        """Run a window in a process of its own; stop that before it stores its first fact."""
+        window = self.window(step)
+        bounds = ["--start", format_hour(window.start), "--end", format_hour(window.end)]
+        with self.database.engine().connect() as holder:
+            for name in NAMES:
+                holder.execute(text(f"LOCK TABLE analytics.{name} IN SHARE MODE"))
+            before = self.running()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mcq_analytics", "run", *bounds],
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            try:
+                wait_until(lambda: self.running() - before != set())
+                run = self.model.begin(window, NAMES)
+                [run.run_id] = self.running() - before
+                self.look(step.first_look)
+                process.send_signal(by)
+                if by is signal.SIGINT:
+                    holder.rollback()
+                    process.wait()
+            finally:
+                process.kill()
+                process.wait()
+        return run
+
+    def running(self) -> set[str]:
+        """Return the runs whose attempts are recorded as running, dead ones too."""
+        with self.database.engine().connect() as connection:
+            return {
+                *connection.execute(text("SELECT run_id FROM analytics.running_attempt")).scalars()
+            }
+
+    def dies(self, step: Step) -> None:
+        run = self.in_a_process(step, signal.SIGKILL)
+        for name in NAMES:
+            self.model.fails(run, name)
+        run.state = FAILED
+        self.words.add(DIED)
+
+    def is_stopped(self, step: Step) -> None:
+        self.model.is_cancelled(self.in_a_process(step, signal.SIGINT))
+
+    def waits_in_the_queue(self, step: Step) -> None:
+        run = self.model.begin(self.window(step), step.facts)
+        run.run_id = self.instance.create_run_for_job(
+            self.job,
+            tags={**range_tags(run.window), "dagster/max_retries": "0"},
+            asset_selection=frozenset(map(AssetKey, run.facts)),
+            status=DagsterRunStatus.QUEUED,
+            remote_job_origin=RemoteJobOrigin(
+                RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "repository"),
+                FACTS_JOB,
+            ),
+        ).run_id
+
+    def queued(self, step: Step) -> Run:
+        """Return the run that has waited longest; if none waits, let one begin to."""
+        if not self.model.in_progress():
+            self.waits_in_the_queue(step)
+        return self.model.in_progress()[0]
+
+    def is_cancelled_in_the_queue(self, step: Step) -> None:
+        run = self.queued(step)
+        found = self.instance.get_run_by_id(run.run_id)
+        assert found is not None
+        self.instance.report_run_canceled(found)
+        self.model.is_cancelled(run)
+
+    def leaves_the_queue(self, run: Run) -> None:
+        starting = DagsterEvent(DagsterEventType.RUN_STARTING.value, FACTS_JOB)
+        self.instance.report_dagster_event(starting, run_id=run.run_id)
+        found = self.instance.get_run_by_id(run.run_id)
+        assert found is not None
+        execute_run(InMemoryJob(self.job), found, self.instance)
+
+    def leaves_the_queue_and_passes(self, step: Step) -> None:
+        run = self.queued(step)
+        self.leaves_the_queue(run)
+        self.ended(run)
+
+    def leaves_the_queue_and_fails(self, step: Step) -> None:
+        run = self.queued(step)
+        with self.broken(BREAK, IN_ONE_FACT.format(step.fact)):
+            self.leaves_the_queue(run)
+        self.ended(run, step.fact)
+
+    def gets_late_rows(self, step: Step) -> None:
+        """Add a late row: the facts that are done for its hour run again, and nothing else."""
+        start = self.window(step).start
+        self.late_answers += 1
+        execute(
+            self.database,
+            f"INSERT INTO answers VALUES ({1000 + self.late_answers}, {self.late_answers % 3}, "
+            f"{100 + self.late_answers}, 5, 1, 'B', timestamptz '{start}' + interval '7 min')",
+        )
+        for name in NAMES:
+            self.model.hours[name][start].changed = True
+        asked = self.tick("late_data_sensor")
+        busy = self.model.busy()
+        changed = self.model.which(
+            lambda hour: hour.changed and hour.status == SUCCESS and not hour.is_cancelled
+        )
+        self.agree("late data", expanded(asked), {n: h - busy[n] for n, h in changed.items()})
+        for request in asked:
+            window, facts = covered(request)
+            self.execute(window, facts)
+            self.ended(self.model.begin(window, facts))
+
+    def end(self) -> None:
+        """After a run over everything, all hours are good and no incident is open."""
+        while self.model.in_progress():
+            self.is_cancelled_in_the_queue(Step("", 0, 1))
+        self.passes(Step("", 0, HOURS))
+        for fact in FACTS:
+            [latest] = get_last_successful_runs(self.database.engine(), fact.name, limit=1)
+            assert latest.window == Window(self.first, self.first + HOURS * HOUR)
+        self.look("alerts")
+        errors = str(
+            scalar(self.database, "SELECT string_agg(error, ' ') FROM analytics.etl_metadata")
+        )
+        assert {word for word in WORDS if word in errors} == self.words
+        assert self.model.incidents == {
+            kind: {name: set() for name in NAMES} for kind in (LIVE, CHECK)
+        }
+        assert wrong_rows(self.database) == []
