@@ -153,8 +153,8 @@ def test_hours_about_to_be_retried_neither_open_nor_end_an_incident() -> None:
     assert decide(state, Seen({}, {"summary": at(1, 2)}), NOON, after=2) == (state, Change())
 
 
-def test_hours_that_were_good_and_are_unsettled_again_do_not_keep_an_incident_open() -> None:
-    """As after a run over them that somebody cancelled, or that waited in vain."""
+def test_good_hours_that_are_unsettled_again_do_not_keep_an_incident_open() -> None:
+    """As after a run over them that was cancelled or gave up waiting."""
     state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
     state, told = decide(state, live(summary=at(2)), NOON, after=2)
     state = State.from_cursor(state.as_cursor())
@@ -164,7 +164,7 @@ def test_hours_that_were_good_and_are_unsettled_again_do_not_keep_an_incident_op
     assert (state, len(told.recovered)) == (State(), 1)
 
 
-def test_an_hour_that_failed_and_is_found_wrong_after_it_is_told_again() -> None:
+def test_a_failed_hour_that_is_then_found_wrong_is_announced_again() -> None:
     state, _ = decide(State(), live(summary=at(1, 2)), NOON, after=2)
     state, told = decide(state, Seen({CHECK: {"summary": at(1)}}, {}), NOON, after=2)
     assert [(one.kind, one.hours["summary"]) for one in told.opened] == [(CHECK, at(1))]

@@ -70,7 +70,7 @@ def status(instance: DagsterInstance, run: DagsterRun) -> str:
     return found.status.value
 
 
-def test_a_killed_run_is_told_with_the_remedy_whoever_has_found_it_dead(
+def test_a_killed_run_is_reported_with_a_remedy_whoever_finds_it_dead(
     instance: DagsterInstance, begin_run: BeginRun
 ) -> None:
     by_code_server, _ = begin_run()

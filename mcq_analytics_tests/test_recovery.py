@@ -63,7 +63,7 @@ class Platform:
 
     @property
     def definitions(self) -> Definitions:
-        """The code location, loaded anew as by each process: so it has the settings of now."""
+        """The definitions for the current settings, loaded anew as each process does."""
         return build_definitions(load_settings())
 
     def tick(self) -> list[RunRequest]:
@@ -248,8 +248,8 @@ def test_a_backfill_keeps_its_hours_however_many_backfills_follow(platform: Plat
     assert platform.schedule_tick() == []
 
 
-def test_ctrl_c_that_spark_passes_on_is_no_failure(instance: DagsterInstance) -> None:
-    """Once its session has started, Spark takes the signal over from Dagster."""
+def test_ctrl_c_passed_on_by_spark_is_not_a_failure(instance: DagsterInstance) -> None:
+    """Once a session has started, Spark handles the signal instead of Dagster."""
 
     @op
     def interrupted() -> None:

@@ -34,7 +34,7 @@ from mcq_analytics_tests.servers import children, free_port, is_running, process
 
 pytestmark = pytest.mark.timeout(600)
 
-RESTARTED = "the code server has died: it is started again"
+RESTARTED = "the code server died: it is restarted"
 AUTOMATIONS = """
 { repositoriesOrError { ... on RepositoryConnection { nodes {
     schedules { name description scheduleState { status } }
@@ -93,12 +93,12 @@ def answers(found: Ui) -> bool:
 
 
 def code_servers(directory: Path) -> list[int]:
-    """Return the processes that hold the definitions for a UI in this directory."""
+    """Return the code servers of the UI in this directory."""
     return [pid for pid, _, line in processes() if "api grpc" in line and str(directory) in line]
 
 
 def launched(found: Ui, tags: dict[str, str]) -> str:
-    """Launch a run, as soon as the UI reaches its code server, and return its id."""
+    """Launch a run once the UI reaches its code server; return its id."""
     answer: dict[str, Any] = {}
 
     def is_launched() -> bool:
@@ -225,19 +225,19 @@ def test_a_killed_embedded_server_is_restarted(seen: Seen) -> None:
     assert len(seen.printed["a killed server"]) < 50
 
 
-def test_a_code_server_that_was_killed_is_started_again_and_told_of_in_one_line(
+def test_a_killed_code_server_is_restarted_with_one_line(
     seen: Seen,
 ) -> None:
     assert seen.printed["a killed code server"].count(RESTARTED) == 1
     assert seen.statuses[1] == "FAILURE"  # a run was launched
 
 
-def test_a_ui_ends_what_it_started_though_a_thread_has_the_number_of_one_that_ended() -> None:
+def test_the_ui_ends_its_processes_even_if_a_thread_reuses_the_id_of_an_ended_one() -> None:
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
     ended = psutil.Process(thread.native_id)
-    # It began earlier, and had the number before.
+    # As if an earlier process had had this id.
     setattr(ended, "_ident", (ended.pid, 1.0))  # noqa: B010
     process = psutil.Popen(["sleep", "60"])
     try:
@@ -250,16 +250,16 @@ def test_a_ui_ends_what_it_started_though_a_thread_has_the_number_of_one_that_en
             process.kill()
 
 
-def test_a_run_that_ends_with_its_ui_ends_its_own_java(tmp_path: Path) -> None:
+def test_a_run_that_ends_with_the_ui_ends_its_own_java(tmp_path: Path) -> None:
     java = tmp_path / "java"
-    java.write_text("#!/bin/sh\ntrap 'touch told' TERM\nwhile :; do sleep 0.1; done\n")
+    java.write_text("#!/bin/sh\ntrap 'touch asked' TERM\nwhile :; do sleep 0.1; done\n")
     java.chmod(0o755)
     trap = "trap 'sleep 1; kill -9 $!; exit' TERM; ./java & wait"
     run = psutil.Popen(["sh", "-c", trap], cwd=tmp_path)
     wait_until(lambda: "java" in [child.name() for child in run.children()])
     ui._end({run, *run.children(recursive=True)})
     assert run.poll() is not None
-    assert not (tmp_path / "told").exists()
+    assert not (tmp_path / "asked").exists()
 
 
 def test_the_embedded_server_stops_with_the_ui(seen: Seen) -> None:

@@ -78,14 +78,14 @@ def _run_dev(host: str, port: int) -> int | None:
         env={**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"},
     )
     started: set[psutil.Process] = set()
-    keepers = _Keepers()
+    parents = _CodeServerParents()
     try:
         while process.poll() is None:
             started = _running(started) | _descendants(process)
-            for keeper in keepers.bereft(_descendants(process)):
-                click.echo("the code server has died: it is started again", err=True)
-                # It has nothing left to clean up, and `dagster dev` begins it anew.
-                keeper.kill()
+            for parent in parents.without_a_server(_descendants(process)):
+                click.echo("the code server died: it is restarted", err=True)
+                # It has nothing to clean up; `dagster dev` starts it again, with a code server.
+                parent.kill()
             with suppress(psutil.TimeoutExpired):
                 process.wait(SECONDS_BETWEEN_LOOKS)
         return int(process.returncode)
@@ -99,32 +99,32 @@ def _run_dev(host: str, port: int) -> int | None:
         _end(started)
 
 
-class _Keepers:
-    """The processes of Dagster that begin a code server, and do not notice that it has died.
+class _CodeServerParents:
+    """Dagster's processes that start a code server, and do not notice when it dies.
 
-    They answer as if all were well, and no page, schedule or sensor works, nor does any alert.
+    They report that all is well, but no page, schedule, sensor or alert works without it.
     """
 
     def __init__(self) -> None:
         self._looks_without: dict[psutil.Process, int] = {}
 
-    def bereft(self, processes: set[psutil.Process]) -> list[psutil.Process]:
-        """Return those among some processes that have had a code server, and have none now."""
+    def without_a_server(self, processes: set[psutil.Process]) -> list[psutil.Process]:
+        """Return those of the processes whose code server is gone."""
         found = []
-        for keeper in processes:
-            if "code-server" not in _command(keeper):
+        for parent in processes:
+            if "code-server" not in _command(parent):
                 continue
-            if any("grpc" in _command(child) for child in _descendants(keeper)):
-                self._looks_without[keeper] = 0
-            elif keeper in self._looks_without:
-                self._looks_without[keeper] += 1
-                if self._looks_without[keeper] == LOOKS_WITHOUT_CODE_SERVER:
-                    found.append(keeper)
+            if any("grpc" in _command(child) for child in _descendants(parent)):
+                self._looks_without[parent] = 0
+            elif parent in self._looks_without:
+                self._looks_without[parent] += 1
+                if self._looks_without[parent] == LOOKS_WITHOUT_CODE_SERVER:
+                    found.append(parent)
         return found
 
 
 def _command(process: psutil.Process) -> list[str]:
-    """Return the words of a command; none of one that has ended."""
+    """Return the command line of a process, empty if it has ended."""
     with suppress(psutil.NoSuchProcess):
         return list(process.cmdline())
     return []
@@ -143,7 +143,7 @@ def _end(processes: set[psutil.Process]) -> None:
     """
     _, alive = psutil.wait_procs(_running(processes), timeout=SECONDS_BETWEEN_LOOKS)
     left = [process for process in alive if not _is_server(process)]
-    # A run whose Spark went first would take that for a failure; it ends its own.
+    # A run ends its own Spark; if Spark went first, the run would fail instead of being stopped.
     for process in [process for process in left if not _is_of_spark(process)]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -154,12 +154,12 @@ def _end(processes: set[psutil.Process]) -> None:
 
 
 def _running(processes: set[psutil.Process]) -> set[psutil.Process]:
-    """Leave out those that have ended: their numbers may be of others' processes, or threads."""
+    """Leave out ended processes: another process or thread may have their number now."""
     return {process for process in processes if process.is_running()}
 
 
 def _is_of_spark(process: psutil.Process) -> bool:
-    """Return whether a process is Spark's Java, or one that this has begun."""
+    """Return whether a process is Spark's Java or one of its children."""
     with suppress(psutil.NoSuchProcess):
         return any(one.name() == "java" for one in (process, *process.parents()))
     return False

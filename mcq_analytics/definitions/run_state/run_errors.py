@@ -20,16 +20,16 @@ from mcq_analytics.errors import LockTimeoutError, McqError, UsageError
 from mcq_analytics.postgres.errors import first_line
 
 DIED = (
-    "the process of the run was killed before the run ended, as where memory runs out: if it comes "
-    "back, lower MCQ_SPARK_DRIVER_MEMORY, shorten the window, or give it more memory"
+    "the process of the run was killed before the run ended, perhaps because memory ran out: if it "
+    "happens again, lower MCQ_SPARK_DRIVER_MEMORY, shorten the window, or give it more memory"
 )
 
-# What Dagster's code server calls a run whose process is gone. It tells how that ended in an event
-# of its own, and there is neither a class nor a constant to know this one by.
+# The message of Dagster's code server about a run whose process is gone. Only this text identifies
+# it: Dagster has no class or constant for it.
 _FAILED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
 
 _INTERRUPTIONS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
-"""Dagster's own, and that of Spark, whose session takes Ctrl-C over once it has started."""
+"""Dagster's own, and that of Spark, which handles Ctrl-C once a session has started."""
 
 _OURS = tuple(kind.__name__ for kind in (McqError, UsageError, LockTimeoutError))
 
@@ -45,8 +45,8 @@ def first_error(events: Iterable[DagsterEvent]) -> str | None:
             continue
         error = getattr(event.event_specific_data, "error", None)
         if error is None:
-            said = event.message or "the run failed"
-            return DIED if said == _FAILED_FROM_OUTSIDE else first_line(RuntimeError(said))
+            message = event.message or "the run failed"
+            return DIED if message == _FAILED_FROM_OUTSIDE else first_line(RuntimeError(message))
         return error_line(error)
     return None
 
