@@ -1,4 +1,4 @@
-"""Backfills: their plans, and their runs by a running daemon, from each of the three entrances."""
+"""Backfills: their plans, and their runs by a daemon, started in each of the three ways."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus
 from pyspark.sql import SparkSession
 from sqlalchemy.engine import URL
 
 from mcq_analytics.cli.app import main
 from mcq_analytics.definitions.partitions import partition_key
-from mcq_analytics.definitions.run_state.liveness import process_of
 from mcq_analytics.launching.backfills import plan
 from mcq_analytics.model.facts import FACTS, IdType
-from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end, parse_hour
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
+from mcq_analytics_tests.backfill_platform import Platform
 from mcq_analytics_tests.conftest import (
     CHECKOUT,
     create_database,
     drop_database,
     opened_instance,
 )
-from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
+from mcq_analytics_tests.dagster_dev import dagster_dev
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
 from mcq_analytics_tests.servers import wait_until
 
@@ -54,7 +54,7 @@ mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename }
 def planned(
     instance: DagsterInstance, database: Database, end: int, chunk: int = 168, **only: bool
 ) -> list[list[tuple[int, int, tuple[str, ...]]]]:
-    """Return of each backfill its runs, as first hour, number of hours, and facts."""
+    """Return, per backfill, its runs: first hour, number of hours, facts."""
     window = Window(FIRST, FIRST + end * HOUR)
     pieces = plan(instance, database, load_settings(), window, chunk=chunk, **only)
     return [
@@ -73,7 +73,7 @@ def test_a_range_of_720_hours_is_five_runs(database: Database, instance: Dagster
     ]
 
 
-def test_only_what_is_missing_or_has_failed_is_planned_for_each_fact(
+def test_only_missing_or_failed_hours_of_each_fact_are_planned(
     database: Database, instance: DagsterInstance, spark: SparkSession
 ) -> None:
     run_facts(database, spark, Window(FIRST, FIRST + 6 * HOUR))
@@ -96,7 +96,7 @@ def test_only_what_is_missing_or_has_failed_is_planned_for_each_fact(
     assert planned(instance, database, 1, only_failed=True) == []
 
 
-def test_without_a_daemon_nothing_is_submitted_and_the_remedy_is_said(
+def test_without_a_daemon_nothing_is_submitted_and_the_error_names_the_remedy(
     database: Database, instance: DagsterInstance, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["backfill", "--start", "2024-01-01T00", "--end", "2024-01-02T00"]
@@ -116,55 +116,6 @@ def test_without_a_daemon_nothing_is_submitted_and_the_remedy_is_said(
     assert instance.get_backfills() == []
 
 
-@dataclass
-class Platform:
-    """A running platform over a database with thirty hours of activity."""
-
-    database: Database
-    instance: DagsterInstance
-    ui: Ui
-    window: Window
-    environment: dict[str, str]
-
-    @property
-    def bounds(self) -> list[str]:
-        return ["--start", format_hour(self.window.start), "--end", format_hour(self.window.end)]
-
-    def backfill(self, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "mcq_analytics", "backfill", *self.bounds, *options],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_for_backfill(self, backfill_id: str) -> None:
-        def has_ended() -> bool:
-            backfill = self.instance.get_backfill(backfill_id)
-            return backfill is not None and backfill.status.value.startswith("COMPLETED")
-
-        wait_until(has_ended, seconds=300)
-
-    def status_of(self, page: str) -> str:
-        backfill = self.instance.get_backfill(page.rsplit("/", 1)[1])
-        assert backfill is not None
-        return str(backfill.status.value)
-
-    def wait_for_status(self, page: str, status: str) -> None:
-        wait_until(lambda: self.status_of(page) == status, seconds=300)
-
-    def runs_of(self, backfill_id: str) -> list[DagsterRunStatus]:
-        filters = RunsFilter(tags={"dagster/backfill": backfill_id})
-        return [run.status for run in self.instance.get_runs(filters)]
-
-    def processes_of(self, backfill_id: str) -> list[int]:
-        """Return the processes that the runs of a backfill have noted."""
-        filters = RunsFilter(tags={"dagster/backfill": backfill_id})
-        noted = [process_of(run) for run in self.instance.get_runs(filters)]
-        return [process for process in noted if process is not None]
-
-
 @pytest.fixture(scope="module")
 def platform(
     server: URL,
@@ -172,7 +123,7 @@ def platform(
     templates: Callable[[IdType], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Platform]:
-    """The platform, for all tests of this module: its processes take long to start."""
+    """A platform for all tests of this module, because its processes are slow to start."""
     url = create_database(server, "backfilled", templates(IdType.BIGINT))
     database = Database(url, "public", "analytics")
     last = last_closed_hour_end()
@@ -206,7 +157,7 @@ def platform(
 
 @dataclass
 class Outcome:
-    """What came of all that was asked of the platform at the same time."""
+    """The results of backfills that ran at the same time."""
 
     followed: tuple[int, str, str]
     interrupted: tuple[int, str]
@@ -219,7 +170,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(platform: Platform) -> Outcome:
-    """Compute the whole window from each of the entrances, all at a time, and kill a run of it."""
+    """Compute the whole window in each of the three ways at the same time, and kill a run."""
     answer = platform.ui.ask(
         BACKFILL,
         params={
@@ -282,7 +233,7 @@ def test_the_command_submits_a_backfill_and_follows_it(
     assert f"done: {3 * HOURS} hours of facts" in out
 
 
-def test_ctrl_c_leaves_the_backfills_running_and_says_how_to_follow_or_cancel_them(
+def test_ctrl_c_leaves_the_backfills_running_and_names_their_pages(
     platform: Platform, outcome: Outcome
 ) -> None:
     code, said = outcome.interrupted
@@ -294,7 +245,7 @@ def test_ctrl_c_leaves_the_backfills_running_and_says_how_to_follow_or_cancel_th
         platform.wait_for_status(page, "CANCELED")
 
 
-def test_a_backfill_of_the_ui_is_a_single_run_that_is_run_again_when_its_process_was_killed(
+def test_a_backfill_from_the_ui_is_one_run_and_is_retried_after_its_process_is_killed(
     platform: Platform, outcome: Outcome
 ) -> None:
     platform.wait_for_backfill(outcome.of_the_ui)
@@ -322,7 +273,7 @@ def test_dagsters_own_command_takes_a_range_of_partitions(outcome: Outcome) -> N
     assert outcome.of_dagster.returncode == 0, outcome.of_dagster.stderr
 
 
-def test_all_of_them_end_in_the_same_exact_tables(platform: Platform, outcome: Outcome) -> None:
+def test_all_three_ways_give_the_same_exact_tables(platform: Platform, outcome: Outcome) -> None:
     assert wrong_rows(platform.database) == []
     computed = (
         "SELECT count(DISTINCT run_id) FROM analytics.etl_metadata "
