@@ -99,7 +99,7 @@ class Looks:
     def agree(self, who: str, reported: object, known: object) -> None:
         TALLY["comparisons of sequences"] += 1
         TALLY["disagreements"] += reported != known
-        assert reported == known, who
+        assert reported == known, f"{who}: {reported} instead of {known}"
 
     def look_by_sql(self) -> None:
         with self.database.engine().connect() as connection:

@@ -59,7 +59,8 @@ IN_ONE_FACT = (
 )
 TAMPER = (
     "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-    "NEW.total_submissions := NEW.total_submissions + 7; RETURN NEW; END $$"
+    "NEW.total_submissions := NEW.total_submissions + 7; "
+    "NEW.incomplete_submissions := NEW.incomplete_submissions + 7; RETURN NEW; END $$"
 )
 IN_THE_FUNNEL = (
     f"CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON analytics.{FUNNEL} FOR EACH ROW "
@@ -86,9 +87,10 @@ class Platform(Looks):
         execute(
             database,
             str(scalar(database, tables)),
-            "INSERT INTO answers SELECT n, n % 3, n, 5, 1, 'A', "
+            # A test per hour: the recompute check can judge a test once all its hours are computed.
+            "INSERT INTO answers SELECT n, n % 3, n, n / 2, 1, 'A', "
             f"timestamptz '{self.first}' + n * interval '30 min' FROM generate_series(0, 23) n",
-            "INSERT INTO submissions SELECT n, 5, "
+            "INSERT INTO submissions SELECT n, n, "
             f"timestamptz '{self.first}' + n * interval '1 h', 'completed' "
             "FROM generate_series(0, 11) n",
         )
@@ -145,7 +147,10 @@ class Platform(Looks):
     def is_found_wrong(self, step: Step) -> None:
         facts = sorted({*step.facts, FUNNEL})
         # A row that is right is not written again, so it is made wrong first.
-        change = f"UPDATE analytics.{FUNNEL} SET total_submissions = total_submissions + 1"
+        change = (
+            f"UPDATE analytics.{FUNNEL} SET total_submissions = total_submissions + 1, "
+            "incomplete_submissions = incomplete_submissions + 1"
+        )
         with self.broken(change, TAMPER, IN_THE_FUNNEL):
             self.execute(self.window(step), facts)
         self.ended(self.model.begin(self.window(step), facts), FUNNEL, wrong=True)
@@ -269,7 +274,8 @@ class Platform(Looks):
         execute(
             self.database,
             f"INSERT INTO answers VALUES ({1000 + self.late_answers}, {self.late_answers % 3}, "
-            f"{100 + self.late_answers}, 5, 1, 'B', timestamptz '{start}' + interval '7 min')",
+            f"{100 + self.late_answers}, {step.first}, 1, 'B', "
+            f"timestamptz '{start}' + interval '7 min')",
         )
         for name in NAMES:
             self.model.hours[name][start].changed = True
