@@ -1,4 +1,4 @@
-"""`python -m mcq_analytics` is the command line."""
+"""Runs the command line for `python -m mcq_analytics`."""
 
 from mcq_analytics.cli.app import main
 

@@ -1,6 +1,6 @@
-"""The public functions (docs/spec.md §4): each reads the settings and calls an inner one.
+"""The public functions (docs/spec.md §4): each reads the settings and calls an internal function.
 
-Our own code calls the inner functions and hands settings down to them.
+Our own code calls the internal functions and hands settings down to them.
 """
 
 from __future__ import annotations

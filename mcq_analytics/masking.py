@@ -1,4 +1,4 @@
-"""Masking of secrets: remembers their values and blots them out of texts and errors.
+"""Masking of secrets: remembers their values and replaces them with `***` in texts and errors.
 
 `settings` decides which values are secrets.
 """

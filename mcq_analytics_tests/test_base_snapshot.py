@@ -195,7 +195,7 @@ def test_a_foreign_table_is_refused_by_name(
         f"CREATE FOREIGN TABLE {name} (session_id bigint, expiry_time timestamptz) SERVER there",
         *(["CREATE VIEW sessions AS TABLE elsewhere"] if through_a_view else []),
     )
-    said = f"public.sessions stands on the foreign table {name}"
+    said = f"public.sessions reads the foreign table {name}"
     with database.engine().connect() as connection, pytest.raises(McqError, match=said):
         inspect_base_tables(connection, "public")
     with pytest.raises(McqError, match=said), base_snapshot(database.engine(), "public"):

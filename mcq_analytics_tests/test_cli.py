@@ -20,6 +20,7 @@ from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
+from mcq_analytics_tests.servers import free_port
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_run_without_times_continues_after_the_last_success_until_nothing_is_lef
     again = call("run")
     assert (again.exit_code, again.stdout) == (
         0,
-        "nothing to do: all closed hours have succeeded\n",
+        "nothing to do: all closed hours have succeeded (rescore finds rows that changed since)\n",
     )
 
 
@@ -206,3 +207,16 @@ def test_alert_test_sends_a_message_and_fails_if_it_is_not_accepted(
     assert len(slack.requests) == 1
     slack.status = 500
     fails(call("alert-test"), 1, "Slack refused the alert with HTTP 500")
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    "command", [("status",), ("run",), ("backfill", "--start", "2024-01-01", "--end", "2024-01-02")]
+)
+def test_records_of_dagster_that_cannot_be_reached_are_one_line_that_names_the_setting(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCQ_DAGSTER_URL", f"postgresql://u:s3cret@127.0.0.1:{free_port()}/d")
+    result = call(*command)
+    fails(result, 1, "opening Dagster's records (MCQ_DAGSTER_URL): ", "check host and port")
+    assert "s3cret" not in result.output

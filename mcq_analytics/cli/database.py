@@ -11,7 +11,13 @@ import click
 from mcq_analytics.cli.opening import base_tables, open_from_settings, open_to_fill, within
 from mcq_analytics.cli.options import force_option, verbose_option
 from mcq_analytics.cli.output import counted
-from mcq_analytics.model.windows import parse_time
+from mcq_analytics.model.windows import (
+    HOUR,
+    floor_hour,
+    format_hour,
+    last_closed_hour_end,
+    parse_time,
+)
 from mcq_analytics.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -78,6 +84,12 @@ def generate(students: int, start: str | None, hours: int, seed: int, force: boo
     settings, database = open_to_fill("generate", force)
     begin = parse_time(start) if start else settings.partition_start
     fill_with_sample(database, students=students, start=begin, hours=hours, seed=seed)
+    first = floor_hour(begin)
+    end = min(floor_hour(begin + (hours + 1) * HOUR), last_closed_hour_end())
+    if first < end:
+        # A bare `run` leaves out hours that are done already.
+        bounds = f"--start {format_hour(first)} --end {format_hour(end)}"
+        click.echo(f"compute its facts: mcq-analytics run {bounds}")
 
 
 def initialise(

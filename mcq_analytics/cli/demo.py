@@ -33,7 +33,7 @@ UI_PORT = 3000
 @force_option
 @verbose_option
 def demo(no_ui: bool, force: bool) -> None:
-    """Generate a sample, compute its facts hour by hour, and open the Dagster UI.
+    """Generate a sample, compute its facts, and open the Dagster UI.
 
     If MCQ_ENV is prod, it needs --force.
     """

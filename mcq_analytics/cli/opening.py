@@ -1,4 +1,4 @@
-"""What commands begin with: read the settings, open the database, look at the base tables."""
+"""The shared start of commands: read the settings, open the database, inspect the base tables."""
 
 from __future__ import annotations
 

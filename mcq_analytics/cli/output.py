@@ -37,6 +37,11 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def number_of(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 hour``, ``1,000 hours``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def counted(counts: dict[str, int]) -> str:
     """Return row counts by table as a text: ``9 answers, 2 questions``."""
     return ", ".join(f"{rows:,} {table}" for table, rows in counts.items())

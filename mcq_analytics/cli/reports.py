@@ -26,7 +26,6 @@ def status() -> None:
 
     settings, database = open_from_settings()
 
-    from dagster import DagsterInstance  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from mcq_analytics.definitions.run_state import hour_outcomes  # noqa: PLC0415
@@ -34,10 +33,9 @@ def status() -> None:
     from mcq_analytics.launching import in_process  # noqa: PLC0415
     from mcq_analytics.postgres.errors import explaining  # noqa: PLC0415
 
-    in_process.ensure_dagster_home(settings)
     with (
-        explaining("reading the records of runs", SQLAlchemyError),
-        DagsterInstance.get() as instance,
+        explaining("reading the status", SQLAlchemyError),
+        in_process.dagster_instance(settings) as instance,
     ):
         end_dead_runs(instance, settings)
         engine = database.engine()
@@ -83,9 +81,10 @@ def _failures(failed: Iterable[FactStatus]) -> Iterator[str]:
 @click.option("--dry-run", is_flag=True, help="Report what would change without computing it.")
 @verbose_option
 def rescore(question: str | None, dry_run: bool) -> None:
-    """Apply corrected answer keys and expiry times now, and report which results change.
+    """Recompute every hour that differs from the base tables, and report which results change.
 
-    The late data sensor does this within hours on its own.
+    Such are hours with corrected answer keys, expiry times, or late answers. The late data sensor
+    does this on its own within hours.
     """
     from mcq_analytics.quality.rescore import find_rescore  # noqa: PLC0415
 

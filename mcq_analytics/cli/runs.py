@@ -10,7 +10,7 @@ import click
 
 from mcq_analytics.cli.opening import base_tables, open_from_settings
 from mcq_analytics.cli.options import verbose_option
-from mcq_analytics.cli.output import show_table
+from mcq_analytics.cli.output import number_of, show_table
 from mcq_analytics.model.windows import format_hour
 from mcq_analytics.progress import progress_bar
 
@@ -50,14 +50,17 @@ def run_and_report(
 
     window = in_process.window_to_run(database, settings, start, end)
     if window is None:
-        click.echo("nothing to do: all closed hours have succeeded")
+        click.echo(
+            "nothing to do: all closed hours have succeeded (rescore finds rows that changed since)"
+        )
         return
     with progress_bar("computing hours", total=window.hours) as advance:
         totals = in_process.run_window(
             settings, window, lambda hours, until: advance(hours, f"to {format_hour(until)}")
         )
     show_table(
-        f"{window.hours:,} hours, {format_hour(window.start)} to {format_hour(window.end)}",
+        f"{number_of(window.hours, 'hour')}, "
+        f"{format_hour(window.start)} to {format_hour(window.end)}",
         ("fact", "rows read", "inserted", "updated", "deleted", "seconds"),
         [
             (
@@ -97,20 +100,17 @@ def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
     settings, database = open_from_settings()
     base_tables(database)
 
-    from dagster import DagsterInstance  # noqa: PLC0415
-
     from mcq_analytics.launching import backfills, in_process  # noqa: PLC0415
 
     window = in_process.window_to_run(database, settings, start, end)
-    in_process.ensure_dagster_home(settings)
-    with DagsterInstance.get() as instance:
+    with in_process.dagster_instance(settings) as instance:
         pieces = backfills.plan(instance, database, settings, window, **options) if window else []
         if not pieces:
             click.echo("nothing to do: no such hours")
         elif dry_run:
             runs = [run for piece in pieces for run in piece.runs]
             show_table(
-                f"{len(runs)} runs",
+                number_of(len(runs), "run"),
                 ("hours", "window", "facts"),
                 [(f"{run.window.hours:,}", str(run.window), ", ".join(run.facts)) for run in runs],
             )

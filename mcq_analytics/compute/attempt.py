@@ -1,4 +1,4 @@
-"""One attempt of a fact over a window: lock, snapshot, touched, read, compute, commit, record.
+"""One attempt of a fact over a window: lock, snapshot, touched keys, inputs, compute, commit.
 
 The order makes the facts exact: the attempt holds the fact's lock from before its snapshot until
 after its commit, so an older snapshot never overwrites the result of a newer one (see

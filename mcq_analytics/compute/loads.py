@@ -1,4 +1,4 @@
-"""Estimates of the number of base rows in a window, by the planner, which reads no rows."""
+"""Estimates the base rows in a window with EXPLAIN, which reads no rows."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ def overview(connection: Connection, fact: Fact, fact_table: str, touched: str) 
             f"took {_number(row['minutes'])} minutes on average."
         )
     return (
-        f"{who} have given **{row['answers']:,} answers** to **{row['results']:,} questions**: "
+        f"{who} have given **{row['answers']:,} answers**, which are **{row['results']:,} "
+        "results** (one per student, test and question): "
         f"{_percent(row['correct'])} are correct, {_percent(row['revisited'])} were answered more "
         "than once."
     )

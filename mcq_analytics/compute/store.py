@@ -1,4 +1,4 @@
-"""The write phase of an attempt: upsert the staged rows, with the hours' fingerprints.
+"""The write transaction of an attempt: calls `merge`, stores fingerprints, completes the report.
 
 All of it is done in the caller's transaction, which also records the attempt.
 """

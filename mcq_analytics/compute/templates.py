@@ -1,4 +1,4 @@
-"""Fills in the SQL templates over the base tables: table names, and expressions by column type.
+"""Fills the fields of our SQL templates: table names and typed column expressions.
 
 The statements of `selections`, `fingerprints` and `quality` are such templates. Their values are
 bound parameters (`:window_start`, `:window_end`). `{a.test_id}` is an id in the form that

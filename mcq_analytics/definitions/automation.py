@@ -1,4 +1,4 @@
-"""Idle stand-ins for the schedule and the sensors, if `MCQ_AUTOMATION` is off.
+"""Stopped replacements for the schedule and the sensors, if `MCQ_AUTOMATION` is off.
 
 A developer's `dagster dev` with production settings would be a second daemon: it would request the
 same runs as the deployed one, and send the same alerts.

@@ -42,7 +42,7 @@ FRESH_WITHIN = 2 * HOUR
 
 REMEDY = (
     "the next tick of the schedule, or mcq-analytics run, computes these hours again; if they stay "
-    "wrong, somebody writes into the facts, or it is a defect: report these keys"
+    "wrong, somebody edits the facts, or this is a bug: report these keys"
 )
 """What to do if a blocking check fails."""
 

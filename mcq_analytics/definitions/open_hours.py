@@ -1,4 +1,4 @@
-"""What the schedule and the recovery sensor share: which hours are over, in progress, and open.
+"""Decides which hours need a run: over, missing, failed or wrong, and not in progress.
 
 Which of them become runs is decided in `requests`.
 """

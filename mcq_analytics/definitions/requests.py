@@ -1,4 +1,4 @@
-"""Turns hours to compute into as few runs as possible. Pure functions.
+"""Groups hours into run requests: few ranges, a limit, failed windows halved. Pure functions.
 
 The schedule and the sensors request these runs. Which hours are open is decided in `open_hours`.
 """
@@ -37,10 +37,10 @@ def requests(
 ) -> list[Request]:
     """Return the runs that compute the wanted hours without the busy ones, oldest first.
 
-    A run has at most `per_run` hours, all runs together at most `limit`. The newest hour is always
-    among them: old hours that keep failing must not make the facts stale. Each half of a failed
-    window (`failed`, see `FactHours.failed_windows`) gets a run of its own, until a bad hour stands
-    alone and its neighbours are good.
+    A run has at most `per_run` hours, all runs together at most `limit`. The newest of the hours is
+    always among them: old hours that keep failing must not make the facts stale. Consecutive hours
+    share a run if they need the same facts and lie in the same half of the same failed window
+    (`failed`, see `FactHours.failed_windows`). Repeated failures thus isolate the bad hour.
     """
     facts_by_hour: dict[datetime, list[str]] = {}
     for fact, hours in wanted.items():

@@ -1,4 +1,4 @@
-"""Dagster's files, under MCQ_HOME: artifacts and what steps print. For `dagster.yaml`."""
+"""Where Dagster keeps artifacts and the output of steps: under MCQ_HOME. For `dagster.yaml`."""
 
 from __future__ import annotations
 

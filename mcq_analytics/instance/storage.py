@@ -13,9 +13,10 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine, literal_column
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from mcq_analytics.instance.console import set_up_log_lines
-from mcq_analytics.postgres.database import sqlalchemy_text
+from mcq_analytics.postgres.database import CONNECT_TIMEOUT_SECONDS, sqlalchemy_text
 from mcq_analytics.postgres.embedded import DAGSTER_DATABASE, embedded_url, keep_started
 from mcq_analytics.settings import Settings, load_settings
 
@@ -81,6 +82,21 @@ def records_url(settings: Settings) -> URL:
     return embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
         {"options": "-c synchronous_commit=off"}
     )
+
+
+def connect_to_records(settings: Settings) -> None:
+    """Connect once to the records, if they are on a server of their own.
+
+    Dagster itself would retry for many seconds, and its error names no setting.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached.
+
+    """
+    if settings.dagster_url is not None:
+        url = sqlalchemy_text(settings.dagster_url)
+        timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+        create_engine(url, poolclass=NullPool, connect_args=timeout).connect().close()
 
 
 def _plans_an_hour(event: EventLogEntry) -> bool:

@@ -1,1 +1,1 @@
-"""Running facts from outside Dagster's daemon: in this process, as a backfill, and the UI."""
+"""Starts computations from the command line: in this process, as a backfill, or with the UI."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -31,6 +32,7 @@ from mcq_analytics.definitions.run_state.in_progress import MAX_RETRIES_TAG
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs, process_tags
 from mcq_analytics.definitions.run_state.run_errors import first_error
 from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.instance.storage import connect_to_records
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import Window, format_hour
 from mcq_analytics.postgres.database import Database, open_database
@@ -73,6 +75,21 @@ def ensure_dagster_home(settings: Settings) -> None:
     os.environ["DAGSTER_HOME"] = str(home)
 
 
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
+    """Open the Dagster instance of a command.
+
+    Raises:
+        McqError: the database of its records cannot be reached.
+
+    """
+    ensure_dagster_home(settings)
+    with explaining("opening Dagster's records (MCQ_DAGSTER_URL)", SQLAlchemyError):
+        connect_to_records(settings)
+    with DagsterInstance.get() as instance:
+        yield instance
+
+
 def window_to_run(
     database: Database,
     settings: Settings,
@@ -111,7 +128,6 @@ def run_windows(
         McqError: a run failed; the message is that of its first error. Earlier runs stay committed.
 
     """
-    ensure_dagster_home(settings)
     # Dagster would also log every event to stderr.
     logging.getLogger("dagster").setLevel(logging.ERROR)
     chunks = [chunk for window in windows for chunk in window.chunks(HOURS_PER_RUN)]
@@ -124,7 +140,7 @@ def run_windows(
     totals = {fact.name: FactTotals() for fact in FACTS}
     with (
         explaining("reading the records of past runs", SQLAlchemyError),
-        DagsterInstance.get() as instance,
+        dagster_instance(settings) as instance,
     ):
         end_dead_runs(instance, settings)
         record_ended_runs(instance, settings, database.engine())

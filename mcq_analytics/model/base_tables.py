@@ -41,7 +41,7 @@ BASE_COLUMNS: Mapping[str, Mapping[str, Role]] = {
 TABLE_MEANINGS: Mapping[str, str] = {
     "answers": "Every answer that a student gave, late, corrected and cleared ones included.",
     "questions": "The answer key.",
-    "sessions": "Sittings and when they expire.",
+    "sessions": "Sessions and when they expire.",
     "submissions": "Every submission of a test, retakes included.",
 }
 
@@ -51,7 +51,7 @@ COLUMN_MEANINGS: Mapping[str, Mapping[str, str]] = {
         "student_id": "Who answered",
         "question_id": "Which question",
         "test_id": "In which test",
-        "session_id": "In which sitting; sessions may have no row for it",
+        "session_id": "The session; it may have no row in sessions",
         "submitted_option": "The choice; null if the student cleared it",
         "timestamp": "When, UTC",
     },
@@ -60,7 +60,7 @@ COLUMN_MEANINGS: Mapping[str, Mapping[str, str]] = {
         "correct_option": "The answer key; null if there is none",
     },
     "sessions": {
-        "session_id": "The sitting",
+        "session_id": "The session",
         "expiry_time": "Answers after it do not count; null means never",
     },
     "submissions": {

@@ -61,14 +61,14 @@ def check_type(column: str, sql_type: TypeEngine[Any], role: Role) -> None:
 
 
 def check_collations(connection: Connection, schema: str) -> None:
-    """Refuse a column that calls different texts equal: facts compare texts by their bytes."""
+    """Refuse a column that treats different texts as equal: facts compare texts by their bytes."""
     for table, column, kind in connection.execute(
         text(_LOOSE_COLLATIONS), {"schema": schema, "tables": list(BASE_COLUMNS)}
     ):
         if column in BASE_COLUMNS[table]:
             raise McqError(
-                f"{schema}.{table}.{column} is of {kind}, which calls different texts equal: offer "
-                'it as CAST(… AS text) COLLATE "C" through a view'
+                f"{schema}.{table}.{column} is of {kind}, which treats different texts as equal: "
+                'offer it as CAST(… AS text) COLLATE "C" through a view'
             )
 
 

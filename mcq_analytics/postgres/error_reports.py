@@ -1,7 +1,7 @@
-"""Extracts the facts about an error: its SQLSTATE or, without one, where it arose.
+"""Extracts an error's SQLSTATE or, if it has none, where it arose.
 
 The class of the error decides, not its text. Errors that crossed Spark arrive as text:
-`task_errors` reads those of Python workers. Which fault the facts mean is in `error_kinds`.
+`task_errors` reads those of Python workers. Which fault that is, is decided in `error_kinds`.
 """
 
 from __future__ import annotations

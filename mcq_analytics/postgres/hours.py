@@ -102,7 +102,7 @@ class HourRange:
 
     @property
     def is_missing(self) -> bool:
-        """Whether every attempt over the hours was cancelled."""
+        """Whether no attempt over the hours succeeded or failed: all were cancelled."""
         return not self.has_succeeded and self.failed is None
 
 

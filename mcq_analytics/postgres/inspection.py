@@ -111,8 +111,8 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
 
     Raises:
         McqError: a table or column is missing, an id or time has an unsupported type, an id cannot
-            be joined between two tables, a collation calls different texts equal, or a table is in
-            another database. The message names it.
+            be joined between two tables, a collation treats different texts as equal, or a table
+            is in another database. The message names it.
 
     """
     with warnings.catch_warnings():
@@ -251,7 +251,7 @@ def base_relations(connection: Connection, schema: str) -> frozenset[int]:
     for name, _, kind, relation in found:
         if kind == "f":
             raise McqError(
-                f"the base table {schema}.{name} stands on the foreign table {relation}, which a "
+                f"the base table {schema}.{name} reads the foreign table {relation}, which a "
                 "snapshot does not cover: copy it into a table or a materialized view"
             )
     return frozenset(oid for _, oid, _, _ in found)

@@ -1,4 +1,4 @@
-"""Attempts in `etl_metadata`: reading them, the next window, and recording those that could not.
+"""Attempts in `etl_metadata`: reads them, and records those that could not record themselves.
 
 An attempt normally writes its own row, see `compute`. What the rows say about each hour is in
 `hours`.

@@ -1,4 +1,4 @@
-"""Retry policy for transient failures. Which failures are transient is in `errors`."""
+"""Retry policy for transient failures. Which failures are transient is in `error_kinds`."""
 
 from __future__ import annotations
 

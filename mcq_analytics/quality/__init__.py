@@ -1,1 +1,1 @@
-"""Are the facts right, and how far are they? Audits, late data, corrections, rescore, status."""
+"""Whether the facts are right and up to date: audits, late data, corrections, rescore, status."""

@@ -1,4 +1,4 @@
-"""Rescoring on request: the hours affected by corrected answer keys or expiries, and the effect.
+"""Rescoring on request: all hours that differ from the base tables, and the effect.
 
 The late data sensor finds the same hours in time. `launching.in_process` computes them.
 """

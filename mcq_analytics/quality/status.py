@@ -1,4 +1,4 @@
-"""How far each fact is: hours done, missing and failed, as shown by `mcq-analytics status`."""
+"""How up to date each fact is: hours done, missing and failed, for `mcq-analytics status`."""
 
 from __future__ import annotations
 

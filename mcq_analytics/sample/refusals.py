@@ -1,4 +1,4 @@
-"""Finds the row of a COPY that the server refused, by its error's fields, in any language."""
+"""Finds the row that made the server refuse a COPY, whatever language its error is in."""
 
 from __future__ import annotations
 

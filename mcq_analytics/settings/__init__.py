@@ -104,7 +104,7 @@ def _check_production(variables: Variables) -> None:
         (
             "MCQ_PARTITION_START",
             variables.MCQ_PARTITION_START,
-            "the first hour to compute, as 2025-01-31T00:00",
+            "the first hour to compute, for example 2025-01-31T00:00",
         ),
         (
             "MCQ_DAGSTER_WEBSERVER_URL",

@@ -61,7 +61,7 @@ def test_funnel_fact(answers: DataFrame, sessions: DataFrame, submissions: DataF
 def start_times(valid: DataFrame, submissions: DataFrame) -> DataFrame:
     """Return when the work for each submission began: at its first valid answer.
 
-    To a submission belong the student's answers in the test after the previous submission of it
+    A submission's answers are those of the student in the test after the previous submission of it
     (the latest with a strictly earlier `submit_time`) and not after this one. Submissions without
     a valid answer are left out. Columns: `student_id`, `test_id`, `submit_time`, `start_time`.
     """

@@ -1,1 +1,1 @@
-"""Runs as Dagster records them: in progress, failed and why, alive or dead."""
+"""Runs and ticks as Dagster records them: in progress, failed and why, alive or dead."""

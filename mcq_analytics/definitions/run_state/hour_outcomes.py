@@ -1,4 +1,4 @@
-"""Failed hours as Dagster records them: failed runs and failed checks; copied to `etl_metadata`."""
+"""The latest outcome of each hour in Dagster; copies failures to `etl_metadata`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the process of a run is still alive, by two signs: the process table, and a lock.
+"""Tells whether a run's process is alive, from the process table or from its lock.
 
 On the same machine, a process is identified by boot, PID namespace, PID and start time in ticks
 since the boot: host names may repeat, and clocks may jump. From elsewhere, its lock decides: an

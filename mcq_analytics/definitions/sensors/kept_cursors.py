@@ -1,8 +1,8 @@
 """Cursors of sensors that survive a tick that fails or dies.
 
-Dagster stores the cursor of successful ticks only. So each tick also keeps its state in the
-instance's key-value storage. That copy counts as long as the sensor's own cursor is the one with
-which the tick began or ended: if somebody sets the cursor in the UI, theirs wins.
+Dagster stores the cursor of successful ticks only. So each tick also stores two cursors in the
+instance's key-value storage: the one it started with, and the state it reached. If the sensor's own
+cursor is either of them, the stored state is valid. Any other was set by hand, and wins.
 """
 
 from __future__ import annotations
