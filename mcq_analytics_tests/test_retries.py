@@ -79,7 +79,7 @@ def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
         "WHERE nextval('times') = 1 RETURNING 1) "
         f"{END_SESSIONS} AND EXISTS (SELECT 1 FROM late)",
     )
-    assert "trying again" in caplog.text
+    assert "retrying in" in caplog.text
     assert statuses(answered) == ["failed", "success"]
     assert (report.rows_read, report.counts.inserted) == (3, 1)
     assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
