@@ -162,10 +162,15 @@ def template_maker(server: URL) -> Callable[[IdType], str]:
     def template(id_type: IdType) -> str:
         url = create_database(server, f"template_{id_type.value}")
         database = Database(url, "public", "analytics")
-        with database.engine().begin() as connection:
-            create_missing_base_tables(connection, "public", id_type)
-            base = inspect_base_tables(connection, "public")
-            migrate(connection, "analytics", key_types(base))
+        try:
+            with database.engine().begin() as connection:
+                create_missing_base_tables(connection, "public", id_type)
+                base = inspect_base_tables(connection, "public")
+                migrate(connection, "analytics", key_types(base))
+        except Exception:
+            # The next test tries again, and fails with the same error.
+            drop_database(url)
+            raise
         return str(url.database)
 
     return template

@@ -144,6 +144,10 @@ def test_a_dead_attempt_is_recorded_as_ended_before_its_retry_began(
             "DROP TABLE analytics.test_funnel_fact",
             "the table analytics.test_funnel_fact is missing: run mcq-analytics init-db",
         ),
+        (
+            "ALTER TABLE analytics.test_summary_fact DROP accuracy_percent",
+            "analytics.test_summary_fact.accuracy_percent is missing: run mcq-analytics init-db",
+        ),
     ],
 )
 def test_a_missing_or_malformed_table_is_named(

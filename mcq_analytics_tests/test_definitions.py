@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime, timezone
 
 import pytest
@@ -12,15 +13,18 @@ from dagster import (
     DefaultScheduleStatus,
     DefaultSensorStatus,
     Definitions,
+    TableColumnDep,
     build_schedule_context,
     build_sensor_context,
 )
 
+from mcq_analytics.definitions.assets import column_lineage
 from mcq_analytics.definitions.automation import OFF
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.resources import DatabaseResource
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY, Fact
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.quality.audits import _EXPECTED
 from mcq_analytics.settings import load_settings
 
 SENSORS = {"alert_sensor", "late_data_sensor", "recovery_sensor"}
@@ -55,9 +59,25 @@ def test_every_asset_has_columns_owners_kinds_and_a_description(definitions: Def
         assert spec.group_name in ("testing_platform", "facts")
     for fact in FACTS:
         spec = next(s for s in definitions.resolve_all_asset_specs() if s.key.path == [fact.name])
-        assert spec.code_version == "1"
+        assert str(spec.code_version).isdigit()
         lineage = spec.metadata["dagster/column_lineage"].deps_by_column
-        assert set(lineage) == {*fact.key, *fact.column_names}
+        assert set(lineage) == {*fact.key, *fact.column_names}, "definitions/assets.py, _SOURCES"
+
+
+@pytest.mark.parametrize("fact", [QUESTION_INTERACTION, TEST_SUMMARY], ids=lambda fact: fact.name)
+def test_every_column_computed_from_valid_answers_depends_on_the_expiry(fact: Fact) -> None:
+    lineage = column_lineage(fact).deps_by_column
+    expiry = TableColumnDep(asset_key=AssetKey("sessions"), column_name="expiry_time")
+    without = [name for name in fact.column_names if expiry not in lineage.get(name, [expiry])]
+    assert without == [], "definitions/assets.py, _SOURCES: sessions.expiry_time is missing"
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
+def test_the_recompute_of_the_check_covers_every_column(fact: Fact) -> None:
+    without = [
+        name for name in fact.column_names if not re.search(rf"\b{name}\b", _EXPECTED[fact.name])
+    ]
+    assert without == [], "quality/audits.py, _EXPECTED"
 
 
 def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:

@@ -18,7 +18,7 @@ from mcq_analytics.postgres.inspection import (
     inspect_base_tables,
     missing_indexes,
 )
-from mcq_analytics.postgres.schema import key_types, migrate
+from mcq_analytics.postgres.schema import key_types, migrate, upgrade
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import execute, scalar
 
@@ -133,24 +133,42 @@ def test_migrated_tables_have_the_constraints_that_the_code_describes(database: 
     assert scalar(database, "SELECT bool_and(convalidated) FROM pg_constraint") is True
 
 
-def as_before_constraints(database: Database) -> None:
-    """Bring the schema back to version 0003, without constraints on the facts."""
-    execute(
-        database,
-        "UPDATE analytics.alembic_version SET version_num = '0003'",
-        *(
-            f"ALTER TABLE analytics.{fact.name} DROP CONSTRAINT {fact.name}_{condition.name}_check"
-            for fact in FACTS
-            for condition in fact.conditions
-        ),
+def test_a_column_without_a_migration_is_named(database: Database) -> None:
+    execute(database, "ALTER TABLE analytics.test_funnel_fact DROP avg_submit_time")
+    message = (
+        "^no migration creates test_funnel_fact.avg_submit_time: add one to "
+        "postgres/migrations/versions$"
     )
+    with pytest.raises(McqError, match=message):
+        make_facts(database)
+
+
+def make_old_facts(database: Database, version: str) -> None:
+    """Replace the fact schema with an empty one of an older version."""
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA analytics CASCADE")
+        types = key_types(inspect_base_tables(connection, "public"))
+        upgrade(connection, "analytics", types, version)
+
+
+FUNNEL_ROW = (
+    "INSERT INTO analytics.test_funnel_fact (test_id, total_submissions, completed_submissions, "
+    "incomplete_submissions, completion_rate) VALUES ({}, 1, 1, 0, {})"
+)
 
 
 def test_migrating_keeps_old_wrong_rows_and_refuses_new_ones(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    as_before_constraints(database)
-    execute(database, *RIGHT_ROWS, "UPDATE analytics.test_funnel_fact SET completion_rate = 101")
+    make_old_facts(database, "0003")
+    execute(
+        database,
+        FUNNEL_ROW.format(2, 101),
+        FUNNEL_ROW.format(3, 100),
+        "INSERT INTO analytics.test_summary_fact VALUES (1, 2, 5, 2, 2, 100, 0)",
+        "INSERT INTO analytics.question_interaction_fact VALUES (1, 2, 4, '2024-01-01Z', "
+        "'2024-01-02Z', 2, NULL, false, true, 86400)",
+    )
     make_facts(database)
     [said] = caplog.messages
     assert said.startswith("analytics.test_funnel_fact has old rows that break ")
@@ -158,7 +176,7 @@ def test_migrating_keeps_old_wrong_rows_and_refuses_new_ones(
     assert "init-db again" in said
     assert scalar(database, "SELECT count(*) FROM analytics.test_funnel_fact") == 2
     with pytest.raises(IntegrityError, match="violates check constraint"):
-        execute(database, "INSERT INTO analytics.test_funnel_fact VALUES (9, 1, 1, 0, 101, NULL)")
+        execute(database, FUNNEL_ROW.format(9, 101))
     unchecked = "SELECT array_agg(conname) FROM pg_constraint WHERE NOT convalidated"
     assert scalar(database, unchecked) == ["test_funnel_fact_completion_rate_check"]
     caplog.clear()
@@ -172,7 +190,7 @@ def test_migrating_keeps_old_wrong_rows_and_refuses_new_ones(
 def test_migrating_leaves_hours_that_a_removed_check_found_wrong_to_the_remaining_check(
     database: Database,
 ) -> None:
-    as_before_constraints(database)
+    make_old_facts(database, "0003")
     verdicts = [
         ("keys_are_unique", 0),
         ("values_are_in_range", 0),

@@ -33,7 +33,11 @@ class Inputs:
     record_count: int
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
-        """Return the rows of a base table that belong to the touched keys (see `Attempt.read`)."""
+        """Return the rows of a base table that belong to the touched keys (see `Attempt.read`).
+
+        For `test_summary_fact`, `answers` also holds a row with a null student per question of the
+        touched tests, so that `total_questions` is right without reading all students.
+        """
         base = self.selections.base
         rows = self._load(spark, table, TOUCHED, spark_schema(base, table))
         if table == "answers" and self.selections.fact == TEST_SUMMARY:

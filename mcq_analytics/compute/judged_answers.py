@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
-# Expiries and answer keys are looked up once each, for the chosen rows only. They are attached by
-# full joins because PostgreSQL never runs those as nested loops: if the planner mistook many rows
-# for one, a nested loop would compare each row with all expiries. The WHERE clause keeps only the
-# chosen rows; `OFFSET 0` stops outer conditions from being pushed in and changing the join types.
+# The expiry of each session and the key of each question are computed once, for the chosen answers
+# only. They are joined by full joins because PostgreSQL cannot run those as nested loops, which
+# would take hours if the planner expected one row and there were many. The WHERE clause drops the
+# rows that only a full join returns. With a plain `WHERE c.is_chosen` the planner would turn the
+# full joins into left joins, hence the CASE. Conditions of outer queries would do the same, hence
+# `OFFSET 0`, which keeps them out.
 _JUDGED = """
     chosen AS (SELECT r.*, true AS is_chosen FROM ({chosen}) r),
     expiries AS (
@@ -60,17 +62,21 @@ def outcomes(source: str = "judged") -> str:
     """Return a query over the valid answers in `source`: one row per student, test and question.
 
     `source` is `judged`, perhaps joined to tables that narrow it down. Columns: the key,
-    `first_answer_time`, `last_answer_time`, `answer_count`, `final_answer_option` and
-    `correct_option`.
+    `first_answer_time`, `last_answer_time`, `answer_count`, `final_answer_option` and `is_correct`,
+    as in `transforms.valid_answers.question_outcomes`.
     """
     return f"""
-    SELECT student_id, test_id, question_id,
-        min("timestamp") AS first_answer_time, max("timestamp") AS last_answer_time,
-        count(*) AS answer_count,
-        (array_agg(submitted_option
-            ORDER BY "timestamp" DESC, answer_id DESC, submitted_option DESC NULLS LAST))[1]
-            AS final_answer_option,
-        max(correct_option) AS correct_option
-    FROM {source} WHERE is_valid
-    GROUP BY student_id, test_id, question_id
+    SELECT student_id, test_id, question_id, first_answer_time, last_answer_time, answer_count,
+        final_answer_option, {is_correct("final_answer_option", "correct_option")} AS is_correct
+    FROM (
+        SELECT student_id, test_id, question_id,
+            min("timestamp") AS first_answer_time, max("timestamp") AS last_answer_time,
+            count(*) AS answer_count,
+            (array_agg(submitted_option
+                ORDER BY "timestamp" DESC, answer_id DESC, submitted_option DESC NULLS LAST))[1]
+                AS final_answer_option,
+            max(correct_option) AS correct_option
+        FROM {source} WHERE is_valid
+        GROUP BY student_id, test_id, question_id
+    ) latest
     """

@@ -34,21 +34,37 @@ from mcq_analytics.transforms import funnel, interactions, summary
 GROUP = "facts"
 _PAGES = ("exactness", "operations", "architecture")
 
+_VERSIONS: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: "1",
+    TEST_SUMMARY.name: "1",
+    TEST_FUNNEL.name: "1",
+}
+"""Raise a fact's version when its columns or their meaning change. Dagster then shows the hours
+that an older version computed as outdated, each on its partition's page; it runs none of them."""
+
+_FINAL_OPTION = (
+    "answers.submitted_option",
+    "answers.timestamp",
+    "answers.answer_id",
+    "sessions.expiry_time",
+)
+
+# The expiry decides which answers are valid: it is a source of every column computed from them.
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     QUESTION_INTERACTION.name: {
         "first_answer_time": ("answers.timestamp", "sessions.expiry_time"),
         "last_answer_time": ("answers.timestamp", "sessions.expiry_time"),
         "answer_count": ("answers.answer_id", "sessions.expiry_time"),
-        "final_answer_option": ("answers.submitted_option", "answers.timestamp"),
-        "is_correct": ("answers.submitted_option", "questions.correct_option"),
-        "revisited": ("answers.answer_id",),
-        "time_spent": ("answers.timestamp",),
+        "final_answer_option": _FINAL_OPTION,
+        "is_correct": (*_FINAL_OPTION, "questions.correct_option"),
+        "revisited": ("answers.answer_id", "sessions.expiry_time"),
+        "time_spent": ("answers.timestamp", "sessions.expiry_time"),
     },
     TEST_SUMMARY.name: {
         "total_questions": ("answers.question_id", "sessions.expiry_time"),
         "questions_attempted": ("answers.question_id", "sessions.expiry_time"),
-        "correct_answers": ("answers.submitted_option", "questions.correct_option"),
-        "accuracy_percent": ("answers.submitted_option", "questions.correct_option"),
+        "correct_answers": (*_FINAL_OPTION, "questions.correct_option"),
+        "accuracy_percent": (*_FINAL_OPTION, "questions.correct_option"),
         "time_spent": ("answers.timestamp", "sessions.expiry_time"),
     },
     TEST_FUNNEL.name: {
@@ -106,7 +122,7 @@ def _fact_asset(
         group_name=GROUP,
         kinds={"pyspark", "postgres", "table"},
         owners=["team:analytics"],
-        code_version="1",
+        code_version=_VERSIONS[fact.name],
         description=_description(fact),
         metadata={
             "dagster/column_schema": _column_schema(fact),

@@ -43,19 +43,42 @@ def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[
     """Create our schema or upgrade it, with comments on all tables and columns.
 
     Runs in the caller's transaction; concurrent callers wait for each other.
+
+    Raises:
+        McqError: a column of `fact_tables` has no migration.
+
     """
+    upgrade(connection, schema, types)
+    tables = fact_tables(schema, types).metadata.sorted_tables
+    found = _column_types(connection, schema)
+    for table in tables:
+        for column in table.columns:
+            if (table.name, column.name) not in found:
+                raise McqError(
+                    f"no migration creates {table.name}.{column.name}: add one to "
+                    "postgres/migrations/versions"
+                )
+    for table in tables:
+        connection.execute(SetTableComment(table))
+        for column in table.columns:
+            connection.execute(SetColumnComment(column))
+    _validate_constraints(connection, schema)
+
+
+def upgrade(
+    connection: Connection,
+    schema: str,
+    types: Mapping[str, TypeEngine[Any]],
+    version: str = "head",
+) -> None:
+    """Run the migrations up to a version, and nothing else: neither comments nor validation."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     if not inspect(connection).has_schema(schema):
         connection.exec_driver_sql(f"CREATE SCHEMA {quoted(schema)}")
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes.update(connection=connection, schema=schema, key_types=types)
-    command.upgrade(config, "head")
-    for table in fact_tables(schema, types).metadata.sorted_tables:
-        connection.execute(SetTableComment(table))
-        for column in table.columns:
-            connection.execute(SetColumnComment(column))
-    _validate_constraints(connection, schema)
+    command.upgrade(config, version)
 
 
 def _validate_constraints(connection: Connection, schema: str) -> None:
@@ -97,44 +120,47 @@ def _is_satisfied(connection: Connection, table: str, constraint: str) -> bool:
 def require_fact_tables(
     connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]
 ) -> None:
-    """Check that our tables exist, with key columns of the same types as the base tables.
+    """Check that our tables and columns exist, and that keys have the types of the base tables.
 
     Raises:
-        McqError: a table is missing or has another key type; the message says what to do.
+        McqError: a table or column is missing, or a key has another type; the message says what
+            to do.
 
     """
     expected = fact_tables(schema, types)
-    found = {
-        (row.table_name, row.column_name): row.data_type
-        for row in connection.execute(
-            text(
-                "SELECT table_name, column_name, data_type FROM information_schema.columns "
-                "WHERE table_schema = :schema"
-            ),
-            {"schema": schema},
-        )
-    }
+    found = _column_types(connection, schema)
     connection.rollback()
+    names = {table for table, _ in found}
+    for table in expected.metadata.sorted_tables:
+        if table.name not in names:
+            raise McqError(f"the table {schema}.{table.name} is missing: run mcq-analytics init-db")
+        for column in table.columns:
+            if (table.name, column.name) not in found:
+                raise McqError(
+                    f"{schema}.{table.name}.{column.name} is missing: run mcq-analytics init-db"
+                )
     for fact in FACTS:
-        for name in (
-            fact.name,
-            fact.hours_table,
-            "etl_metadata",
-            "running_attempt",
-            "hour_fingerprint",
-            "wrong_hour",
-        ):
-            if not any(table == name for table, _ in found):
-                raise McqError(f"the table {schema}.{name} is missing: run mcq-analytics init-db")
         for key in fact.key:
             wanted = expected.facts[fact.name].c[key].type
-            has = found.get((fact.name, key), "")
+            has = found[fact.name, key]
             if not _same_type(has, wanted):
                 raise McqError(
                     f"{schema}.{fact.name}.{key} is {has}, but the base tables have "
                     f"{str(wanted).lower()}: move the fact schema aside, run mcq-analytics "
                     "init-db, and compute the facts again"
                 )
+
+
+def _column_types(connection: Connection, schema: str) -> dict[tuple[str, str], str]:
+    """Return PostgreSQL's names of the types of all columns in a schema, by table and column."""
+    rows = connection.execute(
+        text(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = :schema"
+        ),
+        {"schema": schema},
+    )
+    return {(row.table_name, row.column_name): row.data_type for row in rows}
 
 
 def _same_type(data_type: str, wanted: TypeEngine[Any]) -> bool:

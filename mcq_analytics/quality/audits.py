@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 
 from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
-from mcq_analytics.compute.judged_answers import is_correct, judged, outcomes
+from mcq_analytics.compute.judged_answers import judged, outcomes
 from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import (
     QUESTION_INTERACTION,
@@ -46,65 +46,70 @@ _CANDIDATES: Mapping[str, str] = {
     """,
 }
 
-_IS_CORRECT = is_correct("o.final_answer_option", "o.correct_option")
-
-_OF_SAMPLE = """
-    SELECT {answer_columns} FROM sample k JOIN {answers} a ON {sampled_answers}
-    WHERE {answer_has_keys}
-"""
-
-_OF_STUDENTS = """
-    SELECT {answer_columns}
-    FROM (SELECT DISTINCT student_id, test_id FROM sittings) k
-    JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
-    WHERE {answer_has_keys}
-"""
-
-_SITTINGS = """
-    SELECT student_id, test_id, submit_time, count(*) AS submissions,
-        count(*) FILTER (WHERE lower(completion_status) = 'completed') AS completed
-    FROM (
-        SELECT {submission_columns}
-        FROM sample k JOIN {submissions} b ON b.test_id = k.test_id WHERE {submission_has_keys}
-    ) b
-    GROUP BY student_id, test_id, submit_time
-"""
-
-# Common table expressions: they start from the `sample` of keys and end with the rows that the fact
-# should have for them.
-_EXPECTED: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: judged(_OF_SAMPLE)
-    + f""", expected AS (
-        SELECT o.student_id, o.test_id, o.question_id, o.first_answer_time, o.last_answer_time,
-            o.answer_count, o.final_answer_option, {_IS_CORRECT} AS is_correct,
-            o.answer_count > 1 AS revisited,
-            extract(epoch FROM o.last_answer_time - o.first_answer_time) AS time_spent
-        FROM ({outcomes()}) o
-    )""",
+# A recompute is one statement, `_DIFFERENT_ROWS`, with these common table expressions in order:
+#   sample    the keys of the fact to recompute, at most SAMPLE of them
+#   sittings  the funnel only: submissions by student, test and time
+#   judged    the answers that `_ANSWERS` selects, with `is_valid` and `correct_option`
+#   expected  the rows that the fact should have for the sample, and actual: those that it has
+# Each may use those before it. `{outcomes}` is a query over `judged`, `{outcomes_of_sample}` the
+# same for the students and tests of `sample`: see `outcomes` in `compute.judged_answers`.
+_ANSWERS: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: """
+        SELECT {answer_columns}
+        FROM sample k JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
+            AND a.question_id = k.question_id
+        WHERE {answer_has_keys}
+    """,
     # The totals need all answers of a test; the rest needs those of the sampled students only.
-    TEST_SUMMARY.name: judged(
-        """
-        SELECT {answer_columns} FROM (SELECT DISTINCT test_id FROM sample) k
-        JOIN {answers} a ON a.test_id = k.test_id WHERE {answer_has_keys}
-    """
-    )
-    + f""", totals AS (
+    TEST_SUMMARY.name: """
+        SELECT {answer_columns}
+        FROM (SELECT DISTINCT test_id FROM sample) k
+        JOIN {answers} a ON a.test_id = k.test_id
+        WHERE {answer_has_keys}
+    """,
+    TEST_FUNNEL.name: """
+        SELECT {answer_columns}
+        FROM (SELECT DISTINCT student_id, test_id FROM sittings) k
+        JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
+        WHERE {answer_has_keys}
+    """,
+}
+
+_EXPECTED: Mapping[str, str] = {
+    QUESTION_INTERACTION.name: """
+    {judged}, expected AS (
+        SELECT student_id, test_id, question_id, first_answer_time, last_answer_time,
+            answer_count, final_answer_option, is_correct,
+            answer_count > 1 AS revisited,
+            extract(epoch FROM last_answer_time - first_answer_time) AS time_spent
+        FROM ({outcomes}) o
+    )""",
+    TEST_SUMMARY.name: """
+    {judged}, totals AS (
         SELECT test_id, count(DISTINCT question_id) AS total_questions
         FROM judged WHERE is_valid GROUP BY test_id
     ), expected AS (
         SELECT o.student_id, o.test_id, t.total_questions,
             count(*) AS questions_attempted,
-            count(*) FILTER (WHERE {_IS_CORRECT}) AS correct_answers,
-            100.0 * count(*) FILTER (WHERE {_IS_CORRECT}) / count(*) AS accuracy_percent,
+            count(*) FILTER (WHERE o.is_correct) AS correct_answers,
+            100.0 * count(*) FILTER (WHERE o.is_correct) / count(*) AS accuracy_percent,
             extract(epoch FROM max(o.last_answer_time) - min(o.first_answer_time)) AS time_spent
-        FROM ({outcomes("judged JOIN sample USING (student_id, test_id)")}) o
+        FROM ({outcomes_of_sample}) o
         JOIN totals t ON t.test_id = o.test_id
         GROUP BY o.student_id, o.test_id, t.total_questions
     )""",
     # An answer belongs to the next submission. Instead of a join, both are ordered and numbered.
-    TEST_FUNNEL.name: f"sittings AS ({_SITTINGS}), "
-    + judged(_OF_STUDENTS)
-    + """, events AS (
+    TEST_FUNNEL.name: """
+    sittings AS (
+        SELECT student_id, test_id, submit_time, count(*) AS submissions,
+            count(*) FILTER (WHERE lower(completion_status) = 'completed') AS completed
+        FROM (
+            SELECT {submission_columns}
+            FROM sample k JOIN {submissions} b ON b.test_id = k.test_id
+            WHERE {submission_has_keys}
+        ) b
+        GROUP BY student_id, test_id, submit_time
+    ), {judged}, events AS (
         SELECT student_id, test_id, submit_time AS moment, true AS is_submission,
             submissions, completed
         FROM sittings
@@ -226,9 +231,9 @@ class Audits:
         ).scalar_one()
         expected = self._fill(
             _EXPECTED[self.fact.name],
-            sampled_answers=" AND ".join(
-                f"a.{quoted(name)} = k.{quoted(name)}" for name in self.fact.key
-            ),
+            judged=self._fill(judged(_ANSWERS[self.fact.name])),
+            outcomes=outcomes(),
+            outcomes_of_sample=outcomes("judged JOIN sample USING (student_id, test_id)"),
         )
         statement = self._fill(
             _DIFFERENT_ROWS, candidates=candidates, expected=expected, different=self._different

@@ -26,16 +26,16 @@ _ANSWER_KEY = """
 
 # A page of rows in the order of the primary key, by its index, and the last key of the page. Ids
 # are compared in their widest type: the owner may have changed the type of a base table.
-_PAGE = f"""
+_PAGE = """
     WITH page AS MATERIALIZED (
         SELECT f.student_id, f.test_id, f.question_id, f.final_answer_option, f.is_correct,
             f.last_answer_time
-        FROM {{interactions}} f WHERE {{follows}}
+        FROM {interactions} f WHERE {follows}
         ORDER BY f.student_id, f.test_id, f.question_id LIMIT :rows
     ), answer_keys AS (
-        SELECT q.question_id, {{answer_key}} AS correct_option
+        SELECT q.question_id, {answer_key} AS correct_option
         FROM (SELECT DISTINCT question_id FROM page) c
-        JOIN {{questions}} q ON q.question_id = c.question_id
+        JOIN {questions} q ON q.question_id = c.question_id
         GROUP BY q.question_id
     )
     SELECT CAST(l.student_id AS text) AS student_id, CAST(l.test_id AS text) AS test_id,
@@ -43,9 +43,8 @@ _PAGE = f"""
         ARRAY(
             SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC')
             FROM page f LEFT JOIN answer_keys k ON k.question_id = f.question_id
-            WHERE f.is_correct IS DISTINCT FROM
-                    {is_correct("f.final_answer_option", "k.correct_option")}
-                AND f.last_answer_time BETWEEN {{earliest}} AND {{latest}}
+            WHERE f.is_correct IS DISTINCT FROM {is_correct_now}
+                AND f.last_answer_time BETWEEN {earliest} AND {latest}
         ) AS hours
     FROM page l ORDER BY l.student_id DESC, l.test_id DESC, l.question_id DESC LIMIT 1
 """
@@ -62,9 +61,14 @@ _QUESTION_HOURS = """
     WHERE CAST(h.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
 """
 
-# The student's tests with an answer in one of the hours, now or when last computed.
-_MOVES = (
-    """
+# `pairs` are the students' tests with an answer in one of the hours, now or when last computed.
+# `judged` has the answers that `_ANSWERS_OF_PAIRS` selects.
+_ANSWERS_OF_PAIRS = """
+    SELECT {answer_columns}
+    FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
+    WHERE {answer_has_keys}
+"""
+_MOVES = """
     WITH pairs AS (
         SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
         FROM unnest(CAST(:hours AS timestamptz[])) AS w (hour)
@@ -75,22 +79,12 @@ _MOVES = (
         SELECT {h.student_id}, {h.test_id} FROM {interaction_hours} h
         WHERE h.hour = ANY(CAST(:hours AS timestamptz[]))
             AND (CAST(:question AS text) IS NULL OR CAST(h.question_id AS text) = :question)
-    ), """
-    + judged(
-        """
-        SELECT {answer_columns}
-        FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
-        WHERE {answer_has_keys}
-    """
-    )
-    + f""", rows_now AS (
-        SELECT o.student_id, o.test_id, o.question_id,
-            {is_correct("o.final_answer_option", "o.correct_option")} AS is_correct
-        FROM ({outcomes()}) o
+    ), {judged}, rows_now AS (
+        {outcomes}
     ), rows_before AS (
-        SELECT {{f.student_id}} AS student_id, {{f.test_id}} AS test_id,
-            {{f.question_id}} AS question_id, f.is_correct
-        FROM pairs p JOIN {{interactions}} f
+        SELECT {f.student_id} AS student_id, {f.test_id} AS test_id,
+            {f.question_id} AS question_id, f.is_correct
+        FROM pairs p JOIN {interactions} f
             ON f.student_id = p.student_id AND f.test_id = p.test_id
     ), compared AS (
         SELECT student_id, test_id, n.is_correct AS is_correct,
@@ -108,9 +102,8 @@ _MOVES = (
         count(DISTINCT m.student_id) AS students,
         CAST(avg(f.accuracy_percent) AS float8) AS before, CAST(avg(m.after) AS float8) AS after
     FROM moved m
-    LEFT JOIN {{summaries}} f ON f.student_id = m.student_id AND f.test_id = m.test_id
+    LEFT JOIN {summaries} f ON f.student_id = m.student_id AND f.test_id = m.test_id
 """
-)
 
 
 class Key(NamedTuple):
@@ -167,7 +160,8 @@ class Corrections:
                 for name in Key._fields
             )
             follows = _FOLLOWS.format(ids)
-        statement = text(self._fill(_PAGE, follows=follows))
+        is_correct_now = is_correct("f.final_answer_option", "k.correct_option")
+        statement = text(self._fill(_PAGE, follows=follows, is_correct_now=is_correct_now))
         found = connection.execute(
             statement, {"rows": rows, **(after._asdict() if after else {})}
         ).one_or_none()
@@ -187,8 +181,11 @@ class Corrections:
         self, connection: Connection, hours: Iterable[datetime], question: str | None = None
     ) -> Moves:
         """Return how runs over some hours will change `is_correct`, and so accuracies."""
+        statement = self._fill(
+            _MOVES, judged=self._fill(judged(_ANSWERS_OF_PAIRS)), outcomes=outcomes()
+        )
         row = connection.execute(
-            text(self._fill(_MOVES)), {"hours": sorted(hours), "question": question}
+            text(statement), {"hours": sorted(hours), "question": question}
         ).one()
         return Moves(row.rows, row.students, row.before, row.after)
 

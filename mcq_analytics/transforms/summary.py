@@ -16,9 +16,9 @@ from mcq_analytics.transforms.valid_answers import (
 def test_summary_fact(answers: DataFrame, questions: DataFrame, sessions: DataFrame) -> DataFrame:
     """Return one row per student and test with a valid answer.
 
-    An answer without a student counts for `total_questions` only: if just some students are
-    computed, one such answer stands for each question that any student has answered. Columns:
-    those of the fact, `accuracy_percent` in percent, `time_spent` in seconds, and `active_hours`.
+    `answers` may hold rows with a null student: one per question of a touched test. They only make
+    `total_questions` right without reading all students. Columns: those of the fact,
+    `accuracy_percent` in percent, `time_spent` in seconds, and `active_hours`.
     """
     valid = valid_answers(answers, sessions)
     totals = valid.groupBy("test_id").agg(F.countDistinct("question_id").alias("total_questions"))
