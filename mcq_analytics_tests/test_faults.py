@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,46 +18,23 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.model.facts import QUESTION_INTERACTION, IdType
+from mcq_analytics.model.facts import QUESTION_INTERACTION
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.spark.sink import copying
 from mcq_analytics_tests.facts_of import run_facts, scalar, wrong_rows
 from mcq_analytics_tests.faults import (
     BOTH_DAYS,
-    FAULTS,
     SESSIONS,
     Hit,
-    changed_database,
-    copy_to_hit,
     running,
 )
 from mcq_analytics_tests.servers import OwnServer, Proxy, children
 
+pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
+
 DISK_FULL = "No space left on device|wrote only [0-9]+ of 8192 bytes"
 LOST = r"terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|shutting|starting"
-
-
-@pytest.fixture(params=range(FAULTS))
-def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The random choices of a test; a repetition has the same choices each time."""
-    return random.Random(request.node.name)
-
-
-@pytest.fixture(scope="module")
-def template(
-    own_server: OwnServer, own_templates: Callable[[IdType], str], spark: SparkSession
-) -> Iterator[str]:
-    """A database with a day computed and two days changed."""
-    with changed_database(own_server.url(), own_templates, spark) as name:
-        yield name
-
-
-@pytest.fixture
-def hit(own_server: OwnServer, template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hit]:
-    """A copy of the database, whose next run will be hit."""
-    with copy_to_hit(own_server.url(), template, monkeypatch) as found:
-        yield found
 
 
 def test_a_run_survives_the_end_of_its_server_process(

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -16,12 +16,13 @@ from time import sleep
 import pytest
 from pyspark.sql import SparkSession
 
-from mcq_analytics.model.facts import IdType
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import wrong_rows
-from mcq_analytics_tests.faults import FAULTS, Hit, changed_database, copy_to_hit
-from mcq_analytics_tests.servers import OwnServer, is_running, processes, spark_cluster, wait_until
+from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.servers import is_running, processes, spark_cluster, wait_until
+
+pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
 ENDED = "Spark's Java process has ended|Spark does not start on the cluster"
 SPECULATION = (
@@ -30,28 +31,6 @@ SPECULATION = (
     "spark.executor.memory=512m;spark.executor.cores=1;spark.dynamicAllocation.minExecutors=2;"
     "spark.driver.host=127.0.0.1;spark.driver.bindAddress=127.0.0.1;spark.ui.enabled=false"
 )
-
-
-@pytest.fixture(params=range(FAULTS))
-def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The random choices of a test; a repetition has the same choices each time."""
-    return random.Random(request.node.name)
-
-
-@pytest.fixture(scope="module")
-def template(
-    own_server: OwnServer, own_templates: Callable[[IdType], str], spark: SparkSession
-) -> Iterator[str]:
-    """A database with a day computed and two days changed."""
-    with changed_database(own_server.url(), own_templates, spark) as name:
-        yield name
-
-
-@pytest.fixture
-def hit(own_server: OwnServer, template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hit]:
-    """A copy of the database, whose next run will be hit."""
-    with copy_to_hit(own_server.url(), template, monkeypatch) as found:
-        yield found
 
 
 @contextmanager
