@@ -30,11 +30,14 @@ _UPSERT = """
     SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM merged
 """
 
+# Which keys go is found before the fact is joined, by EXCEPT, which is never a nested loop. After the
+# join by several columns the planner would expect a single row, and reread all staged rows per key.
 _DELETE = """
-    DELETE FROM {fact} f USING (SELECT DISTINCT {key} FROM {touched}) t
-    WHERE {touched_matches} AND NOT EXISTS (
-        SELECT 1 FROM {staged} s WHERE {staged_matches} AND s.{task} = ANY(:tasks)
+    WITH gone AS MATERIALIZED (
+        SELECT {key} FROM {touched}
+        EXCEPT SELECT {staged_key} FROM {staged} s WHERE s.{task} = ANY(:tasks)
     )
+    DELETE FROM {fact} f USING gone WHERE {gone_matches}
 """
 
 _FRESH_HOURS = """
@@ -109,8 +112,7 @@ def merge(
         "old_matches": " AND ".join(f"old.{quoted(name)} = {typed[name]}" for name in fact.key),
         "old_values": ", ".join(f"old.{value}" for value in values),
         "staged_values": ", ".join(f"s.{value}" for value in values),
-        "staged_matches": " AND ".join(f"{typed[name]} = f.{quoted(name)}" for name in fact.key),
-        "touched_matches": " AND ".join(f"t.{quoted(n)} = f.{quoted(n)}" for n in fact.key),
+        "gone_matches": " AND ".join(f"gone.{quoted(n)} = f.{quoted(n)}" for n in fact.key),
         "hour_matches": " AND ".join(f"n.{quoted(name)} = h.{quoted(name)}" for name in fact.key),
         "assignments": ", ".join(f"{value} = EXCLUDED.{value}" for value in values),
     }
