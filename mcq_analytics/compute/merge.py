@@ -30,8 +30,9 @@ _UPSERT = """
     SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM merged
 """
 
-# Which keys go is found before the fact is joined, by EXCEPT, which is never a nested loop. After the
-# join by several columns the planner would expect a single row, and reread all staged rows per key.
+# The keys to delete are found before the fact is joined, by EXCEPT, which is never a nested loop.
+# After the join by several columns the planner would expect one row, and reread all staged rows for
+# each key.
 _DELETE = """
     WITH gone AS MATERIALIZED (
         SELECT {key} FROM {touched}
