@@ -25,7 +25,7 @@ from mcq_analytics.compute.fingerprints import stale_hours
 from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.postgres.hours import hour_statuses
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.settings import load_settings
 from mcq_analytics.spark.session import QUICK_RECORDS
@@ -241,11 +241,12 @@ class History(RuleBasedStateMachine):
     def run_what_is_missing_or_has_another_fingerprint(self) -> None:
         """Run for each fact the hours that the schedule and the late data sensor would request."""
         whole = Window(BEGIN, BEGIN + HOURS * HOUR)
+        known = hours_of_facts(self.database.engine(), load_settings(), FACTS_BY_NAME)
         for fact in FACTS:
             with self.database.engine().connect() as connection:
                 base = inspect_base_tables(connection, "public")
                 hours = set(stale_hours(connection, base, "analytics", fact, whole))
-            done = hour_statuses(self.database.engine(), fact.name, load_settings())
+            done = known[fact.name].statuses()
             hours |= {hour.start for hour in whole.chunks(1)} - set(done)
             for window in ranges(hours):
                 self.run_window(window, fact.name)

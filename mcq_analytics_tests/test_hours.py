@@ -15,7 +15,7 @@ from mcq_analytics.model.facts import FACTS, IdType
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS, etl_metadata_table
-from mcq_analytics.postgres.hours import FactHours, hour_statuses, hours_of_facts
+from mcq_analytics.postgres.hours import FactHours, hours_of_facts
 from mcq_analytics.postgres.metadata import PastAttempt
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import made_databases
@@ -88,7 +88,7 @@ def test_sql_gives_the_same_hours_as_attempts_laid_over_each_other_in_python(
     while first in by_hour and by_hour[first].has_succeeded:
         first += HOUR
     assert hours.succeeded_until(SPAN.start) == first
-    assert hour_statuses(store.engine(), FACT, load_settings("dev")) == {
+    assert hours.statuses() == {
         hour: SUCCESS if one.has_succeeded else FAILED
         for hour, one in by_hour.items()
         if one.has_succeeded or one.failed is not None

@@ -94,18 +94,11 @@ def _note_start(settings: Settings, start: datetime) -> None:
 
 
 def _has_succeeded(database: Database, settings: Settings, window: Window) -> bool:
-    from mcq_analytics.model.facts import FACTS  # noqa: PLC0415
-    from mcq_analytics.postgres.fact_tables import SUCCESS  # noqa: PLC0415
-    from mcq_analytics.postgres.hours import hour_statuses  # noqa: PLC0415
+    from mcq_analytics.model.facts import FACTS_BY_NAME  # noqa: PLC0415
+    from mcq_analytics.postgres.hours import hours_of_facts  # noqa: PLC0415
 
-    engine = database.engine()
-    hours = [hour.start for hour in window.chunks(1)]
-    return all(
-        statuses.get(hour) == SUCCESS
-        for fact in FACTS
-        for statuses in [hour_statuses(engine, fact.name, settings)]
-        for hour in hours
-    )
+    facts = hours_of_facts(database.engine(), settings, FACTS_BY_NAME).values()
+    return all(hours.succeeded_until(window.start) >= window.end for hours in facts)
 
 
 def _print_facts(database: Database) -> None:

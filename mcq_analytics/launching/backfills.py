@@ -33,7 +33,7 @@ from mcq_analytics.model.windows import HOUR, Window, format_hour, ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.fact_tables import FAILED
-from mcq_analytics.postgres.hours import hour_statuses
+from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.settings import Settings
 
 PRIORITY = "-1"
@@ -91,11 +91,11 @@ def plan(
             engine = database.engine()
             end_dead_runs(instance, settings)
             record_ended_runs(instance, settings, engine)
-            for fact, hours in wanted.items():
-                statuses = hour_statuses(engine, fact, settings)
+            for fact, known in hours_of_facts(engine, settings, wanted).items():
+                statuses = known.statuses()
                 wanted[fact] = {
                     hour
-                    for hour in hours
+                    for hour in wanted[fact]
                     if (only_missing and hour not in statuses)
                     or (only_failed and statuses.get(hour) == FAILED)
                 }

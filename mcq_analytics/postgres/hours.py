@@ -152,6 +152,15 @@ class FactHours:
             for hour in known.hours.starts()
         }
 
+    def statuses(self) -> dict[datetime, str]:
+        """Return, by hour, the status of the latest attempt that was not cancelled."""
+        return {
+            hour: SUCCESS if known.has_succeeded else FAILED
+            for known in self.ranges
+            if not known.is_missing
+            for hour in known.hours.starts()
+        }
+
     def succeeded_until(self, start: datetime) -> datetime:
         """Return the first hour, from `start` on, that has not succeeded."""
         for known in self.ranges:
@@ -196,17 +205,6 @@ def hours_of_facts(
             )
             failed_in_a_row[row.pipeline_name] = row.failed_in_a_row
     return {name: FactHours(tuple(ranges[name]), failed_in_a_row[name]) for name in names}
-
-
-def hour_statuses(engine: Engine, pipeline_name: str, settings: Settings) -> dict[datetime, str]:
-    """Return, by hour, the status of the latest attempt of a fact that was not cancelled."""
-    hours = hours_of_facts(engine, settings, [pipeline_name])[pipeline_name]
-    return {
-        hour: SUCCESS if known.has_succeeded else FAILED
-        for known in hours.ranges
-        if not known.is_missing
-        for hour in known.hours.starts()
-    }
 
 
 def _hours(start: datetime, end: datetime) -> Iterator[datetime]:
