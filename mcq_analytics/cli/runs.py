@@ -111,8 +111,8 @@ def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
             runs = [run for piece in pieces for run in piece.runs]
             show_table(
                 number_of(len(runs), "run"),
-                ("hours", "window", "facts"),
-                [(f"{run.window.hours:,}", str(run.window), ", ".join(run.facts)) for run in runs],
+                ("hours", "window"),
+                [(f"{run.hours:,}", str(run)) for run in runs],
             )
         else:
             _submit_and_follow(instance, settings, pieces)

@@ -8,7 +8,7 @@ Dagster's version is pinned.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -24,12 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.partitions import partition_key
-from mcq_analytics.definitions.requests import Request, requests
+from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS
-from mcq_analytics.model.windows import HOUR, Window, format_hour, ranges
+from mcq_analytics.model.facts import FACTS_BY_NAME
+from mcq_analytics.model.windows import HOUR, Window, format_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.fact_tables import FAILED
@@ -55,15 +55,14 @@ PartitionsDone = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """One backfill: the hours of each fact within a chunk of the window, and the planned runs."""
+    """One backfill: the windows of the planned runs within a chunk of the window."""
 
-    hours: Mapping[str, set[datetime]]
-    runs: Sequence[Request]
+    runs: Sequence[Window]
 
     @property
     def partitions(self) -> int:
         """Number of partitions: each hour counts once per fact."""
-        return sum(map(len, self.hours.values()))
+        return sum(run.hours for run in self.runs) * len(FACTS_BY_NAME)
 
 
 def plan(
@@ -78,36 +77,38 @@ def plan(
 ) -> list[Piece]:
     """Return the backfills that compute a window, oldest first: one per `chunk` hours.
 
-    `only_missing` selects, per fact, the hours that were never attempted; `only_failed` those whose
-    latest attempt failed; both together, the hours of either kind.
+    `only_missing` selects the hours over which some fact was never attempted; `only_failed` those
+    whose latest attempt failed; both together, the hours of either kind.
 
     Raises:
         McqError: the database or the instance cannot be read.
 
     """
-    wanted = {fact.name: {hour.start for hour in window.chunks(1)} for fact in FACTS}
+    wanted = set(window.starts())
     if only_missing or only_failed:
         with explaining("reading which hours are missing or failed", SQLAlchemyError):
             engine = database.engine()
             end_dead_runs(instance, settings)
             record_ended_runs(instance, settings, engine)
-            for fact, known in hours_of_facts(engine, settings, wanted).items():
-                statuses = known.statuses()
-                wanted[fact] = {
-                    hour
-                    for hour in wanted[fact]
-                    if (only_missing and hour not in statuses)
+            of_facts = [
+                known.statuses()
+                for known in hours_of_facts(engine, settings, FACTS_BY_NAME).values()
+            ]
+            wanted = {
+                hour
+                for hour in wanted
+                if any(
+                    (only_missing and hour not in statuses)
                     or (only_failed and statuses.get(hour) == FAILED)
-                }
+                    for statuses in of_facts
+                )
+            }
     pieces = []
     for part in window.chunks(chunk):
-        inside = {
-            fact: {hour for hour in hours if part.start <= hour < part.end}
-            for fact, hours in wanted.items()
-        }
-        runs = requests(inside, {}, limit=part.hours, per_run=chunk)
+        inside = wanted.intersection(part.starts())
+        runs = requests(inside, frozenset(), limit=part.hours, per_run=chunk)
         if runs:
-            pieces.append(Piece({fact: hours for fact, hours in inside.items() if hours}, runs))
+            pieces.append(Piece(runs))
     return pieces
 
 
@@ -126,21 +127,17 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     graph = build_definitions(settings).resolve_asset_graph()
     ids = []
     for piece in pieces:
+        partitions = PartitionsSelector(
+            [
+                PartitionRangeSelector(partition_key(run.start), partition_key(run.end - HOUR))
+                for run in piece.runs
+            ]
+        )
         selectors = [
-            PartitionsByAssetSelector(
-                asset_key=AssetKey(fact),
-                partitions=PartitionsSelector(
-                    [
-                        PartitionRangeSelector(
-                            partition_key(window.start), partition_key(window.end - HOUR)
-                        )
-                        for window in ranges(hours)
-                    ]
-                ),
-            )
-            for fact, hours in piece.hours.items()
+            PartitionsByAssetSelector(asset_key=AssetKey(fact), partitions=partitions)
+            for fact in FACTS_BY_NAME
         ]
-        first, last = piece.runs[0].window.start, piece.runs[-1].window.end
+        first, last = piece.runs[0].start, piece.runs[-1].end
         backfill = PartitionBackfill.from_partitions_by_assets(
             backfill_id=make_new_backfill_id(),
             asset_graph=graph,

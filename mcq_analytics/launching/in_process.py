@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from dagster import (
+    AssetKey,
     DagsterInstance,
     ExecuteInProcessResult,
     FloatMetadataValue,
@@ -24,6 +25,7 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.loads import largest_load
+from mcq_analytics.definitions.assets import STEP
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.requests import HOURS_PER_RUN
@@ -178,11 +180,12 @@ def _execute(
 
 def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:
     """Add the figures of a run; every hour of a ranged run has the figures of the whole run."""
+    events = result.asset_materializations_for_node(STEP)
     for name, total in totals.items():
-        events = result.asset_materializations_for_node(name)
-        if not events:
+        event = next((event for event in events if event.asset_key == AssetKey(name)), None)
+        if event is None:
             continue
-        metadata = events[0].metadata
+        metadata = event.metadata
         total.rows_read += _number(metadata["rows_read"])
         total.rows_inserted += _number(metadata["rows_inserted"])
         total.rows_updated += _number(metadata["rows_updated"])

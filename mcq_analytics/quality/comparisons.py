@@ -17,8 +17,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from mcq_analytics.compute.fingerprints import Fingerprints, stale_hours
-from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY, Fact
+from mcq_analytics.compute.fingerprints import stale_hours
+from mcq_analytics.model.facts import QUESTION_INTERACTION
 from mcq_analytics.model.windows import HOUR, Window, format_hour, parse_hour
 from mcq_analytics.postgres.errors import QUERY_CANCELED
 from mcq_analytics.postgres.inspection import BaseTables
@@ -105,7 +105,7 @@ class ComparisonState:
 class Comparison:
     """The comparison of one tick, in one snapshot.
 
-    `hours` are the hours to compute again, by fact; `changed` the new fingerprints, by hour and
+    `hours` are the hours to compute again; `changed` the new fingerprints, by hour and
     base table; `failure` names a piece of minimal size that took too long.
     """
 
@@ -113,7 +113,7 @@ class Comparison:
         self, connection: Connection, base: BaseTables, schema: str, state: ComparisonState
     ) -> None:
         self.state = state
-        self.hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+        self.hours: set[datetime] = set()
         self.changed: dict[tuple[datetime, str], str] = {}
         self.failure: str | None = None
         self._connection = connection
@@ -172,8 +172,7 @@ class Comparison:
         if page is None:
             self.state = replace(self.state, rows_at_once=max(FEWEST_ROWS, rows // 2))
             return rows > FEWEST_ROWS
-        for fact in (QUESTION_INTERACTION, TEST_SUMMARY):
-            self.hours[fact.name] |= page.hours
+        self.hours |= page.hours
         is_wrong = current.is_wrong or bool(page.hours)
         if page.last is None or page.rows < rows:
             agreed = None if is_wrong else current.answer_key
@@ -207,28 +206,24 @@ class Comparison:
     def _compare_hours(self, window: Window) -> bool:
         """Compare the fingerprints of a window; return whether there was enough time."""
         began = monotonic()
-        stale: dict[str, Fingerprints] = {}
-        for fact in FACTS:
-            left = PIECE_SECONDS - (monotonic() - began)
-            smallest = f"the hour {format_hour(window.start)}" if window.hours == 1 else None
-            found = self._piece(left, self._stale(fact, window), smallest)
-            if found is None:
-                return False
-            stale[fact.name] = found
-        for fact_name, hours in stale.items():
-            self.hours[fact_name] |= set(hours)
-            self.changed.update(
-                ((hour, table), fingerprint)
-                for hour, tables in hours.items()
-                for table, fingerprint in tables.items()
-            )
+        smallest = f"the hour {format_hour(window.start)}" if window.hours == 1 else None
+        stale = self._piece(
+            PIECE_SECONDS,
+            lambda: stale_hours(self._connection, self._base, self._schema, window),
+            smallest,
+        )
+        if stale is None:
+            return False
+        self.hours |= set(stale)
+        self.changed.update(
+            ((hour, table), fingerprint)
+            for hour, tables in stale.items()
+            for table, fingerprint in tables.items()
+        )
         at_once = self.state.hours_at_once
         if window.hours >= at_once and monotonic() - began < PIECE_SECONDS / 4:
             self.state = replace(self.state, hours_at_once=min(2 * at_once, HOURS_AT_ONCE))
         return True
-
-    def _stale(self, fact: Fact, window: Window) -> Callable[[], Fingerprints]:
-        return lambda: stale_hours(self._connection, self._base, self._schema, fact, window)
 
     def _piece(self, seconds: float, work: Callable[[], _T], smallest: str | None) -> _T | None:
         """Do a piece of work in a savepoint; return None if the server cancelled it.
