@@ -131,6 +131,14 @@ def stale_hours(
     return {hour: tables for hour, tables in changed.items() if tables}
 
 
+def stored_rows(connection: Connection, schema: str, window: Window) -> dict[datetime, int]:
+    """Return how many base rows each computed hour of a window had, by its fingerprints."""
+    return {
+        hour: sum(int(one.partition(":")[0]) for one in tables.values() if one is not None)
+        for hour, tables in _kept(connection, schema, window).items()
+    }
+
+
 def _kept(
     connection: Connection, schema: str, window: Window
 ) -> dict[datetime, Mapping[str, str | None]]:

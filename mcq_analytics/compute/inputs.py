@@ -113,18 +113,22 @@ class Inputs:
                 rows = rows.coalesce(1)
             return rows
         if self.touched.is_most:
-            rows = self._range_read(table).load(
-                spark, schema, -(-self.record_count // ROWS_PER_SPLIT)
-            )
+            splits = -(-self.record_count // ROWS_PER_SPLIT)
+            rows = self._range_read(table).load(spark, schema, splits)
             if table not in IDS:
                 rows = rows.join(self._touched(spark), list(STUDENT_TEST), "left_semi")
         else:
-            rows = self._key_read(table).load(
-                spark, schema, -(-self.touched.keys // KEYS_PER_SPLIT)
-            )
-        # A transform may use an input more than once; the database should send it once.
+            splits = -(-self.touched.keys // KEYS_PER_SPLIT)
+            rows = self._key_read(table).load(spark, schema, splits)
+        if table not in IDS:
+            # Shuffled once: everything that follows works within a student's test.
+            rows = rows.repartition(*STUDENT_TEST)
+        # The database sends each input once, however often a transform uses it.
         rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         self._frames.append(rows)
+        if table in IDS:
+            # Spark then knows how large it is, and need not shuffle the answers to join it.
+            rows.count()
         return rows
 
     def release(self) -> None:
