@@ -13,6 +13,7 @@ from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.output import number_of, show_table
 from mcq_analytics.model.windows import format_hour
 from mcq_analytics.progress import progress_bar
+from mcq_analytics.settings import load_settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -34,10 +35,18 @@ if TYPE_CHECKING:
 @verbose_option
 def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
     """Compute the facts over a window here and now, recorded on the Dagster instance."""
-    settings, database = open_from_settings()
+    settings = load_settings()
     if lock_timeout is not None:
         settings = replace(settings, lock_seconds=lock_timeout)
-    run_and_report(settings, database, start, end)
+
+    from mcq_analytics.spark.session import start_early  # noqa: PLC0415
+
+    # While Dagster is imported and the database finds the rows.
+    start_early(settings.spark, settings.home)
+
+    from mcq_analytics.postgres.database import open_database  # noqa: PLC0415
+
+    run_and_report(settings, open_database(settings), start, end)
 
 
 def run_and_report(

@@ -24,6 +24,7 @@ from mcq_analytics.definitions.assets import STEP, column_lineage
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import ScalingSparkResource
 from mcq_analytics.definitions.run_attempt import RunAttempt
+from mcq_analytics.definitions.run_state.in_progress import hours_of_run
 from mcq_analytics.definitions.run_state.liveness import Alive, process_tags
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import FACTS_BY_NAME
@@ -44,6 +45,9 @@ def postgres_io_manager(context: InitResourceContext) -> Iterator[PostgresIOMana
         # An asset is loaded outside a run, which `load_input` refuses.
         yield PostgresIOManager(None, spark)
         return
+    hours = hours_of_run(run)
+    if hours:
+        spark.start_early(len(hours))
     with ExitStack() as held:
         alive = Alive(run.run_id, database.settings)
         alive.start()

@@ -1,9 +1,9 @@
 """Compares base tables with facts in pieces, as many as fit into a tick of the late data sensor.
 
-What a piece compares is in `compute.fingerprints` and `corrections`. A tick compares the newest hours,
-then goes on with the lookback and with the past where the last one stopped, until it has read about
-`ROWS_PER_TICK` rows: recent hours are compared often, and old ones the more rarely the more there
-are. If a piece takes too long, the server cancels it and the next one is half as large.
+What a piece compares is in `compute.fingerprints` and `corrections`. A tick compares the newest
+hours, then goes on with the lookback and with the past where the last one stopped, until it has
+read about `ROWS_PER_TICK` rows: recent hours are compared often, old ones the more rarely the more
+there are. If a piece takes too long, the server cancels it and the next one is half as large.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def hours_in_progress(instance: DagsterInstance) -> set[datetime]:
     for run in [*instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)), *_retried_runs(instance)]:
         # A run of the whole job has no selection, or an empty one. One of checks alone has one.
         if not run.asset_selection or not _FACT_KEYS.isdisjoint(run.asset_selection):
-            hours.update(_hours_of(run))
+            hours.update(hours_of_run(run))
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
         if not backfill.asset_backfill_data:
             continue
@@ -83,7 +83,8 @@ def _retried_runs(instance: DagsterInstance) -> list[DagsterRun]:
     ]
 
 
-def _hours_of(run: DagsterRun) -> set[datetime]:
+def hours_of_run(run: DagsterRun) -> set[datetime]:
+    """Return the hours that a run computes, by its tags."""
     first = run.tags.get(RANGE_START_TAG) or run.tags.get(_PARTITION_TAG)
     if first is None:
         return set()
