@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.attempt_rows import AttemptRows
-from mcq_analytics.compute.inputs import Inputs
+from mcq_analytics.compute.inputs import DRIVER_ROWS, Inputs
 from mcq_analytics.compute.lock import LockSession
 from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.compute.selections import Selections
@@ -63,15 +63,19 @@ class Attempt:
 
     If the block ends without a commit, the attempt is recorded as failed; if it is interrupted, as
     cancelled. A transient error (a lost connection, a lock timeout) is recorded as a failed
-    attempt too, and a new one takes its place, in a new snapshot.
+    attempt too, and a new one takes its place, in a new snapshot. Up to `driver_rows` base rows are
+    read by this process, more by Spark's tasks.
     """
 
-    def __init__(self, database: Database, window: Window, run_id: str) -> None:
+    def __init__(
+        self, database: Database, window: Window, run_id: str, driver_rows: int | None = None
+    ) -> None:
         self.window = window
         self.run_id = run_id
         self.report = AttemptReport()
         self.is_committed = False
         self._database = database
+        self._driver_rows = DRIVER_ROWS if driver_rows is None else driver_rows
         self._schema = database.fact_schema
         self._engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]}")
         self._session = LockSession(self._engine)
@@ -210,7 +214,14 @@ class Attempt:
         report.left_out = touched.left_out
         report.duplicates = touched.duplicates
         report.phase_ended("select")
-        inputs = Inputs(self._task_url(), snapshot.identifier, selections, staging, touched)
+        inputs = Inputs(
+            self._task_url(),
+            snapshot.identifier,
+            selections,
+            staging,
+            touched,
+            self._driver_rows,
+        )
         inputs.read_if_few()
         if inputs.tables is not None:
             report.rows_read = inputs.record_count

@@ -32,7 +32,7 @@ from mcq_analytics.spark.source import (
 )
 
 DRIVER_ROWS = 200_000
-"""Up to this many rows are read by this process."""
+"""Up to this many rows are read by this process, unless a setting says otherwise."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
 
@@ -59,6 +59,7 @@ class Inputs:
     selections: Selections
     staging: Staging
     touched: Touched
+    driver_rows: int
     tables: Mapping[str, pa.Table] | None = None
     _frames: list[DataFrame] = field(default_factory=list)
     _blocks: dict[str, int] = field(default_factory=dict)
@@ -72,13 +73,13 @@ class Inputs:
 
     def read_if_few(self) -> None:
         """Read the rows into `tables` if they are few."""
-        if max(self.touched.in_window, self.touched.keys) > DRIVER_ROWS:
+        if max(self.touched.in_window, self.touched.keys) > self.driver_rows:
             return
         with reading_snapshot(self.url, self.snapshot, self._keys_sql) as cursor:
             cursor.execute(plan_setting(self.selections.base))
             keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
             found: dict[str, pa.Table] = {}
-            left = DRIVER_ROWS
+            left = self.driver_rows
             for table in ("answers", "submissions", *IDS):
                 if table in IDS:
                     ids = found["answers"].select([IDS[table]]).group_by(IDS[table]).aggregate([])

@@ -47,7 +47,12 @@ class RunAttempt:
         """Yield the attempt, which begins with the first input; an error ends it."""
         with self._ending_on_error():
             if self._open is None:
-                self._open = Attempt(self._database.open(), window, self._run_id)
+                self._open = Attempt(
+                    self._database.open(),
+                    window,
+                    self._run_id,
+                    self._database.settings.driver_rows,
+                )
                 self._open.begin()
             yield self._open
 
