@@ -166,7 +166,7 @@ def _no_column(table: str, column: str, others: AbstractSet[str]) -> str:
 def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> list[str]:
     """Return the statements that create the indexes that runs need and the base tables lack.
 
-    An index will do if its first columns are the needed ones, in that order. Unique and primary
+    An index will do if its first columns are the needed ones, in any order. Unique and primary
     keys count.
     """
     inspector = inspect(connection)
@@ -177,7 +177,7 @@ def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> li
         statements += [
             _create_index(base[name], columns, concurrently=True)
             for columns in wanted
-            if not any(index[: len(columns)] == columns for index in known)
+            if not any(set(index[: len(columns)]) == set(columns) for index in known)
         ]
     return statements
 
