@@ -58,7 +58,7 @@ def build_definitions(settings: Settings, *, largest_load: int = 0) -> Definitio
         sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
-        asset_checks=fact_checks(settings),
+        asset_checks=[fact_checks(settings)],
         jobs=[facts],
         schedules=schedules,
         sensors=sensors,
