@@ -59,10 +59,10 @@ def _specs(fact: Fact) -> list[AssetCheckSpec]:
     specs = [
         spec(
             RECOMPUTED,
-            f"Recomputes up to {SAMPLE} students' tests of the window in plain SQL, from their whole "
-            "history, and compares them; and what spans students with what is stored of each. Rows "
-            "whose base rows have changed since are only counted: the schedule or the late data "
-            "sensor computes them again.",
+            f"Recomputes up to {SAMPLE} students' tests of the window in plain SQL, from their "
+            "whole history, and compares them; and what spans students with what is stored of "
+            "each. Rows whose base rows have changed since are only counted: the schedule or the "
+            "late data sensor computes them again.",
             blocking=True,
         ),
         spec(
@@ -106,7 +106,7 @@ def fact_checks(settings: Settings) -> AssetChecksDefinition:
             explaining(f"checking the facts over {window}", SQLAlchemyError),
             snapshot_connection(opened.engine(), opened.source_schema) as (connection, base),
         ):
-            for fact, spec in ((fact, spec) for fact in FACTS for spec in specs[fact]):
+            for fact, spec in ((one, spec) for one in FACTS for spec in specs[one]):
                 if spec.key not in context.selected_asset_check_keys:
                     continue
                 audits = Audits(fact, base, opened.fact_schema, window)

@@ -77,8 +77,8 @@ WANTED_INDEXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "sessions": (("session_id",),),
     "submissions": (("submit_time",), ("student_id", "test_id")),
 }
-"""Columns by which runs look rows up. With indexes that start with them, in any order, the cost of an
-hour does not grow with the tables."""
+"""Columns by which runs look rows up. With indexes that start with them, in any order, the cost of
+an hour does not grow with the tables."""
 
 MADE_HERE = "Made by mcq-analytics init-db --base-tables"
 """Comment on base tables that we created ourselves: we never alter any others."""

@@ -38,9 +38,10 @@ SAMPLE = 20
 SUMMED_ROWS = 50_000
 """Tests of the sample are summed up until they have this many submissions; at least one is."""
 
-# `sample` has some of the students' tests that the window touches.
+# Some of the students' tests that the window touches, in a temporary table: they are found once.
 _SAMPLE = """
-    touched AS MATERIALIZED (
+    CREATE TEMPORARY TABLE sample AS
+    SELECT * FROM (
         SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
         FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
         UNION
@@ -48,10 +49,8 @@ _SAMPLE = """
         FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys}
         UNION
         SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
-    ), sample AS MATERIALIZED (
-        SELECT * FROM touched
-        ORDER BY hash_record_extended(ROW(student_id, test_id), :seed) LIMIT :sample
-    )
+    ) touched
+    ORDER BY hash_record_extended(ROW(student_id, test_id), :seed) LIMIT :sample
 """
 
 _ANSWERS = "SELECT {answer_columns} FROM sample k {answers_of_key} WHERE {answer_has_keys}"
@@ -82,7 +81,7 @@ _EXPECTED: Mapping[str, str] = {
 }
 
 _DIFFERENT_ROWS = """
-    WITH {sample}, {expected}, actual AS (
+    WITH {expected}, actual AS (
         SELECT f.* FROM sample k CROSS JOIN LATERAL (
             SELECT * FROM {table} f
             WHERE f.student_id = k.student_id AND f.test_id = k.test_id OFFSET 0
@@ -93,11 +92,9 @@ _DIFFERENT_ROWS = """
     WHERE actual.test_id IS NULL OR expected.test_id IS NULL OR {different}
 """
 
-_SAMPLE_SIZE = "WITH {sample} SELECT count(*) FROM sample"
-
 # The funnel of some tests, small ones first, against the sum of what is stored of each student.
 _DIFFERENT_SUMS = """
-    WITH {sample}, counted AS (
+    WITH counted AS (
         SELECT t.test_id, coalesce(f.total_submissions, 0) AS size
         FROM (SELECT DISTINCT test_id FROM sample) t LEFT JOIN {table} f ON f.test_id = t.test_id
     ), tests AS MATERIALIZED (
@@ -201,27 +198,28 @@ class Audits:
 
         For the funnel, the rows are those of which its sums are made; then the sums are compared.
         """
-        bound = {**self._window, "sample": SAMPLE, "seed": seed, "summed": SUMMED_ROWS}
-        sample = self._fill(_SAMPLE)
-        sampled = connection.execute(text(_SAMPLE_SIZE.format(sample=sample)), bound).scalar_one()
-        rows = connection.execute(text(self._different_rows(sample)), bound).all()
+        bound = {**self._window, "sample": SAMPLE, "seed": seed}
+        sampled = connection.execute(text(self._fill(_SAMPLE)), bound).rowcount
+        connection.execute(text("ANALYZE sample"))
+        rows = connection.execute(text(self._different_rows())).all()
         unsettled = self._unsettled(connection, {(row.student_id, row.test_id) for row in rows})
         wrong = [row.key for row in rows if (row.student_id, row.test_id) not in unsettled]
         if self.fact == TEST_FUNNEL:
-            wrong += connection.execute(text(self._different_sums(sample)), bound).scalars()
+            statement = text(self._different_sums())
+            wrong += connection.execute(statement, {"summed": SUMMED_ROWS}).scalars()
+        connection.execute(text("DROP TABLE sample"))
         return Recomputed(
             sampled,
             wrong=tuple(wrong),
             awaiting=tuple(row.key for row in rows if (row.student_id, row.test_id) in unsettled),
         )
 
-    def _different_rows(self, sample: str) -> str:
+    def _different_rows(self) -> str:
         of_submissions = self.fact == TEST_FUNNEL
         table = "student_test_submissions" if of_submissions else self.fact.name
         key = STUDENT_TEST if of_submissions else self.fact.key
         return self._fill(
             _DIFFERENT_ROWS,
-            sample=sample,
             expected=self._fill(
                 _EXPECTED[self.fact.name],
                 judged=self._fill(judged(_ANSWERS)),
@@ -236,10 +234,9 @@ class Audits:
             different=_different(SUBMISSION_COUNTS if of_submissions else self.fact.columns),
         )
 
-    def _different_sums(self, sample: str) -> str:
+    def _different_sums(self) -> str:
         return self._fill(
             _DIFFERENT_SUMS,
-            sample=sample,
             table=quoted(self.schema, TEST_FUNNEL.name),
             stored=quoted(self.schema, "student_test_submissions"),
             counts=", ".join(f"sum({one.name}) AS {one.name}" for one in SUBMISSION_COUNTS),
