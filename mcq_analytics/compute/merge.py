@@ -247,6 +247,8 @@ class Merge:
         # Our tables are searched by their keys alone, whatever the planner expects of them: it may
         # know nothing of tables that were filled a moment ago.
         self._set("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
+        # Sorts and hashes of a long window stay in memory; there is one such session at a time.
+        self._set("work_mem = '64MB'")
         counts = {QUESTION_INTERACTION.name: self._store(self._interactions())}
         self._run(
             f"CREATE TEMPORARY TABLE totals ON COMMIT DROP AS {TOTALS}",

@@ -160,7 +160,7 @@ def _result(name: str, audits: Audits, connection: Connection) -> AssetCheckResu
     if name == FRESH:
         return _freshness(audits, connection)
     if name == RECOMPUTED:
-        found = audits.recomputed(connection, seed=int(audits.window.start.timestamp()))
+        found = audits.recomputed(connection, seed=int(audits.window.start.timestamp()) // 3600)
         return _outcome(
             name,
             audits,

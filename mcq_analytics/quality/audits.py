@@ -29,12 +29,14 @@ from mcq_analytics.model.facts import (
     Fact,
     FactColumn,
 )
-from mcq_analytics.model.windows import Window, ranges
+from mcq_analytics.model.windows import HOUR, Window, ranges
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import SQL_TYPES, BaseTables
 
 SAMPLE = 20
 """Students' tests of a window that are recomputed, from their whole history."""
+SAMPLED_HOURS = 24
+"""The sample of a longer window is taken from so many hours of it, drawn by the same seed."""
 SUMMED_ROWS = 50_000
 """Tests of the sample are summed up until they have this many submissions; at least one is."""
 
@@ -198,7 +200,16 @@ class Audits:
 
         For the funnel, the rows are those of which its sums are made; then the sums are compared.
         """
-        bound = {**self._window, "sample": SAMPLE, "seed": seed}
+        part = self.window
+        if part.hours > SAMPLED_HOURS:
+            start = part.start + seed % (part.hours - SAMPLED_HOURS + 1) * HOUR
+            part = Window(start, start + SAMPLED_HOURS * HOUR)
+        bound = {
+            "window_start": part.start,
+            "window_end": part.end,
+            "sample": SAMPLE,
+            "seed": seed,
+        }
         sampled = connection.execute(text(self._fill(_SAMPLE)), bound).rowcount
         connection.execute(text("ANALYZE sample"))
         rows = connection.execute(text(self._different_rows())).all()
