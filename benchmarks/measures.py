@@ -74,12 +74,12 @@ def cases(only: Sequence[str], answers: Sequence[int]) -> Iterator[Case]:
             yield Case("day", dataset, DAY)
         if "all" in only:
             yield Case("all", dataset, EVERYTHING, into_empty=True)
-    if "history" in only:
-        yield from _history(max(answers))
     if "rows" in only:
         size = min(max(answers), LARGEST_FOR_ROWS)
         for shape in (MANY, LARGE):
             yield from _rows(shape, size)
+    if "history" in only:
+        yield from _history(max(answers))
 
 
 def _history(largest: int) -> Iterator[Case]:

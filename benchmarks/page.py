@@ -99,6 +99,8 @@ def _compared(records: Records, images: Path, measure: str, title: str) -> list[
 
 def _bar(row: Row) -> tuple[float, str]:
     seconds = row.median_seconds
+    if row.failed:
+        return 0.0, "failed"
     if seconds is None:
         return float(row.stopped_after), f"> {row.stopped_after:,.0f} s"
     return seconds, decimal(seconds, "s")

@@ -35,6 +35,8 @@ class Row:
     @property
     def took(self) -> str:
         """The seconds for people, with their range if there were several runs."""
+        if self.failed:
+            return "failed"
         if not self.seconds:
             return f"> {self.stopped_after:,.0f} s"
         spread = f" ({min(self.seconds):.1f} to {max(self.seconds):.1f})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,7 @@ from statistics import median
 from benchmarks.contestants.contestant import Contestant, Window
 from benchmarks.datasets import MEASURED, START, Dataset, arrive
 from benchmarks.expected import Expected
-from benchmarks.processes import run
+from benchmarks.processes import FailedError, run
 from benchmarks.server import DATABASE, Counters, Server
 
 TOO_LONG_TO_REPEAT = 120.0
@@ -39,9 +40,9 @@ class Case:
 class Result:
     """The figures of a case and contestant: lists have one entry per run.
 
-    `seconds` is empty if the run was stopped after `stopped_after` seconds. `fetched` and `written`
-    are rows by table; `touched` are the answers and submissions of the students' tests that the
-    window touches.
+    `seconds` is empty if the run was stopped after `stopped_after` seconds, or failed. `fetched`
+    and `written` are rows by table; `touched` are the answers and submissions of the students'
+    tests that the window touches.
     """
 
     measure: str
@@ -53,6 +54,7 @@ class Result:
     touched: int = 0
     seconds: list[float] = field(default_factory=list)
     stopped_after: float | None = None
+    failed: bool = False
     wrong_rows: list[int] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
     server_peak_bytes: list[int] = field(default_factory=list)
@@ -66,7 +68,8 @@ class Result:
 
     def line(self) -> str:
         """Return the result in a line."""
-        took = f"{median(self.seconds):.1f} s" if self.seconds else f"> {self.stopped_after:.0f} s"
+        took = f"{median(self.seconds):.1f} s" if self.seconds else f"> {self.stopped_after} s"
+        took = "failed" if self.failed else took
         wrong = f", {max(self.wrong_rows)} rows wrong" if self.wrong_rows else ""
         about = " ".join(filter(None, (self.measure, self.dataset, self.variant)))
         return f"{about}, {self.contestant}: {took}{wrong}"
@@ -77,7 +80,7 @@ class States:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._made: set[str] = set()
+        self._made: dict[str, tuple[Contestant, list[str]]] = {}
 
     def restore(self, case: Case, contestant: Contestant) -> None:
         """Make the database to measure in, with the contestant's state before the case."""
@@ -90,18 +93,22 @@ class States:
                 contestant.fill(Window(START, MEASURED))
             self._server.run("VACUUM ANALYZE")
             self._server.create(name, DATABASE)
+            copies = [name]
             for further in contestant.databases():
                 self._server.create(f"{name}_{further}", further)
-            self._made.add(name)
+                copies.append(f"{name}_{further}")
+            self._made[name] = contestant, copies
         self._server.create(DATABASE, name)
         for further in contestant.databases():
             self._server.create(further, f"{name}_{further}")
 
-    def forget(self) -> None:
-        """Drop all states."""
-        for name in self._made:
-            self._server.drop(name)
-        self._made.clear()
+    def forget(self, *, all_but: Contestant | None = None) -> None:
+        """Drop all states, or those of all contestants but one."""
+        for name, (contestant, copies) in list(self._made.items()):
+            if contestant is not all_but:
+                for copy in copies:
+                    self._server.drop(copy)
+                del self._made[name]
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,12 @@ class Runner:
         )
         self.expected.prepare(dataset, case.window.end)
         for _ in range(self.runs):
-            self._run(case, contestant, result)
+            try:
+                self._run(case, contestant, result)
+            except FailedError as error:
+                print(error, file=sys.stderr, flush=True)
+                result.failed = True
+                result.seconds.clear()
             if not result.seconds or result.seconds[-1] > TOO_LONG_TO_REPEAT:
                 break
         print(result.line(), flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.expected import KEYS
-from benchmarks.processes import Command, run
+from benchmarks.processes import Command, FailedError, run
 from benchmarks.server import Server
 
 CHECKOUT = Path(__file__).parents[2]
@@ -81,7 +81,8 @@ class Contestant(ABC):
         return {}
 
     def _do(self, command: Command) -> None:
-        run(command, self.work.server.pid, SECONDS_TO_SET_UP)
+        if run(command, self.work.server.pid, SECONDS_TO_SET_UP).seconds is None:
+            raise FailedError(f"{' '.join(command.arguments)} takes more than an hour")
 
     def _environment(self, requirements: str) -> Path:
         """Return the folder of programs of a virtual environment with pinned packages."""
