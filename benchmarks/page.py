@@ -10,6 +10,7 @@ from benchmarks import plots
 from benchmarks.contestants.contestant import CHECKOUT
 from benchmarks.goals import goals, own_seconds
 from benchmarks.records import (
+    COLOURS,
     OURS,
     SHORT,
     TITLES,
@@ -52,7 +53,7 @@ def write(stored: Mapping[str, Any], docs: Path = DOCS) -> None:
 
 def _goals(records: Records) -> list[str]:
     found = sorted(goals(records), key=lambda goal: int(goal[0].partition(".")[0]))
-    return table(("measure", "goal", "reached"), found) if found else [NOTHING, ""]
+    return table(("measure", "goal", "reached"), found, texts=2) if found else [NOTHING, ""]
 
 
 def _compared(records: Records, images: Path, measure: str, title: str) -> list[str]:
@@ -93,7 +94,7 @@ def _compared(records: Records, images: Path, measure: str, title: str) -> list[
     picture = f"performance-{measure}.svg"
     values = {SHORT[row.contestant]: _bar(row) for row in records.rows(measure, answers=size)}
     heading = f"{title}, {millions(size)} answers: seconds from start to exit"
-    (images / picture).write_text(plots.bars(heading, values))
+    (images / picture).write_text(plots.bars(heading, values, COLOURS))
     return [*lines, f"![{heading}](images/{picture})", ""]
 
 
@@ -181,7 +182,7 @@ def _history(records: Records, images: Path) -> list[str]:
         f"{by_how} ({millions(size)})" for by_how, size in zip(by, _pasts(records), strict=False)
     ]
     heading = "Rows fetched for the same hour, by the size of the past"
-    (images / "performance-history.svg").write_text(plots.lines(heading, sizes, series, "rows"))
+    (images / "performance-history.svg").write_text(plots.lines(heading, sizes, series, COLOURS))
     return [
         *table(("the past", *sizes, "last / first"), body),
         f"![{heading}](images/performance-history.svg)",
@@ -214,7 +215,7 @@ def _rows(records: Records) -> list[str]:
         *("all rows fetched", "ratio", "wrong rows"),
     )
     sizes = [f"{millions(size)} answers:" for size in records.sizes("rows")[-1:]]
-    return [*sizes, "", *table(head, body)] if body else [NOTHING, ""]
+    return [*sizes, "", *table(head, body, texts=3)] if body else [NOTHING, ""]
 
 
 def _memory(records: Records) -> list[str]:
@@ -232,7 +233,7 @@ def _memory(records: Records) -> list[str]:
                         )
                     )
     head = ("contestant", "work", "answers", "its processes", "the server")
-    return table(head, body) if body else [NOTHING, ""]
+    return table(head, body, texts=3) if body else [NOTHING, ""]
 
 
 def _sessions(records: Records) -> list[str]:
@@ -249,4 +250,5 @@ def _sessions(records: Records) -> list[str]:
             )
             for at, about in sorted(records.sessions.items())
         ],
+        texts=6,
     )

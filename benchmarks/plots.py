@@ -8,10 +8,9 @@ from html import escape
 
 WIDTH = 760
 _LEFT, _RIGHT, _TOP, _ROW = 200, 110, 46, 26
-COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
 
 
-def bars(title: str, values: Mapping[str, tuple[float, str]]) -> str:
+def bars(title: str, values: Mapping[str, tuple[float, str]], colours: Mapping[str, str]) -> str:
     """Return horizontal bars: by name a length and its label, all on one linear scale."""
     longest = max((length for length, _ in values.values()), default=1.0) or 1.0
     scale = (WIDTH - _LEFT - _RIGHT) / longest
@@ -21,20 +20,23 @@ def bars(title: str, values: Mapping[str, tuple[float, str]]) -> str:
         width = max(1.0, length * scale)
         parts += [
             _text(_LEFT - 8, top + 15, name, anchor="end"),
-            _box(_LEFT, top, width, _ROW - 6, COLOURS[index % len(COLOURS)]),
+            _box(_LEFT, top, width, _ROW - 6, colours[name]),
             _text(_LEFT + width + 6, top + 15, label),
         ]
     return _picture(title, _TOP + len(values) * _ROW + 10, parts)
 
 
 def lines(
-    title: str, across: Sequence[str], series: Mapping[str, Sequence[float | None]], unit: str
+    title: str,
+    across: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    colours: Mapping[str, str],
 ) -> str:
     """Return lines over named points, on a logarithmic scale; None leaves a point out."""
     known = [value for values in series.values() for value in values if value]
     low = 10 ** math.floor(math.log10(min(known, default=1.0)))
     high = 10 ** math.ceil(math.log10(max(known, default=10.0)) + 1e-9)
-    height, left, right = 300, 80, 230
+    height, left, right = 300, 100, 230
     step = (WIDTH - left - right) / max(1, len(across) - 1)
 
     def y_of(value: float) -> float:
@@ -47,13 +49,13 @@ def lines(
         y = y_of(tick)
         parts += [
             f'<line x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>',
-            _text(left - 8, y + 4, f"{tick:,g} {unit}", anchor="end"),
+            _text(left - 8, y + 4, f"{tick:,.0f}" if tick >= 1 else f"{tick:g}", anchor="end"),
         ]
         tick *= 10
     for index, name in enumerate(across):
         parts.append(_text(left + index * step, height - 18, name, anchor="middle"))
     for index, (name, values) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = colours[name]
         points = [(left + place * step, y_of(value)) for place, value in enumerate(values) if value]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')

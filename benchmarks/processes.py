@@ -14,7 +14,10 @@ from pathlib import Path
 
 import psutil
 
-SECONDS_BETWEEN_SAMPLES = 0.2
+SECONDS_BETWEEN_SAMPLES = 0.25
+SHARE_OF_SAMPLING = 0.03
+"""At most this share of the time is spent on sampling: to ask for the pages of a server with large
+shared buffers takes a processor some time."""
 
 
 class FailedError(Exception):
@@ -51,9 +54,11 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while True:
+            begin = time.perf_counter()
             self.peak = max(self.peak, tree_bytes(self._pid))
             self.server_peak = max(self.server_peak, tree_bytes(self._server_pid))
-            if self._stopped.wait(SECONDS_BETWEEN_SAMPLES):
+            took = time.perf_counter() - begin
+            if self._stopped.wait(max(SECONDS_BETWEEN_SAMPLES, took / SHARE_OF_SAMPLING)):
                 return
 
     def stop(self) -> None:

@@ -16,6 +16,13 @@ TITLES = {
 }
 SHORT = {**TITLES, "floor": "full recompute", "increment": "SQL increment"}
 OURS = "mcq"
+COLOURS = {
+    SHORT["floor"]: "#9a9a9a",
+    SHORT["increment"]: "#4c78a8",
+    SHORT["dbt"]: "#f58518",
+    SHORT["sqlmesh"]: "#54a24b",
+    SHORT[OURS]: "#c0397b",
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def millions(answers: int) -> str:
     return f"{answers / 1e6:g} million" if answers >= 1_000_000 else f"{answers:,}"
 
 
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table: the first column is text, the others are figures."""
-    align = ["---", *["---:"] * (len(head) - 1)]
+def table(head: Sequence[str], body: Iterable[Sequence[str]], texts: int = 1) -> list[str]:
+    """Return the lines of a Markdown table: first columns of text, then columns of figures."""
+    align = ["---"] * texts + ["---:"] * (len(head) - texts)
     return [f"| {' | '.join(cells)} |" for cells in (head, align, *body)] + [""]
