@@ -30,6 +30,9 @@ MEASURES = {
 ONE_HOUR = Window(MEASURED, MEASURED + HOUR)
 DAY = Window(MEASURED, END)
 EVERYTHING = Window(START, END)
+FLOOR = "floor"
+"""It reads everything, whatever the hour."""
+PEERS = ("dbt", "sqlmesh")
 LARGEST_FOR_ROWS = 2_000_000
 
 _NO_STATISTICS = (
@@ -87,10 +90,20 @@ def _history(largest: int) -> Iterator[Case]:
     hourly = round(HOURLY_ANSWERS_AT_2M * largest / 2_000_000)
     for times in (1, 10, 100):
         past = Dataset(MANY, largest * times // 100, hourly)
-        yield Case("history", past, ONE_HOUR, variant=f"{times} \N{MULTIPLICATION SIGN}")
+        yield Case(
+            "history", past, ONE_HOUR, variant=f"{times} \N{MULTIPLICATION SIGN}", without=(FLOOR,)
+        )
 
 
 def _rows(shape: Shape, size: int) -> Iterator[Case]:
     dataset = Dataset(shape, size)
     for variant, statements in VARIANTS.items():
-        yield Case("rows", dataset, ONE_HOUR, variant=variant, prepare=statements)
+        yield Case(
+            "rows",
+            dataset,
+            ONE_HOUR,
+            variant=variant,
+            prepare=statements,
+            once=True,
+            without=(FLOOR, *(PEERS if variant else ())),
+        )

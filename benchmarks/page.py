@@ -25,7 +25,7 @@ from benchmarks.records import (
 
 DOCS = CHECKOUT / "docs"
 NOTHING = "Not measured yet."
-TEXT = Path(__file__).parent / "performance.md"
+TEXT = Path(__file__).parent / "page.txt"
 """The text of the page; each line `{{name}}` is replaced by what a function here writes."""
 
 
@@ -236,14 +236,19 @@ def _memory(records: Records) -> list[str]:
     return table(head, body, texts=3) if body else [NOTHING, ""]
 
 
+def _loads(records: Records, at: str) -> str:
+    loads = records.loads(at)
+    return f"{min(loads)} to {max(loads)}" if loads else "\N{EN DASH}"
+
+
 def _sessions(records: Records) -> list[str]:
     return table(
-        ("measured", "machine", "load before", "Python", "versions", "Java's start"),
+        ("measured", "machine", "load average", "Python", "versions", "Java's start"),
         [
             (
                 f"{at} UTC",
                 f"{about['cores']} cores, {about['memory_gb']} GB, {about['system']}",
-                f"{about['load_before']}",
+                _loads(records, at),
                 about["python"],
                 ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
                 decimal(about["java_seconds"], "s"),

@@ -111,6 +111,10 @@ class Records:
         found = self.rows(measure, contestant=contestant, **wanted)
         return found[0] if found else None
 
+    def loads(self, session: str) -> list[float]:
+        """Return the load averages at which the results of a session were measured."""
+        return [row.load for row in self._rows if row.session == session and row.load]
+
     def sizes(self, measure: str) -> list[int]:
         """Return the numbers of answers at which it was measured, ascending."""
         return sorted({row.answers for row in self._rows if row.measure == measure})

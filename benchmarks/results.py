@@ -29,7 +29,7 @@ def read(file: Path = FILE) -> dict[str, Any]:
 
 
 def session(versions: Mapping[str, str], java_seconds: float | None) -> Record:
-    """Describe this run of the suite: when, where, with which versions, beside which load."""
+    """Describe this run of the suite: when, where, and with which versions."""
     return {
         "at": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
         "cores": os.cpu_count(),
@@ -37,7 +37,6 @@ def session(versions: Mapping[str, str], java_seconds: float | None) -> Record:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": dict(versions),
-        "load_before": round(os.getloadavg()[0], 2),
         "java_seconds": java_seconds,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from benchmarks.expected import Expected
 from benchmarks.processes import FailedError, run
 from benchmarks.server import DATABASE, Counters, Server
 
-TOO_LONG_TO_REPEAT = 120.0
+TOO_LONG_TO_REPEAT = 60.0
 """Seconds: a longer run is measured once."""
 
 BASE_SCHEMA = "public"
@@ -24,7 +25,8 @@ BASE_SCHEMA = "public"
 class Case:
     """What is measured: which rows have arrived, the window to compute, the state before it.
 
-    `prepare` are statements that run in the fresh copy before the rows arrive.
+    `prepare` are statements that run in the fresh copy before the rows arrive. `once` means that
+    nothing is timed. `without` are contestants who take no part.
     """
 
     measure: str
@@ -34,6 +36,8 @@ class Case:
     again: bool = False
     variant: str = ""
     prepare: tuple[str, ...] = ()
+    once: bool = False
+    without: tuple[str, ...] = ()
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Result:
 
     `seconds` is empty if the run was stopped after `stopped_after` seconds, or failed. `fetched`
     and `written` are rows by table; `touched` are the answers and submissions of the students'
-    tests that the window touches.
+    tests that the window touches. `load` is the load average when the first run began.
     """
 
     measure: str
@@ -55,6 +59,7 @@ class Result:
     seconds: list[float] = field(default_factory=list)
     stopped_after: float | None = None
     failed: bool = False
+    load: float = 0.0
     wrong_rows: list[int] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
     server_peak_bytes: list[int] = field(default_factory=list)
@@ -127,9 +132,10 @@ class Runner:
         result = Result(
             *(case.measure, dataset.name, dataset.shape.name, dataset.answers, case.variant),
             contestant.name,
+            load=round(os.getloadavg()[0], 2),
         )
         self.expected.prepare(dataset, case.window.end)
-        for _ in range(self.runs):
+        for _ in range(1 if case.once else self.runs):
             try:
                 self._run(case, contestant, result)
             except FailedError as error:
@@ -151,13 +157,13 @@ class Runner:
 
         self._settle()
         ran = run(command, self.server.pid, self.timeout)
+        result.peak_bytes.append(ran.peak_bytes)
+        result.server_peak_bytes.append(ran.server_peak_bytes)
         if ran.seconds is None:
             result.stopped_after = self.timeout
             return
         counters = self.server.counters()
         result.seconds.append(round(ran.seconds, 3))
-        result.peak_bytes.append(ran.peak_bytes)
-        result.server_peak_bytes.append(ran.server_peak_bytes)
         result.database_ms.append(round(counters.active_ms, 1))
         result.fetched = counters.fetched
         result.written = written_facts(counters, contestant)

