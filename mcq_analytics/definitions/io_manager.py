@@ -32,6 +32,9 @@ from mcq_analytics.model.windows import format_hour
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.transforms.student_tests import student_tests
 
+_JAVA = "java"
+"""The phase in which a run waits for Spark's Java and session to start."""
+
 
 @io_manager(  # type: ignore[arg-type]  # its type leaves out generators, which Dagster accepts
     required_resource_keys={"database", "spark"},
@@ -86,7 +89,10 @@ class PostgresIOManager(IOManager):
             explaining(f"the facts: reading {context.name}"),
             self._attempt.reading(window) as attempt,
         ):
-            return attempt.read(self._spark.session(attempt.record_count), context.name)
+            session = self._spark.session(attempt.record_count)
+            if _JAVA not in attempt.report.seconds:
+                attempt.report.phase_ended(_JAVA)
+            return attempt.read(session, context.name)
 
     def handle_output(self, context: OutputContext, obj: DataFrame) -> None:
         """Store all facts with the first of them; `obj` is the result of `student_tests`.
