@@ -123,13 +123,11 @@ class Inputs:
             rows = self._key_read(table).load(spark, schema, splits)
         if table not in IDS:
             # Shuffled once: everything that follows works within a student's test.
-            rows = rows.repartition(*STUDENT_TEST)
-        # The database sends each input once, however often a transform uses it.
+            return rows.repartition(*STUDENT_TEST)
+        # Once it is read, Spark knows how large it is, and need not shuffle the answers to join it.
         rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         self._frames.append(rows)
-        if table in IDS:
-            # Spark then knows how large it is, and need not shuffle the answers to join it.
-            rows.count()
+        rows.count()
         return rows
 
     def release(self) -> None:

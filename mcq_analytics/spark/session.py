@@ -86,8 +86,6 @@ def scaling_config(record_count: int) -> dict[str, str]:
         "spark.sql.adaptive.optimizer.excludedRules": (
             "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
         ),
-        # The inputs stay as they were distributed when they were cached, by student's test.
-        "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "false",
         "spark.sql.shuffle.partitions": str(partitions),
         **(_QUICK_JOINS if record_count <= QUICK_RECORDS else _JOINS),
     }

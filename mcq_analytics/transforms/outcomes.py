@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mcq_analytics.transforms.valid_answers import hours_of, seconds_between
+from mcq_analytics.transforms.valid_answers import seconds_between
 
 _INTERACTION = (
     "question_id",
@@ -24,7 +24,7 @@ def test_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
 
     Columns: `student_id`, `test_id`; `interactions`, an array with the columns of
     `question_interaction_fact` after these ids; the columns of `test_summary_fact` that follow
-    from the student's own answers; and `answer_hours`.
+    from the student's own answers; and `answer_times`, an array.
     """
     return (
         question_outcomes(valid, questions)
@@ -36,7 +36,7 @@ def test_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
             seconds_between(F.min("first_answer_time"), F.max("last_answer_time")).alias(
                 "time_spent"
             ),
-            F.array_distinct(F.flatten(F.collect_list("hours"))).alias("answer_hours"),
+            F.flatten(F.collect_list("answer_times")).alias("answer_times"),
         )
         .withColumn(
             "accuracy_percent",
@@ -48,7 +48,7 @@ def test_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
 def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
     """Return the valid answers aggregated by student, test and question.
 
-    Columns: those of `question_interaction_fact`, and `hours`.
+    Columns: those of `question_interaction_fact`, and `answer_times`, an array.
     """
     # Null ids sort last, as in SQL; between two rows of one id the option decides.
     latest = F.struct(
@@ -59,7 +59,7 @@ def question_outcomes(valid: DataFrame, questions: DataFrame) -> DataFrame:
         F.max("timestamp").alias("last_answer_time"),
         F.count(F.lit(1)).alias("answer_count"),
         F.max_by("submitted_option", latest).alias("final_answer_option"),
-        hours_of(F.col("timestamp")).alias("hours"),
+        F.collect_list("timestamp").alias("answer_times"),
     )
     # If a question has several keys, the greatest counts (docs/spec.md §1): Spark compares bytes.
     keys = questions.groupBy("question_id").agg(F.max("correct_option").alias("correct_option"))

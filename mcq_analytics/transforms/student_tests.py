@@ -6,8 +6,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mcq_analytics.transforms.outcomes import test_outcomes
-from mcq_analytics.transforms.sittings import submissions_of_tests
-from mcq_analytics.transforms.valid_answers import valid_answers
+from mcq_analytics.transforms.sittings import submissions_of_tests, sums_of_sittings
+from mcq_analytics.transforms.valid_answers import hours_of, valid_answers
 
 
 def student_tests(
@@ -24,16 +24,18 @@ def student_tests(
     null if the student gave no valid answer, or made no submission.
     """
     valid = valid_answers(answers, sessions)
-    none = F.array().cast("array<int>")
+    # Every input is used once, so that nothing is read or computed twice.
+    both = test_outcomes(valid, questions).join(
+        submissions_of_tests(submissions), ["student_id", "test_id"], "full"
+    )
+    times = F.coalesce("answer_times", F.array().cast("array<timestamp>"))
+    submit_times = F.coalesce("handed_in.moment", F.array().cast("array<timestamp>"))
     return (
-        test_outcomes(valid, questions)
-        .join(submissions_of_tests(valid, submissions), ["student_id", "test_id"], "full")
-        .withColumn(
-            "active_hours",
-            F.array_union(
-                F.coalesce("answer_hours", none),
-                F.coalesce("submit_hours", none),
-            ),
+        both.withColumn(
+            "sums",
+            F.when(F.col("handed_in").isNotNull(), sums_of_sittings(times, F.col("handed_in"))),
         )
-        .drop("answer_hours", "submit_hours")
+        .withColumn("active_hours", hours_of(F.concat(times, submit_times)))
+        .select("*", "sums.*")
+        .drop("sums", "answer_times", "handed_in")
     )

@@ -30,6 +30,11 @@ def seconds_between(first: Column, last: Column) -> Column:
     return (F.unix_micros(last) - F.unix_micros(first)) / F.lit(float(MICROSECONDS))
 
 
-def hours_of(moment: Column) -> Column:
-    """Aggregate timestamps into the array of their distinct UTC hours, counted since 1970."""
-    return F.collect_set(F.floor(F.unix_seconds(moment) / SECONDS_PER_HOUR).cast("int"))
+def hours_of(moments: Column) -> Column:
+    """Return the distinct UTC hours of an array of timestamps, counted since 1970."""
+    return F.array_distinct(
+        F.transform(
+            moments,
+            lambda moment: F.floor(F.unix_seconds(moment) / SECONDS_PER_HOUR).cast("int"),
+        )
+    )
