@@ -98,9 +98,10 @@ class Staging:
         count: int = connection.execute(
             text(
                 "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM (SELECT DISTINCT input, split, "
-                f"rows FROM {self.quoted(_READS)} WHERE snapshot = :snapshot) r"
+                f"rows FROM {self.quoted(_READS)} WHERE snapshot = :snapshot "
+                "AND input <> :touched) r"
             ),
-            {"snapshot": snapshot},
+            {"snapshot": snapshot, "touched": TOUCHED},
         ).scalar_one()
         return count
 
