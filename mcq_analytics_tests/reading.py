@@ -6,17 +6,28 @@ import math
 
 import pytest
 
+from mcq_analytics.compute import inputs, touched
+
 WAYS = ("driver", "slices", "ranges")
 """By this process, by Spark's tasks for slices of the keys, and by ranges of the tables' blocks."""
+
+_AS_THEY_ARE = {
+    (module, name): getattr(module, name)
+    for module, name in (
+        (inputs, "DRIVER_ROWS"),
+        (inputs, "KEYS_PER_SPLIT"),
+        (inputs, "ROWS_PER_SPLIT"),
+        (touched, "SCANNED_SHARE"),
+    )
+}
 
 
 def read_by(way: str, patch: pytest.MonkeyPatch) -> None:
     """Make attempts that touch anything read in one way, by the bounds between the ways."""
-    if way == "driver":
-        return
-    patch.setattr("mcq_analytics.compute.inputs.DRIVER_ROWS", 0)
-    share = math.inf if way == "slices" else 0
-    patch.setattr("mcq_analytics.compute.touched.SCANNED_SHARE", share)
-    # Several splits, as far as the tables have blocks.
-    patch.setattr("mcq_analytics.compute.inputs.KEYS_PER_SPLIT", 100)
-    patch.setattr("mcq_analytics.compute.inputs.ROWS_PER_SPLIT", 500)
+    bounds = {name: value for (_, name), value in _AS_THEY_ARE.items()}
+    if way != "driver":
+        # Several splits, as far as the tables have blocks.
+        bounds |= {"DRIVER_ROWS": 0, "KEYS_PER_SPLIT": 100, "ROWS_PER_SPLIT": 500}
+        bounds["SCANNED_SHARE"] = math.inf if way == "slices" else 0
+    for module, name in _AS_THEY_ARE:
+        patch.setattr(module, name, bounds[name])

@@ -102,12 +102,44 @@ def test_a_missing_or_surplus_row_is_wrong(answered: Database) -> None:
         answered,
         "DELETE FROM analytics.test_summary_fact WHERE student_id = 1",
         "INSERT INTO analytics.test_funnel_fact SELECT 7, total_submissions, "
-        "completed_submissions, incomplete_submissions, completion_rate, avg_submit_time "
-        "FROM analytics.test_funnel_fact LIMIT 1",
-        f"INSERT INTO analytics.test_funnel_fact_hour (hour, test_id) VALUES ('{FIRST}', 7)",
+        "completed_submissions, incomplete_submissions, completion_rate, avg_submit_time, now(), "
+        "timed_submissions, timed_microseconds FROM analytics.test_funnel_fact LIMIT 1",
+        f"INSERT INTO analytics.student_test_hour (hour, student_id, test_id) "
+        f"VALUES ('{FIRST}', 1, 7)",
     )
     assert set(recomputed(answered, "test_summary_fact", THREE).wrong) == {"(1,0)", "(1,1)"}
     assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(7)",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE analytics.student_test_submissions SET completed_submissions = 0",
+        "UPDATE analytics.student_test_submissions SET timed_microseconds = timed_microseconds + 1",
+        "DELETE FROM analytics.student_test_submissions WHERE student_id = 1",
+    ],
+)
+def test_what_a_students_test_adds_to_the_funnel_is_checked_and_so_is_the_sum(
+    answered: Database, change: str
+) -> None:
+    execute(answered, change)
+    found = recomputed(answered, "test_funnel_fact", THREE)
+    # Rows of students' tests have two ids, rows of the funnel one.
+    assert {key.count(",") for key in found.wrong} == {0, 1}
+    assert found.awaiting == ()
+
+
+def test_the_sum_of_a_large_test_is_left_out_beside_small_ones(
+    answered: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcq_analytics.quality.audits.SUMMED_ROWS", 5)
+    execute(
+        answered,
+        "UPDATE analytics.test_funnel_fact SET avg_submit_time = 1",
+        "UPDATE analytics.test_funnel_fact SET total_submissions = 90, incomplete_submissions = "
+        "90 - completed_submissions WHERE test_id = 1",
+    )
+    assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(0)",)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +166,7 @@ def test_a_row_that_awaited_a_run_is_right_after_it(
 ) -> None:
     execute(answered, "UPDATE questions SET correct_option = 'B'", "DELETE FROM sessions")
     assert recomputed(answered, "test_summary_fact", THREE).awaiting != ()
-    run_facts(answered, spark, THREE, [FACTS_BY_NAME["test_summary_fact"]])
+    run_facts(answered, spark, THREE)
     assert recomputed(answered, "test_summary_fact", THREE).awaiting == ()
 
 
@@ -198,8 +230,8 @@ def test_a_fact_is_fresh_when_the_last_hour_or_the_one_before_is_computed(
     for late, fresh in ((2, False), (1, True), (0, True)):
         execute(
             database,
-            "INSERT INTO analytics.hour_fingerprint (pipeline_name, hour) "
-            f"VALUES ('test_summary_fact', '{closed - (late + 1) * HOUR}')",
+            "INSERT INTO analytics.hour_fingerprint (hour) "
+            f"VALUES ('{closed - (late + 1) * HOUR}')",
         )
         assert check()["test_summary_fact", checks.FRESH].passed is fresh
 

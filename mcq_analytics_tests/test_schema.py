@@ -91,7 +91,10 @@ RIGHT_ROWS = (
         "false, true, 86400), (1, 2, 5, '2024-01-01Z', '2024-01-01Z', 1, NULL, NULL, false, 0)"
     ),
     "INSERT INTO analytics.test_summary_fact VALUES (1, 2, 5, 2, 2, 100, 0)",
-    "INSERT INTO analytics.test_funnel_fact VALUES (2, 3, 2, 1, 66.7, 5), (3, 1, 0, 1, 0, NULL)",
+    (
+        "INSERT INTO analytics.test_funnel_fact VALUES (2, 3, 2, 1, 66.7, 5, now(), 1, 5000000), "
+        "(3, 1, 0, 1, 0, NULL, now(), 0, 0)"
+    ),
 )
 
 
