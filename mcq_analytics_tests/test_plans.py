@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
-from sqlalchemy.engine import URL
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine
 
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
@@ -28,6 +31,7 @@ SMALL, LARGE = 3_000, 15_000
 INDEX_OF_TESTS = "answers_test_id_question_id_idx"
 
 Copy = Callable[[int], Database]
+Plan = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +126,67 @@ def test_the_rows_fetched_for_an_hour_are_a_small_multiple_of_those_it_touches(
     _, in_small = rows_of_an_hour(copy(SMALL), spark, SMALL, *prepared)
     few, many = sum(in_small.values()), sum(rows.values())
     assert 0.8 * few <= many <= 1.2 * few, (in_small, rows)
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    """Return a node of a plan and all below it."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def repeated_scans(plan: Plan) -> list[str]:
+    """Return the scans that a plan repeats as a whole for each row of a nested loop."""
+    return [
+        f"{scan['Node Type']} on {scan.get('Relation Name') or scan.get('CTE Name')}"
+        for loop in nodes(plan)
+        if loop["Node Type"] == "Nested Loop"
+        for scan in nodes(loop["Plans"][1])
+        if scan["Node Type"] in ("Seq Scan", "CTE Scan", "Function Scan")
+    ]
+
+
+def test_no_statement_of_a_merge_repeats_a_scan_for_each_touched_key(
+    database: Database, spark: SparkSession, request: pytest.FixtureRequest
+) -> None:
+    # Each question is in one test: the planner multiplies the three columns, and expects one row.
+    execute(
+        database,
+        "INSERT INTO answers SELECT n, n % 7919, n % 4000, n % 4000 / 20, 1, 'A', "
+        "'2024-01-01 09:10Z' FROM generate_series(0, 3999) n",
+        "INSERT INTO submissions SELECT n % 7919, n % 4000 / 20, '2024-01-01 09:20Z', 'completed' "
+        "FROM generate_series(0, 3999) n",
+        "INSERT INTO analytics.question_interaction_fact SELECT n % 7919, n % 4000 / 20, n % 4000, "
+        "'2024-01-01 09:10Z', '2024-01-01 09:10Z', 1 + n % 2, 'A', NULL, n % 2 = 1, 0, now() "
+        "FROM generate_series(0, 299999) n",
+        "INSERT INTO analytics.test_summary_fact SELECT DISTINCT n % 7919, n % 4000 / 20, "
+        "20, 1, 0, 0, 9, now() FROM generate_series(0, 299999) n",
+        "INSERT INTO analytics.student_test_submissions SELECT n / 20, n, 1, 1, 0, 0 "
+        "FROM generate_series(0, 3999) n",
+        "INSERT INTO analytics.test_funnel_fact SELECT n, 20, 20, 0, 100, NULL, now(), 0, 0 "
+        "FROM generate_series(0, 199) n",
+        "INSERT INTO analytics.student_test_hour SELECT '2024-01-01 09:00Z', n, n / 20 "
+        "FROM generate_series(0, 3999) n",
+        "ANALYZE",
+    )
+    plans: dict[str, Plan] = {}
+
+    def explain(
+        _: object, cursor: Any, statement: str, parameters: object, __: object, is_many: bool
+    ) -> None:
+        written = re.match(r"\s*(INSERT|UPDATE|DELETE|CREATE TEMPORARY TABLE)", statement)
+        if written and "analytics." in statement and not is_many:
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+            plans[statement] = cursor.fetchone()[0][0]["Plan"]
+
+    event.listen(Engine, "before_cursor_execute", explain)
+    request.addfinalizer(lambda: event.remove(Engine, "before_cursor_execute", explain))
+    run_facts(database, spark, window("2024-01-01T09", "2024-01-01T10"))
+    merged = [statement for statement in plans if "_difference" in statement]
+    assert len(merged) == 13
+    assert [
+        (scan, statement) for statement, plan in plans.items() for scan in repeated_scans(plan)
+    ] == []
 
 
 @pytest.fixture
