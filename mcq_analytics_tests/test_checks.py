@@ -257,13 +257,13 @@ def test_a_row_that_breaks_a_constraint_fails_its_run_in_one_line_and_is_not_sto
         "NEW.completion_rate = 101; RETURN NEW; END $$",
         "CREATE TRIGGER spoil BEFORE INSERT ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
-        "DELETE FROM analytics.test_funnel_fact",
+        "TRUNCATE analytics.test_funnel_fact, analytics.student_test_submissions",
     )
     command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
     fails(
         command,
         1,
-        f"error: test_funnel_fact over {THREE}: a computed row breaks a rule of its fact (new row "
+        f"error: the facts over {THREE}: a computed row breaks a rule of its fact (new row "
         'for relation "test_funnel_fact" violates check constraint '
         '"test_funnel_fact_completion_rate_check"): nothing of it was stored; ',
     )
@@ -281,12 +281,12 @@ def test_a_wrong_fact_fails_its_run_with_check_keys_and_remedy_in_every_message(
         "NEW.avg_submit_time = 5; RETURN NEW; END $$",
         "CREATE TRIGGER spoil BEFORE INSERT ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
-        "DELETE FROM analytics.test_funnel_fact",
+        "TRUNCATE analytics.test_funnel_fact, analytics.student_test_submissions",
     )
     command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
     said = (
         f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (rows compared: "
-        f"2, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
+        f"6, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
     )
     fails(command, 1, f"error: {said}")
     [run] = instance.get_runs()
