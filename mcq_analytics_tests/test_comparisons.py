@@ -12,7 +12,7 @@ from mcq_analytics.compute.fingerprints import fingerprint_statement
 from mcq_analytics.definitions.sensors.kept_cursors import KeptCursor
 from mcq_analytics.definitions.sensors.late_data import windows_to_compare
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS_BY_NAME, IdType
+from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
@@ -237,7 +237,7 @@ def test_fingerprints_are_read_by_an_index_scan(database: Database, table: str) 
     )
     with database.engine().connect() as connection:
         base = inspect_base_tables(connection, "public")
-        statement = fingerprint_statement(base, FACTS_BY_NAME["test_funnel_fact"], table)
+        statement = fingerprint_statement(base, table)
         start = START + timedelta(days=10)
         plan = "\n".join(
             connection.execute(

@@ -96,12 +96,12 @@ class Inputs:
 
     def measure(self, connection: Connection) -> None:
         """Find out how many blocks there are to split."""
-        tables = [self.staging.quoted(TOUCHED)]
+        self._blocks[self.staging.quoted(TOUCHED)] = self.staging.touched_blocks(connection)
         if self.touched.is_most:
             base = self.selections.base
-            tables += [quoted(base[name].schema or "public", name) for name in BASE_COLUMNS]
-        for table in tables:
-            self._blocks[table] = connection.execute(text(_EXTENT), {"table": table}).scalar_one()
+            for table in (quoted(base[name].schema or "public", name) for name in BASE_COLUMNS):
+                blocks = connection.execute(text(_EXTENT), {"table": table}).scalar_one()
+                self._blocks[table] = blocks
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
         """Return the rows of a base table that belong to the touched students' tests."""

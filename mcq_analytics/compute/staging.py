@@ -88,6 +88,19 @@ class Staging:
         connection.exec_driver_sql(f"ANALYZE {name}")
         return rows
 
+    def touched_blocks(self, connection: Connection) -> int:
+        """Return how many blocks the touched students' tests fill.
+
+        The table is larger: the server extends a table by many blocks in advance.
+        """
+        count: int = connection.execute(
+            text(
+                "SELECT coalesce(1 + CAST(split_part(ltrim(CAST(max(ctid) AS text), '('), ',', 1) "
+                f"AS bigint), 0) FROM {self.quoted(TOUCHED)}"
+            )
+        ).scalar_one()
+        return count
+
     @property
     def count_sql(self) -> str:
         """Return the statement by which a reader records the rows that it has read."""
@@ -98,9 +111,10 @@ class Staging:
         count: int = connection.execute(
             text(
                 "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM (SELECT DISTINCT input, split, "
-                f"rows FROM {self.quoted(_READS)} WHERE snapshot = :snapshot) r"
+                f"rows FROM {self.quoted(_READS)} WHERE snapshot = :snapshot "
+                "AND input <> :touched) r"
             ),
-            {"snapshot": snapshot},
+            {"snapshot": snapshot, "touched": TOUCHED},
         ).scalar_one()
         return count
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, String, Table, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 from mcq_analytics.model.facts import STUDENT_TEST
 from mcq_analytics.postgres.identifiers import quoted
@@ -73,7 +74,7 @@ def probes(connection: Connection, tables: Mapping[str, Table]) -> dict[str, Pro
 def _is_served(
     connection: Connection, table: Table, columns: tuple[str, ...], probe: Probe
 ) -> bool:
-    types = {column: table.c[column].type.compile(postgresql.dialect()) for column in columns}
+    types = {column: _type_of_key(table.c[column].type) for column in columns}
     statement = _EXPLAIN.format(
         # Plans name the parts of the key by these functions.
         markers=", ".join(f"generate_series(1, 2) AS key_{part}" for part in range(len(columns))),
@@ -91,6 +92,11 @@ def _is_served(
     return not any(node["Node Type"] in _SCANS_OF_TABLES for node in nodes) and all(
         _leads_to_key(connection, node) for node in nodes if node["Node Type"] in _SCANS_BY_INDEX
     )
+
+
+def _type_of_key(column: TypeEngine[Any]) -> str:
+    """Return the type that keys have when they come back: texts without the column's collation."""
+    return "text" if isinstance(column, String) else column.compile(postgresql.dialect())
 
 
 def _leads_to_key(connection: Connection, scan: Mapping[str, Any]) -> bool:

@@ -56,11 +56,11 @@ _QUESTION_IS_KNOWN = """
         OR EXISTS (SELECT 1 FROM {interactions} f WHERE CAST(f.question_id AS text) = :question)
 """
 
-# An hour of each row of the question: a run over it computes the student's whole test again.
+# All hours of the students' tests with the question: a single one may lie in no partition.
 _QUESTION_HOURS = """
-    SELECT DISTINCT date_trunc('hour', f.last_answer_time, 'UTC') FROM {interactions} f
-    WHERE CAST(f.question_id AS text) = :question
-        AND f.last_answer_time BETWEEN {earliest} AND {latest}
+    SELECT DISTINCT h.hour FROM {interactions} f
+    JOIN {hours} h ON h.student_id = f.student_id AND h.test_id = f.test_id
+    WHERE CAST(f.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
 """
 
 # `pairs` are the students' tests with an answer in one of the hours, now or when last computed.
@@ -177,7 +177,7 @@ class Corrections:
         return Page(found.rows, last, set(found.hours))
 
     def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
-        """Return an hour of each row of a question, or None if the question does not exist."""
+        """Return the hours of the students' tests with a question, or None if it does not exist."""
         bound = {"question": question}
         if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
             return None
