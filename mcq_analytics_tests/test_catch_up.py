@@ -16,7 +16,7 @@ from mcq_analytics.definitions.build import FACTS_JOB
 from mcq_analytics.definitions.partitions import partition_key, range_tags
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
-from mcq_analytics_tests.facts_of import execute, run_facts, wrong_rows
+from mcq_analytics_tests.facts_of import TABLES, contents, execute, run_facts, wrong_rows
 from mcq_analytics_tests.platforms import Platform
 
 pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)
@@ -27,7 +27,7 @@ def test_after_a_downtime_of_the_daemon_every_hour_runs_once(platform: Platform)
     execute(
         platform.database,
         "DELETE FROM analytics.etl_metadata",
-        *(f"TRUNCATE analytics.{fact.name}, analytics.{fact.hours_table}" for fact in FACTS),
+        f"TRUNCATE {', '.join(f'analytics.{table}' for table in TABLES)}",
     )
     first_ten = Window(platform.first, platform.first + 10 * HOUR)
     platform.carry_out([RunRequest(tags=range_tags(first_ten))])
@@ -67,13 +67,13 @@ def test_an_hour_that_was_stored_but_failed_in_dagster_is_requested(platform: Pl
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
         tags={"dagster/partition": partition_key(platform.first + 5 * HOUR)},
-        asset_selection=frozenset({AssetKey("test_funnel_fact")}),
     )
     platform.instance.report_run_failed(run)
     platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
     request = platform.schedule_tick()[0]
     assert platform.hours([request]) == [(5, 5)]
-    assert request.asset_selection == [AssetKey("test_funnel_fact")]
+    # Of all facts: the job has no selection.
+    assert request.asset_selection is None
 
 
 def test_without_a_database_the_newest_hour_is_requested_so_that_its_failure_shows(
@@ -98,8 +98,7 @@ def test_late_rows_in_three_old_hours_run_only_these_hours_again_and_only_once(
     assert wrong_rows(platform.database) != []
     late = platform.sensor_tick()
     assert platform.hours(late) == [(5, 5), (17, 17), (29, 29)]
-    for request in late:
-        assert set(request.asset_selection or []) == {AssetKey(name) for name in NAMES}
+    assert [request.asset_selection for request in late] == [None, None, None]
     observed = platform.instance.fetch_observations(AssetKey("answers"), limit=3).records
     assert {record.partition_key for record in observed} == {
         partition_key(platform.first + hour * HOUR) for hour in (5, 17, 29)
@@ -110,16 +109,22 @@ def test_late_rows_in_three_old_hours_run_only_these_hours_again_and_only_once(
     assert sum(platform.attempts("test_summary_fact")) == 43
 
 
-def test_a_late_submission_runs_only_the_funnel_again(platform: Platform) -> None:
+def test_a_late_submission_runs_its_hour_again_and_changes_the_funnel_alone(
+    platform: Platform,
+) -> None:
+    before = contents(platform.database)
     execute(
         platform.database,
         "UPDATE submissions SET completion_status = 'timeout' "
         f"WHERE submit_time < timestamptz '{platform.first}' + interval '1 hour'",
     )
     [late] = platform.sensor_tick()
-    assert late.asset_selection == [AssetKey("test_funnel_fact")]
+    assert platform.hours([late]) == [(0, 0)]
     platform.carry_out([late])
     assert wrong_rows(platform.database) == []
+    after = contents(platform.database)
+    changed = {table for table in TABLES if after[table] != before[table]}
+    assert changed == {"test_funnel_fact", "student_test_submissions"}
     assert platform.sensor_tick() == []
 
 

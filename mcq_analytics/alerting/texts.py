@@ -8,7 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
-from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Hours, Incident
+from mcq_analytics.alerting.state import ALL_FACTS, BACKFILL, CHECK, LIVE, Hours, Incident
+from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import format_hour, ranges
 
 RANGES_NAMED = 5
@@ -19,17 +20,17 @@ LONGEST_ERROR = 1_000
 _OPENED = {
     LIVE: "failed in hourly runs, on the final attempt",
     BACKFILL: "failed in a backfill, on the final attempt",
-    CHECK: "is wrong: a check of its rows failed",
+    CHECK: "wrong: a check of the rows failed",
 }
 _RECOVERED = {
     LIVE: "all failed hours of the hourly runs are good",
     BACKFILL: "all failed hours of the backfill are good",
-    CHECK: "its rows pass the checks again",
+    CHECK: "the rows pass the checks again",
 }
 
 # Errors begin with the fact and window they occurred in, which are not part of the cause. Dagster
 # keeps only the text of an error, so a pattern has to take them off.
-_PLACE = re.compile(r"^\S+ over \[[^)]*\): ")
+_PLACE = re.compile(rf"^(?:{ALL_FACTS}|\S+) over \[[^)]*\): ")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def opening_text(
             *_lines(incident.hours),
             *_causes(incident, runs, webserver, older_runs),
             *(
-                f"hours of {fact}: {webserver}/assets/{fact}?view=partitions"
+                f"hours of {fact}: {webserver}/assets/{_asset(fact)}?view=partitions"
                 for fact in sorted(incident.hours)
             ),
         ]
@@ -117,6 +118,11 @@ def merged(one: Hours, other: Hours) -> dict[str, frozenset[datetime]]:
 
 def _facts(incident: Incident) -> str:
     return ", ".join(sorted(incident.hours))
+
+
+def _asset(fact: str) -> str:
+    """Return the asset with the hours of a fact; for all facts the one that is recorded last."""
+    return FACTS[-1].name if fact == ALL_FACTS else fact
 
 
 def _causes(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--lock-timeout",
     type=click.IntRange(min=0),
     default=None,
-    help="Seconds to wait for another run of the same fact [default: MCQ_LOCK_TIMEOUT].",
+    help="Seconds to wait for another run of the facts [default: MCQ_LOCK_TIMEOUT].",
 )
 @verbose_option
 def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:

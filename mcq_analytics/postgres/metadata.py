@@ -6,11 +6,23 @@ An attempt normally writes its own row, see `compute`. What the rows say about e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, delete, exists, insert, literal, or_, select, update
+from sqlalchemy import (
+    MetaData,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Engine
 
 from mcq_analytics.errors import UsageError
@@ -24,6 +36,7 @@ from mcq_analytics.model.windows import (
 from mcq_analytics.postgres.fact_tables import (
     CANCELLED,
     FAILED,
+    SUCCESS,
     etl_metadata_table,
     running_attempt_table,
 )
@@ -71,16 +84,16 @@ def latest_attempts(
 
 def next_window(
     engine: Engine,
-    pipeline_name: str,
+    fact_names: Sequence[str],
     settings: Settings,
     start_override: datetime | str | None = None,
     end_override: datetime | str | None = None,
 ) -> tuple[datetime, datetime]:
-    """Return the window to compute next for a fact, as `(start, end)` in UTC.
+    """Return the window to compute next for some facts, as `(start, end)` in UTC.
 
     An override wins. The default start is the first hour, from the partition start on, that has
-    not succeeded; the default end is the end of the last closed hour. Both are equal if there is
-    nothing to do.
+    not succeeded for one of them; the default end is the end of the last closed hour. Both are
+    equal if there is nothing to do.
 
     Raises:
         UsageError: an override is off the hour or in the future, or the end is before the start.
@@ -101,11 +114,11 @@ def next_window(
                 f"{format_hour(start)}: give an end that is later than the start"
             )
     else:
-        hours = hours_of_facts(engine, settings, [pipeline_name])[pipeline_name]
-        start = hours.succeeded_until(settings.partition_start)
+        known = hours_of_facts(engine, settings, fact_names)
+        start = min(hours.succeeded_until(settings.partition_start) for hours in known.values())
         if end_override is not None and end <= start:
             raise UsageError(
-                f"all hours of {pipeline_name} before {format_hour(end)} have succeeded: "
+                f"all hours of {', '.join(fact_names)} before {format_hour(end)} have succeeded: "
                 "give a start to compute them again"
             )
     return min(start, end), end
@@ -115,8 +128,9 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
     """Record attempts that failed or were cancelled and could not record that themselves.
 
     An attempt is left out if its run is recorded already, or if the fact was attempted again since.
-    A run recorded as failed that was really cancelled is corrected. Its row in `running_attempt`
-    goes: otherwise the next attempt, perhaps much later, would record the run once more.
+    A failure is recorded even after a success of the same run. A run recorded as failed that was
+    really cancelled is corrected. Its row in `running_attempt` goes: otherwise the next attempt,
+    perhaps much later, would record the run once more.
     """
     metadata = MetaData(schema=settings.fact_schema)
     table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
@@ -151,12 +165,19 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
                     running.c.run_id == attempt.run_id,
                 )
             )
-            known = exists().where(
-                table.c.pipeline_name == attempt.pipeline_name,
-                or_(
-                    and_(table.c.run_id == attempt.run_id, overlaps),
-                    and_(table.c.finished_at > attempt.finished_at, overlaps),
-                ),
+            of_fact = and_(table.c.pipeline_name == attempt.pipeline_name, overlaps)
+            of_run = (
+                select(table.c.status)
+                .where(of_fact, table.c.run_id == attempt.run_id)
+                .order_by(table.c.id.desc())
+                .limit(1)
+                .scalar_subquery()
+            )
+            # Without a row of the run the comparison is null.
+            is_known = of_run != SUCCESS if attempt.status == FAILED else of_run.is_not(None)
+            known = or_(
+                func.coalesce(is_known, False),
+                exists().where(of_fact, table.c.finished_at > attempt.finished_at),
             )
             row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
             connection.execute(insert(table).from_select(list(values), row.where(~known)))
