@@ -136,7 +136,7 @@ def test_a_wrong_fact_is_an_alert_at_once_until_its_hours_are_right_again(
     sensor.tick()
     [(_, _, body)] = slack.requests
     title, hours, error, link, _ = str(body["text"]).splitlines()
-    assert title == "test_funnel_fact wrong: a check of the rows failed"
+    assert title == "test_funnel_fact is wrong: a check of its rows failed"
     assert hours == f"hours: {FIVE_HOURS} (5 in all)"
     assert error == (
         "last error: the check rows_equal_a_recompute failed (rows compared: 6, rows wrong: 1, "

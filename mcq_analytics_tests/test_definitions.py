@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime, timezone
 
 import pytest
@@ -34,6 +36,8 @@ from mcq_analytics.model.facts import (
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.quality.audits import _EXPECTED, _SUMS
 from mcq_analytics.settings import load_settings
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import scalar
 
 SENSORS = {"alert_sensor", "late_data_sensor", "recovery_sensor"}
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
@@ -104,6 +108,27 @@ def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:
             columns = specs[source.asset_key].metadata["dagster/column_schema"].columns
             assert source.column_name in {column.name for column in columns}
             assert source.asset_key.path[0] in fact.reads
+
+
+def test_dagsters_own_command_refuses_one_fact_alone_with_a_hint(
+    database: Database, instance: DagsterInstance
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "dagster", "asset", "materialize"),
+            *("-m", "mcq_analytics.definitions", "--select", QUESTION_INTERACTION.name),
+            *("--partition", "2024-01-01-00:00"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Please select all asset and check keys produced by this asset" in done.stderr
+    assert all(fact.name in done.stderr for fact in FACTS)
+    assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata") == 0
+    assert instance.get_runs() == []
 
 
 def test_partitions_start_at_the_configured_hour(

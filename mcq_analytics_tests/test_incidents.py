@@ -299,7 +299,7 @@ def test_a_message_about_wrong_facts_names_each_with_its_hours() -> None:
     run = FailedRun("abc", "two rows differ", incident.hours, NOON)
     text = opening_text(incident, [run], "http://dagster.example")
     assert text.splitlines() == [
-        "funnel, summary wrong: a check of the rows failed",
+        "funnel, summary are wrong: checks of their rows failed",
         f"hours: {Window(START + HOUR, START + 3 * HOUR)} (2 in all)",
         "last error: two rows differ",
         "run: http://dagster.example/runs/abc",

@@ -20,13 +20,14 @@ LONGEST_ERROR = 1_000
 _OPENED = {
     LIVE: "failed in hourly runs, on the final attempt",
     BACKFILL: "failed in a backfill, on the final attempt",
-    CHECK: "wrong: a check of the rows failed",
+    CHECK: "is wrong: a check of its rows failed",
 }
 _RECOVERED = {
     LIVE: "all failed hours of the hourly runs are good",
     BACKFILL: "all failed hours of the backfill are good",
     CHECK: "the rows pass the checks again",
 }
+_SEVERAL_ARE_WRONG = "are wrong: checks of their rows failed"
 
 # Errors begin with the fact and window they occurred in, which are not part of the cause. Dagster
 # keeps only the text of an error, so a pattern has to take them off.
@@ -65,7 +66,7 @@ def opening_text(
     """
     return "\n".join(
         [
-            f"{_facts(incident)} {_OPENED[incident.kind]}",
+            f"{_facts(incident)} {_opened(incident)}",
             *_lines(incident.hours),
             *_causes(incident, runs, webserver, older_runs),
             *(
@@ -118,6 +119,10 @@ def merged(one: Hours, other: Hours) -> dict[str, frozenset[datetime]]:
 
 def _facts(incident: Incident) -> str:
     return ", ".join(sorted(incident.hours))
+
+
+def _opened(incident: Incident) -> str:
+    return _SEVERAL_ARE_WRONG if len(incident.hours) > 1 else _OPENED[incident.kind]
 
 
 def _asset(fact: str) -> str:
