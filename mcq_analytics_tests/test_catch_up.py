@@ -7,15 +7,20 @@ from datetime import datetime
 import pytest
 from dagster import (
     AssetKey,
+    AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
     DagsterRunStatus,
     RunRequest,
 )
+from dagster._core.events import StepMaterializationData
 from pyspark.sql import SparkSession
 
 from mcq_analytics.definitions.build import FACTS_JOB
-from mcq_analytics.definitions.partitions import partition_key, range_tags
+from mcq_analytics.definitions.partitions import hourly_partitions, partition_key, range_tags
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
+from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.facts_of import TABLES, contents, execute, run_facts, wrong_rows
 from mcq_analytics_tests.platforms import Platform
 
@@ -62,18 +67,60 @@ def test_hours_in_progress_are_not_requested_and_failed_hours_are(platform: Plat
     assert requested() == [0, 3, 17, 31, 40]
 
 
-def test_an_hour_that_was_stored_but_failed_in_dagster_is_requested(platform: Platform) -> None:
-    """As after a kill between the commit and Dagster's record of the success."""
+@pytest.mark.parametrize("known", [(), tuple(NAMES[:1]), tuple(NAMES[:2])], ids=len)
+def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_again(
+    platform: Platform, known: tuple[str, ...]
+) -> None:
+    """As after a kill between the commit and Dagster's records of the facts."""
+    hour = platform.first + 5 * HOUR
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
-        tags={"dagster/partition": partition_key(platform.first + 5 * HOUR)},
+        tags={"dagster/partition": partition_key(hour)},
     )
+    execute(
+        platform.database,
+        "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
+        f"started_at, finished_at, run_id) SELECT name, '{hour}', '{hour + HOUR}', 'success', "
+        f"now(), now(), '{run.run_id}' FROM unnest(ARRAY{NAMES}) name",
+    )
+    for name in known:
+        made = AssetMaterialization(name, partition=partition_key(hour))
+        event = DagsterEvent(
+            DagsterEventType.ASSET_MATERIALIZATION.value,
+            FACTS_JOB,
+            event_specific_data=StepMaterializationData(made),
+        )
+        platform.instance.report_dagster_event(event, run_id=run.run_id)
     platform.instance.report_run_failed(run)
     platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+
+    def reported() -> list[tuple[str, str | None]]:
+        statuses = {
+            name: (
+                platform.instance.get_status_by_partition(
+                    AssetKey(name), [partition_key(hour)], hourly_partitions(platform.first)
+                )
+                or {}
+            )[partition_key(hour)]
+            for name in NAMES
+        }
+        failed = [row.split("\t")[3] for row in call("status").stdout.splitlines()[1:]]
+        return [
+            (count, status.value if status else None)
+            for count, status in zip(failed, statuses.values(), strict=True)
+        ]
+
+    unknown = len(NAMES) - len(known)
+    assert reported() == [("1", "MATERIALIZED")] * len(known) + [("1", "FAILED")] * unknown
     request = platform.schedule_tick()[0]
     assert platform.hours([request]) == [(5, 5)]
     # Of all facts: the job has no selection.
     assert request.asset_selection is None
+    before = contents(platform.database)
+    platform.carry_out([request])
+    assert contents(platform.database) == before
+    assert reported() == [("0", "MATERIALIZED")] * len(NAMES)
+    assert (5, 5) not in platform.hours(platform.schedule_tick())
 
 
 def test_without_a_database_the_newest_hour_is_requested_so_that_its_failure_shows(
