@@ -9,8 +9,10 @@ import sys
 from datetime import datetime, timezone
 
 import pytest
+import yaml
 from dagster import (
     AssetKey,
+    BackfillPolicy,
     DagsterInstance,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -59,6 +61,19 @@ def test_there_are_four_sources_and_three_facts(definitions: Definitions) -> Non
         *(fact.name for fact in FACTS),
     }
     assert set(graph.materializable_asset_keys) == set(FACT_KEYS)
+
+
+def test_the_facts_are_one_step_that_cannot_be_split_and_one_run_at_a_time(
+    definitions: Definitions,
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    [step] = {graph.get(key).assets_def for key in FACT_KEYS}
+    assert set(step.keys) == set(FACT_KEYS)
+    assert not step.can_subset
+    assert step.backfill_policy == BackfillPolicy.single_run()
+    assert step.op.pool == "facts"
+    instance = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())
+    assert instance["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
 
 
 def test_every_asset_has_columns_owners_kinds_and_a_description(definitions: Definitions) -> None:
