@@ -153,13 +153,14 @@ class Model:
         for hour in self.over(run):
             hour.status, hour.is_cancelled, hour.changed = SUCCESS, False, False
             hour.materialized |= {*known}
+            if known == NAMES:
+                hour.latest = None
 
     def passes(self, run: Run, wrong: str | None = None) -> None:
         """Note that a run has stored the facts; a check may find one of them `wrong`."""
         self.commits(run, NAMES)
         run.state = FAILED if wrong else SUCCESS
         for hour in self.over(run):
-            hour.latest = None
             hour.wrong = frozenset([wrong] if wrong else [])
 
     def fails(self, run: Run) -> None:

@@ -46,7 +46,7 @@ steps = st.builds(
     first=st.integers(0, HOURS - 1),
     hours=st.integers(1, 6),
     fact=st.sampled_from(NAMES),
-    known=st.integers(0, len(NAMES) - 1),
+    known=st.integers(0, len(NAMES)),
     first_look=st.sampled_from(LOOKS),
 )
 
