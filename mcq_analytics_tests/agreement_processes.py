@@ -17,8 +17,8 @@ from mcq_analytics_tests.agreement_model import FAILED, HOURS, NAMES, Run, Step
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import wait_until
 
-DIED = "the process"
-"""A word in the errors of runs whose process died."""
+DIED, NOT_IN_DAGSTER = "the process", "completes the record"
+"""Words in the errors of runs whose process died, before or after it had stored the facts."""
 HOLD = (
     "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
     "PERFORM pg_advisory_xact_lock(77); RETURN NEW; END $$"
@@ -134,6 +134,6 @@ class InProcesses(Looks):
             holder.execute(text("SELECT pg_advisory_unlock(77)"))
             watcher.execute(text("DROP FUNCTION held CASCADE"))
         if step.known < len(NAMES):
-            self.failed(run, DIED)
+            self.failed(run, NOT_IN_DAGSTER)
         else:
             run.state = FAILED

@@ -39,12 +39,12 @@ from mcq_analytics_tests.agreement_model import (
     Run,
     Step,
 )
-from mcq_analytics_tests.agreement_processes import DIED, InProcesses
+from mcq_analytics_tests.agreement_processes import DIED, NOT_IN_DAGSTER, InProcesses
 from mcq_analytics_tests.conftest import opened_instance
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
 
 BROKEN, GONE, WAITED = "broken", "gone", "waited"
-WORDS = (BROKEN, DIED, GONE, WAITED)
+WORDS = (BROKEN, DIED, GONE, NOT_IN_DAGSTER, WAITED)
 """Words in the errors of `etl_metadata`; a run that gives up waiting leaves no error there."""
 BREAK = (
     "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$"

@@ -68,10 +68,11 @@ def test_hours_in_progress_are_not_requested_and_failed_hours_are(platform: Plat
 
 
 @pytest.mark.parametrize("known", [(), tuple(NAMES[:1]), tuple(NAMES[:2])], ids=len)
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
 def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_again(
-    platform: Platform, known: tuple[str, ...]
+    platform: Platform, known: tuple[str, ...], ends: str
 ) -> None:
-    """As after a kill between the commit and Dagster's records of the facts."""
+    """As after a kill, or Ctrl-C, between the commit and Dagster's records of the facts."""
     hour = platform.first + 5 * HOUR
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
@@ -91,8 +92,11 @@ def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_a
             event_specific_data=StepMaterializationData(made),
         )
         platform.instance.report_dagster_event(event, run_id=run.run_id)
-    platform.instance.report_run_failed(run)
-    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    if ends == "killed":
+        platform.instance.report_run_failed(run)
+        platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    else:
+        platform.instance.report_run_canceled(run)
 
     def reported() -> list[tuple[str, str | None]]:
         statuses = {
@@ -111,7 +115,9 @@ def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_a
         ]
 
     unknown = len(NAMES) - len(known)
-    assert reported() == [("1", "MATERIALIZED")] * len(known) + [("1", "FAILED")] * unknown
+    by_dagster = "FAILED" if ends == "killed" else None
+    assert reported() == [("1", "MATERIALIZED")] * len(known) + [("1", by_dagster)] * unknown
+    assert "the next run over these hours completes the record" in call("status").stderr
     request = platform.schedule_tick()[0]
     assert platform.hours([request]) == [(5, 5)]
     # Of all facts: the job has no selection.

@@ -152,7 +152,7 @@ def record_ended_runs(
 ) -> UnfinishedHours:
     """Record in `etl_metadata` the runs that only Dagster knows to have ended.
 
-    These are runs that died, never reached the database, or were cancelled. If one died after it
+    These are runs that died, never reached the database, or were cancelled. If one ended after it
     had stored the facts but before Dagster knew, its hours count as failed: the run that follows
     changes no row, and completes Dagster's record. Returns the unfinished hours.
     """
