@@ -1,4 +1,7 @@
-"""A program for tests: computes a window and prints all that Spark's own UI shows of it."""
+"""A program for tests: computes a window and prints all that Spark's own UI shows of it.
+
+The limit for small windows is lowered, so that Spark's tasks read the base tables.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import urllib.request
 
 from pyspark.sql import SparkSession
 
+from mcq_analytics.compute import inputs
 from mcq_analytics.launching import in_process
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
@@ -17,6 +21,7 @@ RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&lengt
 
 def main(start: str, end: str) -> None:
     """Print the pages of the session's UI, and its REST API."""
+    inputs.DRIVER_ROWS = 0
     in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
     spark = SparkSession.getActiveSession()
     assert spark is not None

@@ -136,7 +136,7 @@ def test_slow_hours_are_compared_in_smaller_pieces_and_the_newest_at_every_tick(
         platform.database,
         "UPDATE answers SET submitted_option = 'C' WHERE answer_id IN (1, 39)",
     )
-    slow(platform, "public", "answers", "timestamp", 0.02)
+    slow(platform, "public", "answers", "timestamp", 0.06)
     found: list[set[int]] = []
     while not any(1 in hours for hours in found):
         found.append(covered(platform, platform.sensor_tick()))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--lock-timeout",
     type=click.IntRange(min=0),
     default=None,
-    help="Seconds to wait for another run of the same fact [default: MCQ_LOCK_TIMEOUT].",
+    help="Seconds to wait for another run of the facts [default: MCQ_LOCK_TIMEOUT].",
 )
 @verbose_option
 def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
@@ -130,15 +130,15 @@ def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
 def _submit_and_follow(instance: DagsterInstance, settings: Settings, pieces: list[Piece]) -> None:
     from mcq_analytics.launching import backfills  # noqa: PLC0415
 
-    hours = sum(piece.partitions for piece in pieces)
+    hours = sum(piece.hours for piece in pieces)
     ids = backfills.submit(instance, settings, pieces)
     pages = [f"{settings.webserver_url}/runs/b/{backfill_id}" for backfill_id in ids]
     try:
         for page in pages:
             click.echo(f"submitted {page}")
-        with progress_bar("computing hours of facts", total=hours) as advance:
+        with progress_bar("computing hours", total=hours) as advance:
             backfills.follow(instance, ids, advance)
     except KeyboardInterrupt:
         click.echo(f"it continues: follow or cancel it at {', '.join(pages)}", err=True)
         sys.exit(130)
-    click.echo(f"done: {hours:,} hours of facts")
+    click.echo(f"done: {number_of(hours, 'hour')}")

@@ -1,7 +1,7 @@
-"""Asset checks: they follow every run of a fact and examine the rows of its window.
+"""Asset checks: they follow every run and examine the rows of its window, fact by fact.
 
-The SQL is in `quality.audits`. If a blocking check fails, so does the run: downstream assets are
-not computed, and an alert is sent. Ranges, totals and keys are left to database constraints.
+The SQL is in `quality.audits`. If a blocking check fails, so does the run, and an alert is sent.
+Ranges, totals and keys are left to database constraints.
 
 There is no `from __future__ import annotations` here: Dagster reads the annotation of a context.
 """

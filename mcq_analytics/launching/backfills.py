@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from dagster import AssetKey, DagsterInstance
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.selector import (
     PartitionRangeSelector,
     PartitionsByAssetSelector,
@@ -28,7 +29,7 @@ from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS_BY_NAME
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, format_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
@@ -49,8 +50,11 @@ _ENDED = (
     BulkActionStatus.CANCELED,
 )
 
-PartitionsDone = Callable[[int, str], None]
-"""Called with the number of partitions just computed, and what is left."""
+_LAST_RECORDED = AssetKey(FACTS[-1].name)
+"""A run records its hours for one fact after the other: with this one they are done."""
+
+HoursDone = Callable[[int, str], None]
+"""Called with the number of hours just computed, and what is left."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ class Piece:
     runs: Sequence[Window]
 
     @property
-    def partitions(self) -> int:
-        """Number of partitions: each hour counts once per fact."""
-        return sum(run.hours for run in self.runs) * len(FACTS_BY_NAME)
+    def hours(self) -> int:
+        """Number of hours of all runs."""
+        return sum(run.hours for run in self.runs)
 
 
 def plan(
@@ -154,8 +158,8 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     return ids
 
 
-def follow(instance: DagsterInstance, ids: Sequence[str], progress: PartitionsDone) -> None:
-    """Wait until backfills have ended; `progress` is called with the partitions done since.
+def follow(instance: DagsterInstance, ids: Sequence[str], progress: HoursDone) -> None:
+    """Wait until backfills have ended; `progress` is called with the hours done since.
 
     Raises:
         McqError: an hour failed, a backfill failed or was cancelled, or the daemon stopped.
@@ -184,7 +188,7 @@ def follow(instance: DagsterInstance, ids: Sequence[str], progress: PartitionsDo
     failed = sum(_failed(backfill) for backfill in found)
     if failed:
         raise McqError(
-            f"{failed:,} hours of facts failed: `mcq-analytics status` shows why; fix the cause, "
+            f"{failed:,} hours failed: `mcq-analytics status` shows why; fix the cause, "
             "then run the command again with --only-failed"
         )
 
@@ -198,14 +202,16 @@ def _backfill(instance: DagsterInstance, backfill_id: str) -> PartitionBackfill:
 
 def _done(backfill: PartitionBackfill) -> int:
     data = backfill.asset_backfill_data
-    return data.materialized_subset.num_partitions_and_non_partitioned_assets if data else 0
+    return _hours(data.materialized_subset) if data else 0
 
 
 def _failed(backfill: PartitionBackfill) -> int:
     data = backfill.asset_backfill_data
-    if data is None:
-        return 0
-    return data.failed_and_downstream_subset.num_partitions_and_non_partitioned_assets
+    return _hours(data.failed_and_downstream_subset) if data else 0
+
+
+def _hours(subset: AssetGraphSubset) -> int:
+    return len(subset.partitions_subsets_by_asset_key.get(_LAST_RECORDED, ()))
 
 
 def _daemon_is_alive(instance: DagsterInstance) -> bool:
