@@ -5,12 +5,12 @@ The limit for small windows is lowered, so that Spark's tasks read the base tabl
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.request
 
 from pyspark.sql import SparkSession
 
-from mcq_analytics.compute import inputs
 from mcq_analytics.launching import in_process
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
@@ -21,7 +21,7 @@ RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&lengt
 
 def main(start: str, end: str) -> None:
     """Print the pages of the session's UI, and its REST API."""
-    inputs.DRIVER_ROWS = 0
+    os.environ["MCQ_DRIVER_ROWS"] = "0"
     in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
     spark = SparkSession.getActiveSession()
     assert spark is not None

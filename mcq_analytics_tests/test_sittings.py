@@ -9,7 +9,6 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from mcq_analytics.transforms import sittings
 from mcq_analytics_tests.small_tables import OF_SUBMISSIONS, Row, Tables, computed, rows
 
 
@@ -116,12 +115,10 @@ def test_the_sum_of_many_long_sittings_of_one_student_is_exact(tables: Tables) -
 
 
 def test_sittings_are_told_apart_by_the_moment_of_submission(tables: Tables) -> None:
-    frame = sittings.sittings(
-        tables.answers((1, 7, 3, 5, 1, "A", 10), (2, 7, 3, 5, 1, "A", 30), (3, 8, 3, 5, 1, "A", 9)),
-        tables.submissions((7, 5, 10, None), (7, 5, 20, "completed"), (7, 5, 40, "completed")),
-    )
-    assert rows(frame, "student_id", "submit_time", "start_time") == [
-        (7, 10.0, 10.0),
-        (7, 20.0, None),
-        (7, 40.0, 30.0),
-    ]
+    # An answer at the moment of a submission belongs to it; the second sitting has no answer.
+    frame = computed(
+        tables,
+        [(1, 7, 3, 5, 1, "A", 10), (2, 7, 3, 5, 1, "A", 30), (3, 8, 3, 5, 1, "A", 9)],
+        [(7, 5, 10, None), (7, 5, 20, "completed"), (7, 5, 40, "completed")],
+    ).where("student_id = 7")
+    assert rows(frame, *OF_SUBMISSIONS) == [(3, 2, 2, (0 + 10) * 1_000_000)]

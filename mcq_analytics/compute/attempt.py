@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.attempt_rows import AttemptRows
-from mcq_analytics.compute.inputs import DRIVER_ROWS, Inputs
+from mcq_analytics.compute.inputs import Inputs
 from mcq_analytics.compute.lock import LockSession
 from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.compute.selections import Selections
@@ -75,7 +75,7 @@ class Attempt:
         self.report = AttemptReport()
         self.is_committed = False
         self._database = database
-        self._driver_rows = DRIVER_ROWS if driver_rows is None else driver_rows
+        self._driver_rows = driver_rows
         self._schema = database.fact_schema
         self._engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]}")
         self._session = LockSession(self._engine)

@@ -59,7 +59,7 @@ class Inputs:
     selections: Selections
     staging: Staging
     touched: Touched
-    driver_rows: int
+    driver_rows: int | None
     tables: Mapping[str, pa.Table] | None = None
     _frames: list[DataFrame] = field(default_factory=list)
     _blocks: dict[str, int] = field(default_factory=dict)
@@ -73,13 +73,13 @@ class Inputs:
 
     def read_if_few(self) -> None:
         """Read the rows into `tables` if they are few."""
-        if max(self.touched.in_window, self.touched.keys) > self.driver_rows:
+        left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
+        if max(self.touched.in_window, self.touched.keys) > left:
             return
         with reading_snapshot(self.url, self.snapshot, self._keys_sql) as cursor:
             cursor.execute(plan_setting(self.selections.base))
             keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
             found: dict[str, pa.Table] = {}
-            left = self.driver_rows
             for table in ("answers", "submissions", *IDS):
                 if table in IDS:
                     ids = found["answers"].select([IDS[table]]).group_by(IDS[table]).aggregate([])
