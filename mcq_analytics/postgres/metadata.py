@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Insert,
     MetaData,
     Table,
@@ -146,9 +147,11 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
     with engine.begin() as connection:
         for attempt in ended:
             if attempt.status == CANCELLED:
+                stored = table.alias()
+                has_stored = exists().where(*_of_run(stored, attempt), stored.c.status == SUCCESS)
                 connection.execute(
                     update(table)
-                    .where(*_of_run(table, attempt), table.c.status == FAILED)
+                    .where(*_of_run(table, attempt), table.c.status == FAILED, ~has_stored)
                     .values(status=CANCELLED)
                 )
             connection.execute(delete(running).where(*_of_run(running, attempt)))
@@ -193,7 +196,9 @@ def _insertion(table: Table, attempt: PastAttempt) -> Insert:
     return insert(table).from_select(list(found), select(*found.values()).where(~is_known))
 
 
-def _of_run(table: Table, attempt: PastAttempt) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _of_run(
+    table: FromClause, attempt: PastAttempt
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return table.c.pipeline_name == attempt.pipeline_name, table.c.run_id == attempt.run_id
 
 
