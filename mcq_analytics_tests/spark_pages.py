@@ -5,19 +5,23 @@ from __future__ import annotations
 import sys
 import urllib.request
 
+import pytest
 from pyspark.sql import SparkSession
 
 from mcq_analytics.launching import in_process
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
+from mcq_analytics_tests.reading import read_by
 
 PAGES = ("environment/", "jobs/", "stages/", "storage/", "executors/", "SQL/")
 RECORDS = ("environment", "jobs", "stages?details=true", "sql?details=true&length=1000")
 
 
 def main(start: str, end: str) -> None:
-    """Print the pages of the session's UI, and its REST API."""
-    in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
+    """Print the pages of the session's UI, and its REST API. Spark's tasks read the base rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        read_by("ranges", patch)
+        in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
     spark = SparkSession.getActiveSession()
     assert spark is not None
     context = spark.sparkContext
