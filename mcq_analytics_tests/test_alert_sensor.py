@@ -139,8 +139,8 @@ def test_a_wrong_fact_is_an_alert_at_once_until_its_hours_are_right_again(
     assert title == "test_funnel_fact is wrong: a check of its rows failed"
     assert hours == f"hours: {FIVE_HOURS} (5 in all)"
     assert error == (
-        "last error: the check rows_equal_a_recompute failed (rows compared: 6, rows wrong: 1, "
-        f"rows awaiting a run: 0, wrong: (5)): {REMEDY}"
+        "last error: the check rows_equal_a_recompute failed (student tests compared: 6, "
+        f"rows wrong: 1, rows awaiting a run: 0, wrong: (5)): {REMEDY}"
     )
     assert link.endswith(spoiled.run_id)
     assert (

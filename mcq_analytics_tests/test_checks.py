@@ -285,8 +285,8 @@ def test_a_wrong_fact_fails_its_run_with_check_keys_and_remedy_in_every_message(
     )
     command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
     said = (
-        f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (rows compared: "
-        f"6, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
+        f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (student tests "
+        f"compared: 6, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
     )
     fails(command, 1, f"error: {said}")
     [run] = instance.get_runs()

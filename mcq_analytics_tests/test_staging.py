@@ -10,7 +10,8 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from mcq_analytics.compute.attempt import Attempt
-from mcq_analytics.compute.merge import Merge, MergeCounts, Staged
+from mcq_analytics.compute.difference import MergeCounts
+from mcq_analytics.compute.merge import Merge, Staged
 from mcq_analytics.compute.staging import TOUCHED, Staging
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import Database
@@ -22,7 +23,7 @@ from mcq_analytics.spark.sink import collect_to_staging, copy_to_staging, copyin
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, add_nine
 from mcq_analytics_tests.disagreements import disagreements_now
-from mcq_analytics_tests.facts_of import execute, scalar
+from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
 from mcq_analytics_tests.reading import read_by
 from mcq_analytics_tests.small_tables import Tables, computed
 
@@ -181,3 +182,27 @@ def test_few_rows_are_not_shuffled_and_need_no_python_worker(
     assert "mcq_postgres" in plan()
     read_by("ranges", monkeypatch)
     assert "LeftSemi" in plan()
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DELETE FROM analytics.test_funnel_fact",
+        """UPDATE analytics.test_funnel_fact SET total_submissions = 1, completed_submissions = 0,
+            incomplete_submissions = 1, completion_rate = 0, avg_submit_time = NULL,
+            timed_submissions = 0, timed_microseconds = 0""",
+    ],
+)
+def test_a_funnel_that_somebody_changed_is_summed_up_when_its_rows_cannot_be_right(
+    answered: Database, spark: SparkSession, tampering: str
+) -> None:
+    """A row moved from there by differences would break a constraint, and no run could pass."""
+    execute(
+        answered,
+        "INSERT INTO submissions SELECT 70 + n, test_id, submit_time, 'completed' "
+        "FROM submissions, generate_series(1, 2) n",
+    )
+    run_facts(answered, spark, NINE)
+    execute(answered, tampering, "DELETE FROM submissions WHERE student_id > 70")
+    run_facts(answered, spark, NINE)
+    assert wrong_rows(answered) == []

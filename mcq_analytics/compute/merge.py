@@ -1,9 +1,7 @@
 """The upsert of the facts: staged rows become the facts' rows, in the caller's transaction.
 
-Which rows are staged is decided in `selections`; when they are merged, in `attempt`. Every step
-compares the staged rows of the touched students' tests with the stored ones and keeps the
-difference in a temporary table, from which rows are inserted, updated and deleted, and from which
-the rows that span students follow.
+Which rows are staged is decided in `selections`; when they are merged, in `attempt`. How the rows
+of a table are replaced is in `difference`, what follows for rows that span students in `spanning`.
 """
 
 from __future__ import annotations
@@ -13,6 +11,16 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Table, text
 
+from mcq_analytics.compute.difference import MergeCounts, Target, is_empty, listed, replace_rows
+from mcq_analytics.compute.spanning import (
+    FUNNELS,
+    IS_IMPOSSIBLE,
+    MOVED,
+    OTHER_TOTALS,
+    SUMMED,
+    TOTALS,
+    sums,
+)
 from mcq_analytics.model.facts import (
     FACTS,
     QUESTION_INTERACTION,
@@ -25,98 +33,6 @@ from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.spark.parts import HOURS, INTERACTIONS, SUBMISSIONS, SUMMARIES, TASK
-
-# Rows of a student's test are found by their range in the primary key, which no other index has:
-# with `=`, an index on the test alone can look as good, and reads all students of the test for
-# each one. Both sides then meet in a full join, which PostgreSQL cannot run as a nested loop.
-_DIFFERENCE = """
-    CREATE TEMPORARY TABLE {difference} ON COMMIT DROP AS
-    WITH stored AS MATERIALIZED (
-        SELECT f.* FROM {touched} k CROSS JOIN LATERAL (
-            SELECT f.ctid AS place, {key_and_values}
-            FROM {table} f
-            WHERE ({first}) >= ({first_of_k}) AND ({first}) <= ({first_of_k}) OFFSET 0
-        ) f
-    ), staged AS MATERIALIZED ({staged})
-    SELECT {keys}, {new_values}, {old_values}, n.is_staged, o.place
-    FROM (SELECT *, true AS is_staged FROM staged) n FULL JOIN stored o ON {key_matches}
-    WHERE CASE WHEN n.is_staged AND o.place IS NOT NULL
-        THEN ({staged_values}) IS DISTINCT FROM ({stored_values}) ELSE true END
-"""
-
-_INSERT_ALL = """
-    INSERT INTO {table} ({key}, {values}{stamp_name})
-    SELECT {key}, {values}{stamp} FROM ({staged}) staged ORDER BY {key}
-"""
-
-# Only rows that are new or differ are written, so that `updated_at` shows real changes.
-_STORE = """
-    INSERT INTO {table} ({key}, {values}{stamp_name})
-    SELECT {key}, {new_names}{stamp} FROM {difference} WHERE is_staged ORDER BY {key}
-    ON CONFLICT ({key}) DO UPDATE SET {assignments}
-"""
-
-_COUNT = """
-    SELECT count(*) FILTER (WHERE is_staged AND place IS NULL),
-        count(*) FILTER (WHERE is_staged AND place IS NOT NULL) FROM {difference}
-"""
-
-# By the address of the row: nobody else writes our tables while we hold the lock.
-_DELETE = """
-    DELETE FROM {table}
-    WHERE ctid = ANY(ARRAY(SELECT place FROM {difference} WHERE is_staged IS NULL))
-"""
-
-# One probe per question of a test, however many students it has (a loose index scan).
-TOTALS = """
-    WITH RECURSIVE question (test_id, question_id) AS (
-        SELECT t.test_id, q.question_id FROM (SELECT DISTINCT test_id FROM {touched}) t
-        CROSS JOIN LATERAL (
-            SELECT f.question_id FROM {interactions} f WHERE f.test_id = t.test_id
-            ORDER BY f.question_id LIMIT 1
-        ) q
-        UNION ALL
-        SELECT p.test_id, q.question_id FROM question p
-        CROSS JOIN LATERAL (
-            SELECT f.question_id FROM {interactions} f
-            WHERE f.test_id = p.test_id AND f.question_id > p.question_id
-            ORDER BY f.question_id LIMIT 1
-        ) q
-    )
-    SELECT test_id, count(*) AS total_questions FROM question GROUP BY test_id
-"""
-
-# The index on test and total finds just the rows that have another one.
-_OTHER_TOTALS = """
-    UPDATE {summaries} f SET total_questions = t.total_questions, updated_at = now()
-    FROM totals t WHERE f.test_id = t.test_id AND f.total_questions {differs} t.total_questions
-"""
-
-# By the difference of what students' tests add: flat, however many students a test has.
-_MOVED = """
-    CREATE TEMPORARY TABLE funnels ON COMMIT DROP AS
-    SELECT d.test_id, {moved}
-    FROM (SELECT test_id, {net} FROM {difference} GROUP BY test_id) d
-    LEFT JOIN {funnel} f ON f.test_id = d.test_id
-"""
-
-# From all that is stored: it costs all students of the tests, and mends what was wrong.
-_SUMMED = """
-    CREATE TEMPORARY TABLE funnels ON COMMIT DROP AS
-    SELECT t.test_id, {summed}
-    FROM (SELECT DISTINCT test_id FROM {touched}) t
-    LEFT JOIN {submissions} s ON s.test_id = t.test_id GROUP BY t.test_id
-"""
-
-_FUNNELS = """
-    SELECT test_id, submissions AS total_submissions, completed_submissions,
-        submissions - completed_submissions AS incomplete_submissions,
-        CAST(100 AS float8) * completed_submissions / submissions AS completion_rate,
-        CAST(timed_microseconds AS float8) / nullif(timed_submissions, 0) / 1000000
-            AS avg_submit_time,
-        timed_submissions, timed_microseconds
-    FROM funnels WHERE submissions > 0
-"""
 
 _ADD_HOURS = """
     INSERT INTO {hours} (hour, {student_test})
@@ -137,83 +53,12 @@ _DELETE_HOURS = """
 
 
 @dataclass(frozen=True)
-class MergeCounts:
-    """Rows of a fact that a merge inserted, updated and deleted."""
-
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-
-    @property
-    def written(self) -> int:
-        """All rows that changed."""
-        return self.inserted + self.updated + self.deleted
-
-
-@dataclass(frozen=True)
 class Staged:
     """What is merged: quoted names of the staging tables, and the task attempts that count."""
 
     touched: str
     parts: Mapping[str, str]
     tasks: Sequence[int]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A table of ours that is compared with a query for its new rows, over some keys.
-
-    `ordered` are the columns that the primary key starts with, which the query `keys` has.
-    """
-
-    table: Table
-    values: tuple[str, ...]
-    staged: str
-    keys: str
-    ordered: tuple[str, ...]
-    is_fact: bool = True
-
-    @property
-    def name(self) -> str:
-        return quoted(self.table.schema or "public", self.table.name)
-
-    @property
-    def difference(self) -> str:
-        """Name of the temporary table of the rows that differ."""
-        return f"{self.table.name}_difference"
-
-    @property
-    def fields(self) -> dict[str, str]:
-        key = [column.name for column in self.table.primary_key.columns]
-        names = [quoted(name) for name in (*key, *self.values)]
-        first = [quoted(name) for name in self.ordered]
-        values = [quoted(name) for name in self.values]
-        stamped = [*values, *(["updated_at"] if self.is_fact else [])]
-        return {
-            "table": self.name,
-            "difference": self.difference,
-            "touched": self.keys,
-            "staged": self.staged,
-            "key": _listed(key),
-            "values": ", ".join(values),
-            "new_names": ", ".join(values),
-            "stamp_name": ", updated_at" if self.is_fact else "",
-            "stamp": ", now()" if self.is_fact else "",
-            "key_and_values": ", ".join(f"f.{name}" for name in names),
-            "first": ", ".join(f"f.{name}" for name in first),
-            "first_of_k": ", ".join(f"k.{name}" for name in first),
-            "keys": ", ".join(
-                f"coalesce(n.{name}, o.{name}) AS {name}" for name in map(quoted, key)
-            ),
-            "new_values": ", ".join(f"n.{name}" for name in values),
-            "old_values": ", ".join(
-                f"o.{quoted(name)} AS {quoted(f'old_{name}')}" for name in self.values
-            ),
-            "key_matches": " AND ".join(f"n.{name} = o.{name}" for name in map(quoted, key)),
-            "staged_values": ", ".join(f"n.{name}" for name in values),
-            "stored_values": ", ".join(f"o.{name}" for name in values),
-            "assignments": ", ".join(f"{name} = EXCLUDED.{name}" for name in stamped),
-        }
 
 
 class Merge:
@@ -264,10 +109,10 @@ class Merge:
         self._store_hours()
         return counts
 
-    def _interactions(self) -> _Target:
+    def _interactions(self) -> Target:
         table = self._tables.facts[QUESTION_INTERACTION.name]
         values = QUESTION_INTERACTION.column_names
-        return _Target(
+        return Target(
             table,
             values,
             self._select(INTERACTIONS, table, QUESTION_INTERACTION.key, values),
@@ -275,11 +120,11 @@ class Merge:
             STUDENT_TEST,
         )
 
-    def _summaries(self) -> _Target:
+    def _summaries(self) -> Target:
         table = self._tables.facts[TEST_SUMMARY.name]
         own = tuple(name for name in TEST_SUMMARY.column_names if name != "total_questions")
         staged = self._select(SUMMARIES, table, TEST_SUMMARY.key, own)
-        return _Target(
+        return Target(
             table,
             ("total_questions", *own),
             f"SELECT s.*, t.total_questions FROM ({staged}) s JOIN totals t USING (test_id)",
@@ -291,7 +136,7 @@ class Merge:
         """Store what students' tests add to the funnel, and from that the funnel."""
         table = self._tables.submissions
         counts = tuple(column.name for column in SUBMISSION_COUNTS)
-        target = _Target(
+        target = Target(
             table,
             counts,
             self._select(SUBMISSIONS, table, STUDENT_TEST, counts),
@@ -299,35 +144,26 @@ class Merge:
             tuple(reversed(STUDENT_TEST)),
             is_fact=False,
         )
-        was_empty = self._is_empty(table)
+        was_empty = is_empty(self._connection, table)
         self._store(target)
+        fields = {
+            **sums(),
+            "touched": self._staged.touched,
+            "submissions": target.name,
+            "difference": target.difference,
+            "funnel": self._fact(2),
+        }
         if self._repairing or was_empty:
-            self._run(
-                _SUMMED,
-                touched=self._staged.touched,
-                submissions=target.name,
-                summed=", ".join(
-                    f"{_whole(f'coalesce(sum(s.{name}), 0)', name)} AS {name}" for name in counts
-                ),
-            )
+            self._run(SUMMED, **fields)
         else:
-            self._run(
-                _MOVED,
-                difference=target.difference,
-                funnel=self._fact(2),
-                net=", ".join(
-                    f"sum(coalesce({name}, 0) - coalesce(old_{name}, 0)) AS {name}"
-                    for name in counts
-                ),
-                moved=", ".join(
-                    f"{_whole(f'coalesce(f.{of_test}, 0) + d.{name}', name)} AS {name}"
-                    for name, of_test in zip(counts, _OF_TEST, strict=True)
-                ),
-            )
+            self._run(MOVED, **fields)
+            if self._connection.execute(text(IS_IMPOSSIBLE)).scalar_one():
+                self._run("DROP TABLE funnels")
+                self._run(SUMMED, **fields)
         values = (*TEST_FUNNEL.column_names, *(column.name for column in TEST_FUNNEL.technical))
         funnel = self._tables.facts[TEST_FUNNEL.name]
         return self._store(
-            _Target(funnel, values, _FUNNELS, "(SELECT test_id FROM funnels)", TEST_FUNNEL.key)
+            Target(funnel, values, FUNNELS, "(SELECT test_id FROM funnels)", TEST_FUNNEL.key)
         )
 
     def _update_other_totals(self) -> int:
@@ -335,7 +171,7 @@ class Merge:
         # Any other join would read all rows.
         self._set("enable_hashjoin = off", "enable_mergejoin = off")
         rows = sum(
-            self._run(_OTHER_TOTALS, summaries=self._fact(1), differs=differs)
+            self._run(OTHER_TOTALS, summaries=self._fact(1), differs=differs)
             for differs in ("<", ">")
         )
         self._set("enable_hashjoin = on", "enable_mergejoin = on")
@@ -345,7 +181,7 @@ class Merge:
         table = self._tables.hours
         fields = {
             "hours": quoted(table.schema or "public", table.name),
-            "student_test": _listed(STUDENT_TEST),
+            "student_test": listed(STUDENT_TEST),
             "h_key": ", ".join(f"h.{name}" for name in STUDENT_TEST),
             "staged": self._staged.parts[HOURS],
             "task": TASK,
@@ -355,21 +191,8 @@ class Merge:
         self._run(_ADD_HOURS, **fields)
         self._run(_DELETE_HOURS, **fields)
 
-    def _store(self, target: _Target) -> MergeCounts:
-        """Make the staged rows the rows of a table for the touched keys."""
-        fields = target.fields
-        if self._is_empty(target.table):
-            return MergeCounts(inserted=self._run(_INSERT_ALL, **fields))
-        self._run(_DIFFERENCE, **fields)
-        inserted, updated = self._connection.execute(text(_COUNT.format(**fields))).one()
-        if inserted or updated:
-            self._run(_STORE, **fields)
-        return MergeCounts(inserted, updated, self._run(_DELETE, **fields))
-
-    def _is_empty(self, table: Table) -> bool:
-        name = quoted(table.schema or "public", table.name)
-        statement = f"SELECT NOT EXISTS (SELECT 1 FROM {name})"
-        return bool(self._connection.execute(text(statement)).scalar_one())
+    def _store(self, target: Target) -> MergeCounts:
+        return replace_rows(self._connection, target, self._bound)
 
     def _select(
         self, part: str, table: Table, key: tuple[str, ...], values: tuple[str, ...]
@@ -391,25 +214,6 @@ class Merge:
 
     def _run(self, template: str, **fields: str) -> int:
         return self._connection.execute(text(template.format(**fields)), self._bound).rowcount
-
-
-_OF_TEST = (
-    "total_submissions",
-    "completed_submissions",
-    "timed_submissions",
-    "timed_microseconds",
-)
-"""The columns of the funnel that are sums of `SUBMISSION_COUNTS`, in their order."""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(quoted, names))
-
-
-def _whole(expression: str, column: str) -> str:
-    """Return a sum in the type of its column: sums of integers are numeric."""
-    kind = {one.name: one.type.value for one in SUBMISSION_COUNTS}[column]
-    return f"CAST({expression} AS {kind})"
 
 
 def _typed(table: Table, column: str) -> str:

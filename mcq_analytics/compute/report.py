@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 
-from mcq_analytics.compute.merge import MergeCounts
+from mcq_analytics.compute.difference import MergeCounts
 from mcq_analytics.model.facts import FACTS
 
 

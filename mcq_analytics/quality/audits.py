@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql
 from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
 from mcq_analytics.compute.handed_in import handed_in
 from mcq_analytics.compute.judged_answers import judged, outcomes
-from mcq_analytics.compute.merge import TOTALS
+from mcq_analytics.compute.spanning import TOTALS
 from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import (
     QUESTION_INTERACTION,
