@@ -244,6 +244,7 @@ class Attempt:
             # Without a row to read there is none to compute.
             tasks = collect_to_staging(frame, *target) if report.rows_read else []
         else:
+            begun.inputs.cache()
             tasks = copy_to_staging(frame, *target)
             self._release(begun.snapshot)
             report.rows_read = staging.rows_read(

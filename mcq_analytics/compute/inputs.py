@@ -124,11 +124,17 @@ class Inputs:
         if table not in IDS:
             # Shuffled once: everything that follows works within a student's test.
             return rows.repartition(*STUDENT_TEST)
-        # Once it is read, Spark knows how large it is, and need not shuffle the answers to join it.
         rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         self._frames.append(rows)
-        rows.count()
         return rows
+
+    def cache(self) -> None:
+        """Read the sessions and answer keys, if Spark's tasks do.
+
+        Spark then knows how large they are, and need not shuffle the answers to join them.
+        """
+        for frame in self._frames:
+            frame.count()
 
     def release(self) -> None:
         """Drop the rows that Spark and this process hold."""
