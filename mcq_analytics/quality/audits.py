@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 
-from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
+from mcq_analytics.compute.fingerprints import computed_hours, stale_hours, stored_rows
 from mcq_analytics.compute.handed_in import handed_in
 from mcq_analytics.compute.judged_answers import judged, outcomes
 from mcq_analytics.compute.spanning import TOTALS
@@ -35,8 +35,8 @@ from mcq_analytics.postgres.inspection import SQL_TYPES, BaseTables
 
 SAMPLE = 20
 """Students' tests of a window that are recomputed, from their whole history."""
-SAMPLED_HOURS = 24
-"""The sample of a longer window is taken from so many hours of it, drawn by the same seed."""
+SAMPLED_ROWS = 100_000
+"""The sample of a window with more base rows is drawn from a part of it."""
 SUMMED_ROWS = 50_000
 """Tests of the sample are summed up until they have this many submissions; at least one is."""
 
@@ -200,10 +200,7 @@ class Audits:
 
         For the funnel, the rows are those of which its sums are made; then the sums are compared.
         """
-        part = self.window
-        if part.hours > SAMPLED_HOURS:
-            start = part.start + seed % (part.hours - SAMPLED_HOURS + 1) * HOUR
-            part = Window(start, start + SAMPLED_HOURS * HOUR)
+        part = self._sampled(connection, seed)
         bound = {
             "window_start": part.start,
             "window_end": part.end,
@@ -224,6 +221,18 @@ class Audits:
             wrong=tuple(wrong),
             awaiting=tuple(row.key for row in rows if (row.student_id, row.test_id) in unsettled),
         )
+
+    def _sampled(self, connection: Connection, seed: int) -> Window:
+        """Return the part of the window that the sample is drawn from."""
+        rows = stored_rows(connection, self.schema, self.window)
+        part = self.window
+        while part.hours > 1 and sum(rows.get(hour, 0) for hour in part.starts()) > SAMPLED_ROWS:
+            middle = part.start + part.hours // 2 * HOUR
+            halves = (Window(part.start, middle), Window(middle, part.end))
+            filled = [half for half in halves if any(rows.get(hour) for hour in half.starts())]
+            part = filled[seed % len(filled)]
+            seed //= 2
+        return part
 
     def _different_rows(self) -> str:
         of_submissions = self.fact == TEST_FUNNEL

@@ -56,11 +56,20 @@ _QUESTION_IS_KNOWN = """
         OR EXISTS (SELECT 1 FROM {interactions} f WHERE CAST(f.question_id AS text) = :question)
 """
 
-# All hours of the students' tests with the question: a single one may lie in no partition.
+# The hours of its answers; and of what is stored, in case the answers are gone.
 _QUESTION_HOURS = """
-    SELECT DISTINCT h.hour FROM {interactions} f
-    JOIN {hours} h ON h.student_id = f.student_id AND h.test_id = f.test_id
-    WHERE CAST(f.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
+    WITH asked AS MATERIALIZED (
+        SELECT {f.student_id} AS student_id, {f.test_id} AS test_id,
+            f.first_answer_time, f.last_answer_time
+        FROM {interactions} f WHERE CAST(f.question_id AS text) = :question
+    ), found AS (
+        SELECT {answer_time} AS moment FROM asked k {answers_of_key}
+        WHERE {answer_has_keys} AND CAST(a.question_id AS text) = :question
+        UNION ALL SELECT first_answer_time FROM asked
+        UNION ALL SELECT last_answer_time FROM asked
+    )
+    SELECT DISTINCT date_trunc('hour', moment, 'UTC') FROM found
+    WHERE moment BETWEEN {earliest} AND {latest}
 """
 
 # `pairs` are the students' tests with an answer in one of the hours, now or when last computed.
@@ -177,7 +186,7 @@ class Corrections:
         return Page(found.rows, last, set(found.hours))
 
     def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
-        """Return the hours of the students' tests with a question, or None if it does not exist."""
+        """Return the hours of the answers to a question, or None if it does not exist."""
         bound = {"question": question}
         if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
             return None
