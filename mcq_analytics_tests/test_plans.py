@@ -28,7 +28,7 @@ from mcq_analytics_tests.reading import read_by
 
 SMALL, LARGE = 3_000, 15_000
 """Students of the past: 60,000 and 300,000 answers, in five tests."""
-INDEX_OF_TESTS = "answers_test_id_question_id_idx"
+INDEX_OF_TESTS = ("CREATE INDEX ON answers (test_id, question_id)",)
 
 Copy = Callable[[int], Database]
 Plan = Mapping[str, Any]
@@ -82,22 +82,20 @@ def rows_of_an_hour(
 
 
 OTHERS = (
+    *INDEX_OF_TESTS,
     "CREATE INDEX ON answers (test_id)",
     "CREATE INDEX ON answers (question_id)",
     "CREATE INDEX ON submissions (student_id)",
 )
 
 
-NEEDED = (f"DROP INDEX {INDEX_OF_TESTS}",)
-
-
 @pytest.mark.parametrize(
     ("indexes", "analyze", "way"),
     [
-        (NEEDED, "", "driver"),
-        (NEEDED, "ANALYZE", "driver"),
-        ((), "", "slices"),
+        ((), "", "driver"),
         ((), "ANALYZE", "driver"),
+        (INDEX_OF_TESTS, "", "slices"),
+        (INDEX_OF_TESTS, "ANALYZE", "driver"),
         (OTHERS, "", "driver"),
         (OTHERS, "ANALYZE", "slices"),
     ],

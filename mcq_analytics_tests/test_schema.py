@@ -290,10 +290,8 @@ def test_an_index_will_do_if_it_begins_with_the_wanted_columns(empty_database: D
         base = inspect_base_tables(connection, "public")
         statements = missing_indexes(connection, base, "public")
     assert [statement.split(" ON ")[1] for statement in statements] == [
-        "public.answers (student_id, test_id, question_id)",
-        "public.answers (test_id, question_id)",
-        "public.answers (session_id)",
-        "public.submissions (test_id, student_id)",
+        "public.answers (student_id, test_id)",
+        "public.submissions (student_id, test_id)",
     ]
     with empty_database.engine().connect() as connection:
         autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
