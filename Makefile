@@ -3,6 +3,7 @@
 #   make test       checks and all tests      make test-fast  the pure tests, in seconds
 #   make test-deep  the same as test, with many more histories and faults
 #   make check      ruff and mypy             make format     fix what ruff can fix
+#   make bench      the comparison with its peers, and docs/performance.md (BENCH="--help" for options)
 #   make setup      only the set-up           make lock       renew requirements.lock
 #   make clean      remove everything that these commands made
 
@@ -20,11 +21,12 @@ RUNS ?= 10
 SEQUENCES ?= 10
 SEQUENCE_STEPS ?= 12
 ARGS ?=
+BENCH ?=
 # Two processes work through the test modules and share one PostgreSQL server.
 TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-fast test-deep lock clean
+.PHONY: help setup demo check format test test-fast test-deep bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -62,10 +64,13 @@ test-deep: check
 	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
 	SEQUENCES=$(SEQUENCES) SEQUENCE_STEPS=$(SEQUENCE_STEPS) $(TESTS)
 
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH)
+
 # Resolved for all supported Pythons and systems, with hashes and without the address of an index.
 lock:
 	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --generate-hashes \
 		--no-header --no-annotate --no-strip-extras --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .mcq .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mcq .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,7 +89,7 @@ def get_time_range(
 
     """
     settings = load_settings()
-    window = next_window(engine, pipeline_name, settings, start_override, end_override)
+    window = next_window(engine, [pipeline_name], settings, start_override, end_override)
     _alert_after_two_failures(engine, pipeline_name, settings)
     return window
 

@@ -11,7 +11,7 @@ class McqError(Exception):
 
 
 class LockTimeoutError(McqError):
-    """Another run held the fact's lock for too long. Nothing was attempted, so no hour failed."""
+    """Another run held the lock for too long. Nothing was attempted, so no hour failed."""
 
 
 class UsageError(McqError):

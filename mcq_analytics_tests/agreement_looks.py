@@ -26,8 +26,8 @@ from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_h
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.agreement_model import (
+    ALL,
     FAILED,
-    FUNNEL,
     NAMES,
     SUCCESS,
     HoursByFact,
@@ -112,26 +112,28 @@ class Looks:
         }
         known = {
             (name, start): (hour.status, hour.is_cancelled)
-            for name, hours in self.model.hours.items()
-            for start, hour in hours.items()
+            for name in NAMES
+            for start, hour in self.model.hours.items()
             if hour.status is not None or hour.is_cancelled
         }
         self.agree("SQL", reported, known)
         self.agree(
             "SQL over wrong hours",
             {name: {hour for fact, hour in wrong if fact == name} for name in NAMES},
-            self.model.which(lambda hour: hour.is_wrong),
+            self.model.wrong(),
         )
-        for name, hours in self.model.hours.items():
+        is_open = self.model.which(lambda hour: hour.status != SUCCESS)
+        for name in NAMES:
             begin, end = get_time_range(self.database.engine(), name)
-            is_open = [start for start, hour in hours.items() if hour.status != SUCCESS]
-            self.agree("the next window", (begin, end), (min([*is_open, end]), max(hours) + HOUR))
+            expected = (min([*is_open, end]), max(self.model.hours) + HOUR)
+            self.agree("the next window", (begin, end), expected)
 
     def look_at_status(self) -> None:
         shown = call("status")
-        bad = self.model.which(lambda hour: hour.status == FAILED or hour.is_wrong)
+        failed = self.model.which(lambda hour: hour.status == FAILED)
         done = self.model.which(lambda hour: hour.status == SUCCESS)
         missing = self.model.which(lambda hour: hour.status is None)
+        wrong = self.model.wrong()
         rows = [row.split("\t") for row in shown.stdout.splitlines()[1:]]
         self.agree(
             "status",
@@ -139,18 +141,16 @@ class Looks:
             [
                 [
                     name,
-                    format_hour(max(done[name])) if done[name] else "none",
-                    str(len(missing[name])),
-                    str(len(bad[name])),
+                    format_hour(max(done)) if done else "none",
+                    str(len(missing)),
+                    str(len(failed | wrong[name])),
                 ]
                 for name in NAMES
             ],
         )
-        self.agree("exit code of status", shown.exit_code, int(any(bad.values())))
-        for verb, known in (
-            ("failed", self.model.which(lambda hour: hour.status == FAILED)),
-            ("is wrong", self.model.which(lambda hour: hour.is_wrong)),
-        ):
+        is_bad = bool(failed) or any(wrong.values())
+        self.agree("exit code of status", shown.exit_code, int(is_bad))
+        for verb, known in (("failed", dict.fromkeys(NAMES, failed)), ("(?:is|are) wrong", wrong)):
             reported, is_complete = named_hours(shown.stderr, verb)
             for name in NAMES:
                 assert reported[name] <= known[name], shown.stderr
@@ -172,7 +172,8 @@ class Looks:
         cursor = self.cursors["alert_sensor"]
         state = State.from_cursor(KeptCursor(self.instance, alerts.NAME, cursor).read())
         reported: dict[str, HoursByFact] = {
-            kind: {name: set() for name in NAMES} for kind in (LIVE, CHECK)
+            LIVE: {ALL: set()},
+            CHECK: {name: set() for name in NAMES},
         }
         for incident in state.incidents:
             for name, hours in incident.hours.items():
@@ -183,7 +184,7 @@ class Looks:
         partitions = hourly_partitions(self.first)
         reported = {}
         for name in NAMES:
-            keys = [partition_key(start) for start in self.model.hours[name]]
+            keys = [partition_key(start) for start in self.model.hours]
             found = self.instance.get_status_by_partition(AssetKey(name), keys, partitions) or {}
             reported[name] = {
                 hour_of(key): one.value for key, one in found.items() if one is not None
@@ -193,10 +194,10 @@ class Looks:
     def look_at_partitions(self) -> None:
         reported = self.by_dagster()
         known: dict[str, dict[datetime, str]] = {}
-        for name, hours in self.model.hours.items():
+        for name in NAMES:
             known[name] = {}
-            for start, hour in hours.items():
-                found = hour.by_dagster
+            for start, hour in self.model.hours.items():
+                found = hour.by_dagster(name)
                 if (
                     hour.has_failed_before_it_was_cancelled
                     and reported[name].get(start) == "FAILED"
@@ -212,30 +213,28 @@ class Looks:
         assert shown.exit_code == 1
         assert "gone" in shown.stderr
         self.add_closed_hours()
-        newest = {max(self.model.hours[FUNNEL])}
-        busy = self.model.busy()
+        newest = {max(self.model.hours)} - self.model.busy()
         asked = schedule_tick(self.definitions, self.instance)
-        self.agree("schedule while away", expanded(asked), {n: newest - busy[n] for n in NAMES})
+        self.agree("schedule while away", expanded(asked), newest)
         assert self.tick("recovery_sensor") == []
         self.model.was_away = True
         self.look_at_incidents()
 
 
-def covered(request: RunRequest) -> tuple[Window, list[str]]:
-    """Return the window and the facts of a request."""
+def covered(request: RunRequest) -> Window:
+    """Return the window of a request, which is for all facts."""
+    assert request.asset_selection is None
     first = request.partition_key or request.tags[RANGE_START_TAG]
     last = request.partition_key or request.tags[RANGE_END_TAG]
-    keys = request.asset_selection or []
-    return Window(hour_of(first), hour_of(last) + HOUR), [key.to_user_string() for key in keys]
+    return Window(hour_of(first), hour_of(last) + HOUR)
 
 
-def expanded(requests: Iterable[RunRequest]) -> HoursByFact:
-    """Return the requested hours by fact; assert that none is requested twice."""
-    asked: HoursByFact = {name: set() for name in NAMES}
-    for window, facts in map(covered, requests):
-        for name in facts:
-            assert asked[name].isdisjoint(window.starts())
-            asked[name].update(window.starts())
+def expanded(requests: Iterable[RunRequest]) -> set[datetime]:
+    """Return the requested hours; assert that none is requested twice."""
+    asked: set[datetime] = set()
+    for window in map(covered, requests):
+        assert asked.isdisjoint(window.starts())
+        asked.update(window.starts())
     return asked
 
 
@@ -244,10 +243,13 @@ def named_hours(stderr: str, verb: str) -> tuple[HoursByFact, bool]:
     named: HoursByFact = {name: set() for name in NAMES}
     is_complete = " more reasons" not in stderr
     for line in stderr.splitlines():
-        found = re.match(rf"(\w+) {verb} over ((?:\[[^)]*\)(?:, )?)+)( and \d+ more ranges)?", line)
+        found = re.match(
+            rf"([\w, ]+) {verb} over ((?:\[[^)]*\)(?:, )?)+)( and \d+ more ranges)?", line
+        )
         if found is None:
             continue
         is_complete = is_complete and found[3] is None
         for start, end in re.findall(r"\[(\S+), (\S+)\)", found[2]):
-            named[found[1]].update(Window(parse_time(start), parse_time(end)).starts())
+            for name in NAMES if found[1] == ALL else found[1].split(", "):
+                named[name].update(Window(parse_time(start), parse_time(end)).starts())
     return named, is_complete

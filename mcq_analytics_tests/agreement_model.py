@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,53 +16,67 @@ from mcq_analytics.model.windows import HOUR, Window
 HOURS = 12
 NAMES = tuple(fact.name for fact in FACTS)
 FUNNEL = "test_funnel_fact"
+ALL = "the facts"
+"""Runs fail for all facts, and so do their incidents."""
 SUCCESS, FAILED = "success", "failed"
 ALL_FAIL = 3
-"""If so many windows of a fact failed in a row, they are not halved."""
+"""If so many windows failed in a row, they are not halved."""
 
 HoursByFact = dict[str, set[datetime]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to a run over some of the hours. `fact` is the one that fails or waits, if any.
+    """What happens to a run over some of the hours.
 
-    `first_look` names who is asked first after the step.
+    `fact` is the one that is found wrong, or whose success cannot be recorded, if any. `known` is
+    the number of facts that Dagster knows of when a process dies after its commit. `first_look`
+    names who is asked first after the step.
     """
 
     kind: str
     first: int
     hours: int
-    facts: tuple[str, ...] = NAMES
-    fact: str = NAMES[0]
+    fact: str = FUNNEL
+    known: int = 0
     first_look: str = "status"
 
 
 @dataclass(eq=False)
 class Run:
-    """A run as Dagster knows it: in progress, passed, failed or cancelled."""
+    """A run as Dagster knows it: in progress, passed, failed or cancelled.
+
+    `known` are the facts that Dagster knows it has materialized, before it ended.
+    """
 
     window: Window
-    facts: tuple[str, ...]
     run_id: str = ""
     state: str = "in progress"
+    known: tuple[str, ...] = ()
 
 
 @dataclass
 class Hour:
-    """The state of an hour of a fact. `latest` is the run by which Dagster judges it, if any."""
+    """The state of an hour. `latest` is the run by which Dagster judges it, if any.
+
+    `wrong` and `materialized` are facts.
+    """
 
     status: str | None = None
     is_cancelled: bool = False
-    is_wrong: bool = False
+    wrong: frozenset[str] = frozenset()
     failed_in: Window | None = None
     latest: Run | None = None
-    materialized: bool = False
+    materialized: frozenset[str] = frozenset()
     changed: bool = False
 
     @property
+    def is_bad(self) -> bool:
+        return self.status == FAILED or bool(self.wrong)
+
+    @property
     def is_wanted(self) -> bool:
-        return not self.is_cancelled and (self.status != SUCCESS or self.is_wrong)
+        return not self.is_cancelled and (self.status != SUCCESS or bool(self.wrong))
 
     @property
     def has_failed_before_it_was_cancelled(self) -> bool:
@@ -71,10 +85,16 @@ class Hour:
         return self.status == FAILED and was_cancelled
 
     @property
-    def by_dagster(self) -> str | None:
-        if self.latest is not None and self.latest.state in ("in progress", FAILED):
-            return "IN_PROGRESS" if self.latest.state == "in progress" else "FAILED"
-        return "MATERIALIZED" if self.materialized else None
+    def has_failed_in_dagster(self) -> bool:
+        return self.latest is not None and self.latest.state == FAILED
+
+    def by_dagster(self, name: str) -> str | None:
+        if self.latest is not None and name not in self.latest.known:
+            if self.latest.state == "in progress":
+                return "IN_PROGRESS"
+            if self.latest.state == FAILED:
+                return "FAILED"
+        return "MATERIALIZED" if name in self.materialized else None
 
 
 @dataclass
@@ -82,109 +102,108 @@ class Model:
     """The true state of all hours, by the meaning of the steps."""
 
     first: datetime
-    hours: dict[str, dict[datetime, Hour]] = field(default_factory=dict)
-    in_a_row: dict[str, set[Window]] = field(
-        default_factory=lambda: {name: set() for name in NAMES}
-    )
+    hours: dict[datetime, Hour] = field(default_factory=dict)
+    in_a_row: set[Window] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
     incidents: dict[str, HoursByFact] = field(default_factory=dict)
     bad: dict[str, HoursByFact] = field(default_factory=dict)
     was_away: bool = False
 
     def __post_init__(self) -> None:
-        self.hours = {name: {self.first + n * HOUR: Hour() for n in range(HOURS)} for name in NAMES}
+        self.hours = {self.first + n * HOUR: Hour() for n in range(HOURS)}
+        for kind, names in ((LIVE, (ALL,)), (CHECK, NAMES)):
+            self.incidents[kind] = {name: set() for name in names}
+            self.bad[kind] = {name: set() for name in names}
 
     def cover(self, closed: datetime) -> None:
         """Add the hours that have closed since."""
-        for hours in self.hours.values():
-            while max(hours) + HOUR < closed:
-                hours[max(hours) + HOUR] = Hour()
+        while max(self.hours) + HOUR < closed:
+            self.hours[max(self.hours) + HOUR] = Hour()
 
-    def which(self, holds: Callable[[Hour], bool]) -> HoursByFact:
+    def which(self, holds: Callable[[Hour], bool]) -> set[datetime]:
+        return {start for start, hour in self.hours.items() if holds(hour)}
+
+    def wrong(self) -> HoursByFact:
         return {
-            name: {start for start, hour in hours.items() if holds(hour)}
-            for name, hours in self.hours.items()
+            name: {start for start, hour in self.hours.items() if name in hour.wrong}
+            for name in NAMES
         }
 
     def in_progress(self) -> list[Run]:
         return [run for run in self.runs if run.state == "in progress"]
 
-    def busy(self) -> HoursByFact:
-        busy: HoursByFact = {name: set() for name in NAMES}
-        for run in self.in_progress():
-            for name in run.facts:
-                busy[name].update(run.window.starts())
-        return busy
+    def busy(self) -> set[datetime]:
+        return {start for run in self.in_progress() for start in run.window.starts()}
 
-    def begin(self, window: Window, facts: Sequence[str]) -> Run:
+    def begin(self, window: Window) -> Run:
         """Note that a run is requested."""
-        run = Run(window, tuple(facts))
+        run = Run(window)
         self.runs.append(run)
-        for name in facts:
-            for start in window.starts():
-                self.hours[name][start].latest = run
+        for hour in self.over(run):
+            hour.latest = run
         return run
 
-    def over(self, run: Run, name: str) -> Iterator[Hour]:
-        for start in run.window.starts():
-            yield self.hours[name][start]
+    def over(self, run: Run) -> Iterator[Hour]:
+        return (self.hours[start] for start in run.window.starts())
 
-    def passes(self, run: Run, name: str, *, wrong: bool = False) -> None:
-        self.in_a_row[name].clear()
-        for hour in self.over(run, name):
-            hour.status, hour.is_cancelled, hour.is_wrong = SUCCESS, False, wrong
-            hour.materialized, hour.latest, hour.changed = True, None, False
+    def commits(self, run: Run, known: tuple[str, ...]) -> None:
+        """Note that a run has stored the facts; Dagster knows of some of them yet."""
+        self.in_a_row.clear()
+        run.known = known
+        for hour in self.over(run):
+            hour.status, hour.is_cancelled, hour.changed = SUCCESS, False, False
+            hour.materialized |= {*known}
+            if known == NAMES:
+                hour.latest = None
 
-    def fails(self, run: Run, name: str) -> None:
-        self.in_a_row[name].add(run.window)
-        for hour in self.over(run, name):
+    def passes(self, run: Run, wrong: str | None = None) -> None:
+        """Note that a run has stored the facts; a check may find one of them `wrong`."""
+        self.commits(run, NAMES)
+        run.state = FAILED if wrong else SUCCESS
+        for hour in self.over(run):
+            hour.wrong = frozenset([wrong] if wrong else [])
+
+    def fails(self, run: Run) -> None:
+        """Note that a run failed: it stored nothing, or died before Dagster knew all of it."""
+        run.state = FAILED
+        self.in_a_row.add(run.window)
+        for hour in self.over(run):
             hour.status, hour.is_cancelled, hour.failed_in = FAILED, False, run.window
 
     def is_cancelled(self, run: Run) -> None:
         """Note that somebody stopped a run: its hours keep their state."""
         run.state = "cancelled"
-        for name in run.facts:
-            for hour in self.over(run, name):
-                if hour.latest is run:
-                    hour.is_cancelled = True
+        for hour in self.over(run):
+            if hour.latest is run:
+                hour.is_cancelled = True
 
-    def wanted(self) -> HoursByFact:
-        busy = self.busy()
-        return {
-            name: hours - busy[name]
-            for name, hours in self.which(lambda hour: hour.is_wanted).items()
-        }
+    def wanted(self) -> set[datetime]:
+        return self.which(lambda hour: hour.is_wanted) - self.busy()
 
-    def failed_beside_others(self) -> HoursByFact:
-        return {
-            name: {
-                start
-                for start in hours
-                if len(self.in_a_row[name]) < ALL_FAIL
-                and self.hours[name][start].status == FAILED
-                and (self.hours[name][start].failed_in or Window(start, start + HOUR)).hours > 1
-            }
-            for name, hours in self.wanted().items()
-        }
+    def failed_beside_others(self) -> set[datetime]:
+        if len(self.in_a_row) >= ALL_FAIL:
+            return set()
+        return self.wanted() & self.which(
+            lambda hour: (
+                hour.status == FAILED and hour.failed_in is not None and hour.failed_in.hours > 1
+            )
+        )
 
     def open_incidents(self) -> dict[str, HoursByFact]:
         """Return the hours of the open incidents as of now."""
-        failed = {
-            LIVE: self.which(lambda hour: hour.by_dagster == "FAILED"),
-            CHECK: self.which(lambda hour: hour.is_wrong),
-        }
-        good = self.which(lambda hour: hour.latest is None and not hour.is_wrong)
+        failed = self.which(lambda hour: hour.has_failed_in_dagster)
+        settled = self.which(lambda hour: hour.latest is None)
+        wrong = {**self.wrong(), ALL: self.which(lambda hour: bool(hour.wrong))}
+        found: dict[str, HoursByFact] = {LIVE: {ALL: failed}, CHECK: self.wrong()}
         for kind, needed in ((LIVE, 2), (CHECK, 1)):
-            known = self.incidents.setdefault(kind, {name: set() for name in NAMES})
-            bad = self.bad.setdefault(kind, {name: set() for name in NAMES})
-            for name in NAMES:
-                bad[name] = (bad[name] - good[name]) | (
-                    known[name] & (failed[LIVE][name] | failed[CHECK][name])
-                )
+            known, bad = self.incidents[kind], self.bad[kind]
+            for name in known:
+                good = settled - wrong[name]
+                bad[name] = (bad[name] - good) | (known[name] & (failed | wrong[name]))
             if not any(bad.values()):
-                known.update((name, set()) for name in NAMES)
-            for name in NAMES:
-                new = in_rows_of(needed, failed[kind][name])
+                known.update((name, set()) for name in known)
+            for name, hours in found[kind].items():
+                new = in_rows_of(needed, hours)
                 known[name] |= new
                 bad[name] |= new
         return self.incidents

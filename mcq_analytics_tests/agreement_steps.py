@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterRunStatus, JobDefinition
+from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, JobDefinition
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import (
@@ -19,7 +15,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
 from mcq_analytics.alerting.state import CHECK, LIVE
@@ -29,12 +25,12 @@ from mcq_analytics.definitions.build import FACTS_JOB
 from mcq_analytics.definitions.partitions import (
     range_tags,
 )
-from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
-from mcq_analytics.model.windows import HOUR, Window, format_hour, last_closed_hour_end
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
-from mcq_analytics_tests.agreement_looks import Looks, covered, expanded
+from mcq_analytics_tests.agreement_looks import covered, expanded
 from mcq_analytics_tests.agreement_model import (
-    FAILED,
+    ALL,
     FUNNEL,
     HOURS,
     NAMES,
@@ -43,12 +39,12 @@ from mcq_analytics_tests.agreement_model import (
     Run,
     Step,
 )
-from mcq_analytics_tests.conftest import CHECKOUT, opened_instance
+from mcq_analytics_tests.agreement_processes import DIED, NOT_IN_DAGSTER, InProcesses
+from mcq_analytics_tests.conftest import opened_instance
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
-from mcq_analytics_tests.servers import wait_until
 
-BROKEN, DIED, GONE, WAITED = "broken", "the process", "gone", "waited"
-WORDS = (BROKEN, DIED, GONE, WAITED)
+BROKEN, GONE, WAITED = "broken", "gone", "waited"
+WORDS = (BROKEN, DIED, GONE, NOT_IN_DAGSTER, WAITED)
 """Words in the errors of `etl_metadata`; a run that gives up waiting leaves no error there."""
 BREAK = (
     "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$"
@@ -58,18 +54,21 @@ IN_ONE_FACT = (
     "(NEW.pipeline_name = '{}' AND NEW.status = 'success') EXECUTE FUNCTION broken()"
 )
 TAMPER = (
-    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-    "NEW.total_submissions := NEW.total_submissions + 7; "
-    "NEW.incomplete_submissions := NEW.incomplete_submissions + 7; RETURN NEW; END $$"
+    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$"
 )
-IN_THE_FUNNEL = (
-    f"CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON analytics.{FUNNEL} FOR EACH ROW "
+IN_A_FACT = (
+    "CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON analytics.{} FOR EACH ROW "
     "EXECUTE FUNCTION broken()"
 )
 MEND = "DROP FUNCTION broken CASCADE"
+COLUMNS = {
+    **dict.fromkeys(NAMES, ("time_spent",)),
+    FUNNEL: ("total_submissions", "incomplete_submissions"),
+}
+"""Columns that can be made wrong together without breaking a constraint of their fact."""
 
 
-class Platform(Looks):
+class Platform(InProcesses):
     """The first twelve hours of a platform, which have just closed, and the model of them."""
 
     def __init__(
@@ -100,38 +99,25 @@ class Platform(Looks):
         directory.mkdir()
         self.held = ExitStack()
         url = records.render_as_string(hide_password=False)
+        self.records = create_engine(records, isolation_level="AUTOCOMMIT")
+        self.held.callback(self.records.dispose)
         self.instance = self.held.enter_context(opened_instance(url, directory, patch))
 
     @property
     def job(self) -> JobDefinition:
         return self.definitions.resolve_job_def(FACTS_JOB)
 
-    def window(self, step: Step) -> Window:
-        start = self.first + step.first * HOUR
-        return Window(start, min(start + step.hours * HOUR, self.first + HOURS * HOUR))
-
-    def execute(self, window: Window, facts: Iterable[str]) -> None:
-        """Run facts over a window in this process, without retries."""
+    def execute(self, window: Window) -> None:
+        """Run the facts over a window in this process, without retries."""
         self.job.execute_in_process(
             instance=self.instance,
             tags={**range_tags(window), "dagster/max_retries": "0"},
-            asset_selection=[AssetKey(name) for name in facts],
             raise_on_error=False,
         )
 
-    def ended(self, run: Run, bad: str | None = None, *, wrong: bool = False) -> None:
-        """Note that all facts of a run passed, except one that failed or is wrong."""
-        for name in run.facts:
-            if name == bad and not wrong:
-                self.model.fails(run, name)
-                self.words.add(BROKEN)
-            else:
-                self.model.passes(run, name, wrong=name == bad)
-        run.state = SUCCESS if bad not in run.facts else FAILED
-
     def passes(self, step: Step) -> None:
-        self.execute(self.window(step), step.facts)
-        self.ended(self.model.begin(self.window(step), step.facts))
+        self.execute(self.window(step))
+        self.model.passes(self.model.begin(self.window(step)))
 
     @contextmanager
     def broken(self, *statements: str) -> Iterator[None]:
@@ -140,95 +126,46 @@ class Platform(Looks):
         execute(self.database, MEND)
 
     def fails(self, step: Step) -> None:
+        """Let a run fail as it records the success of one fact: none of them is stored."""
         with self.broken(BREAK, IN_ONE_FACT.format(step.fact)):
-            self.execute(self.window(step), step.facts)
-        self.ended(self.model.begin(self.window(step), step.facts), step.fact)
+            self.execute(self.window(step))
+        self.failed(self.model.begin(self.window(step)), BROKEN)
 
     def is_found_wrong(self, step: Step) -> None:
-        facts = sorted({*step.facts, FUNNEL})
-        # A row that is right is not written again, so it is made wrong first.
+        window = self.window(step)
+        # A row that is right is not written again, so it is made wrong first. The test of an hour
+        # has the number of the hour.
         change = (
-            f"UPDATE analytics.{FUNNEL} SET total_submissions = total_submissions + 1, "
-            "incomplete_submissions = incomplete_submissions + 1"
+            f"UPDATE analytics.{step.fact} SET "
+            + ", ".join(f"{column} = {column} + 1" for column in COLUMNS[step.fact])
+            + f" WHERE test_id >= {step.first} AND test_id < {step.first + window.hours}"
         )
-        with self.broken(change, TAMPER, IN_THE_FUNNEL):
-            self.execute(self.window(step), facts)
-        self.ended(self.model.begin(self.window(step), facts), FUNNEL, wrong=True)
+        tamper = "; ".join(f"NEW.{one} := NEW.{one} + 7" for one in COLUMNS[step.fact])
+        with self.broken(change, TAMPER.format(tamper), IN_A_FACT.format(step.fact)):
+            self.execute(window)
+        self.model.passes(self.model.begin(window), step.fact)
 
     def loses_the_database(self, step: Step) -> None:
         with self.patch.context() as away:
             gone = self.database.url.set(database="gone").render_as_string(hide_password=False)
             away.setenv("DB_DEV_URL", gone)
-            self.execute(self.window(step), step.facts)
-            run = self.model.begin(self.window(step), step.facts)
-            for name in run.facts:
-                self.model.fails(run, name)
-            run.state = FAILED
-            self.words.add(GONE)
+            self.execute(self.window(step))
+            self.failed(self.model.begin(self.window(step)), GONE)
             self.look_without_database()
 
     def gives_up_waiting(self, step: Step) -> None:
-        key = {"key": lock_key("analytics", FACTS_BY_NAME[step.fact])}
+        key = {"key": lock_key("analytics")}
         with self.patch.context() as hasty, self.database.engine().connect() as holder:
             hasty.setenv("MCQ_LOCK_TIMEOUT", "0")
             holder.execute(text("SELECT pg_advisory_lock(:key)"), key)
-            self.execute(self.window(step), step.facts)
-        run = self.model.begin(self.window(step), step.facts)
-        for name in set(run.facts) - {step.fact}:
-            self.model.passes(run, name)
-        run.state = SUCCESS if step.fact not in run.facts else "cancelled"
-
-    def in_a_process(self, step: Step, by: signal.Signals) -> Run:
-        """Run a window in a process of its own; stop that before it stores its first fact."""
-        window = self.window(step)
-        bounds = ["--start", format_hour(window.start), "--end", format_hour(window.end)]
-        with self.database.engine().connect() as holder:
-            for name in NAMES:
-                holder.execute(text(f"LOCK TABLE analytics.{name} IN SHARE MODE"))
-            before = self.running()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mcq_analytics", "run", *bounds],
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-                stderr=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            try:
-                wait_until(lambda: self.running() - before != set())
-                run = self.model.begin(window, NAMES)
-                [run.run_id] = self.running() - before
-                self.look(step.first_look)
-                process.send_signal(by)
-                if by is signal.SIGINT:
-                    holder.rollback()
-                    process.wait()
-            finally:
-                process.kill()
-                process.wait()
-        return run
-
-    def running(self) -> set[str]:
-        """Return the runs whose attempts are recorded as running, dead ones too."""
-        with self.database.engine().connect() as connection:
-            return {
-                *connection.execute(text("SELECT run_id FROM analytics.running_attempt")).scalars()
-            }
-
-    def dies(self, step: Step) -> None:
-        run = self.in_a_process(step, signal.SIGKILL)
-        for name in NAMES:
-            self.model.fails(run, name)
-        run.state = FAILED
-        self.words.add(DIED)
-
-    def is_stopped(self, step: Step) -> None:
-        self.model.is_cancelled(self.in_a_process(step, signal.SIGINT))
+            self.execute(self.window(step))
+        self.model.begin(self.window(step)).state = "cancelled"
 
     def waits_in_the_queue(self, step: Step) -> None:
-        run = self.model.begin(self.window(step), step.facts)
+        run = self.model.begin(self.window(step))
         run.run_id = self.instance.create_run_for_job(
             self.job,
             tags={**range_tags(run.window), "dagster/max_retries": "0"},
-            asset_selection=frozenset(map(AssetKey, run.facts)),
             status=DagsterRunStatus.QUEUED,
             remote_job_origin=RemoteJobOrigin(
                 RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "repository"),
@@ -259,16 +196,16 @@ class Platform(Looks):
     def leaves_the_queue_and_passes(self, step: Step) -> None:
         run = self.queued(step)
         self.leaves_the_queue(run)
-        self.ended(run)
+        self.model.passes(run)
 
     def leaves_the_queue_and_fails(self, step: Step) -> None:
         run = self.queued(step)
         with self.broken(BREAK, IN_ONE_FACT.format(step.fact)):
             self.leaves_the_queue(run)
-        self.ended(run, step.fact)
+        self.failed(run, BROKEN)
 
     def gets_late_rows(self, step: Step) -> None:
-        """Add a late row: the facts that are done for its hour run again, and nothing else."""
+        """Add a late row: its hour runs again if it is done, and nothing else."""
         start = self.window(step).start
         self.late_answers += 1
         execute(
@@ -277,18 +214,15 @@ class Platform(Looks):
             f"{100 + self.late_answers}, {step.first}, 1, 'B', "
             f"timestamptz '{start}' + interval '7 min')",
         )
-        for name in NAMES:
-            self.model.hours[name][start].changed = True
+        self.model.hours[start].changed = True
         asked = self.tick("late_data_sensor")
-        busy = self.model.busy()
         changed = self.model.which(
             lambda hour: hour.changed and hour.status == SUCCESS and not hour.is_cancelled
         )
-        self.agree("late data", expanded(asked), {n: h - busy[n] for n, h in changed.items()})
-        for request in asked:
-            window, facts = covered(request)
-            self.execute(window, facts)
-            self.ended(self.model.begin(window, facts))
+        self.agree("late data", expanded(asked), changed - self.model.busy())
+        for window in map(covered, asked):
+            self.execute(window)
+            self.model.passes(self.model.begin(window))
 
     def end(self) -> None:
         """After a run over everything, all hours are good and no incident is open."""
@@ -304,6 +238,7 @@ class Platform(Looks):
         )
         assert {word for word in WORDS if word in errors} == self.words
         assert self.model.incidents == {
-            kind: {name: set() for name in NAMES} for kind in (LIVE, CHECK)
+            LIVE: {ALL: set()},
+            CHECK: {name: set() for name in NAMES},
         }
         assert wrong_rows(self.database) == []

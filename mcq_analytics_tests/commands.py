@@ -18,5 +18,5 @@ def fails(result: click.testing.Result, code: int, *parts: str) -> None:
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
     for part in parts:
-        assert part in lines[0]
+        assert part in lines[0], lines[0]
     assert "Traceback" not in result.output

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from pyspark.sql import SparkSession
 from sqlalchemy import text
 
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.compute.report import AttemptReport
-from mcq_analytics.model.facts import FACTS, Fact
+from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.sample.sample_load import load_sample
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.recompute import differences
+
+TABLES = (*(fact.name for fact in FACTS), "student_test_submissions", "student_test_hour")
+"""Our tables that hold results."""
 
 
 def window(start: str, end: str) -> Window:
@@ -32,19 +33,11 @@ def add_sample(database: Database, *, students: int, seed: int, hours: int = 48)
 
 
 def run_facts(
-    database: Database,
-    spark: SparkSession,
-    over: Window,
-    facts: Iterable[Fact] = FACTS,
-    run_id: str = "test-run",
-) -> dict[str, AttemptReport]:
-    """Compute facts over a window and return the report of each."""
-    reports = {}
-    for fact in facts:
-        with Attempt(database, fact, over, run_id) as attempt:
-            inputs = {name: attempt.read(spark, name) for name in fact.reads}
-            reports[fact.name] = attempt.commit(TRANSFORMS[fact.name](**inputs))
-    return reports
+    database: Database, spark: SparkSession, over: Window, run_id: str = "test-run"
+) -> AttemptReport:
+    """Compute the facts over a window and return the report."""
+    with Attempt(database, over, run_id) as attempt:
+        return attempt.commit(student_tests(**attempt.inputs(spark)), student_tests)
 
 
 def wrong_rows(database: Database, *, zoned: bool = True) -> list[str]:
@@ -54,7 +47,7 @@ def wrong_rows(database: Database, *, zoned: bool = True) -> list[str]:
 
 
 def contents(database: Database) -> dict[str, list[object]]:
-    """Return all rows of the facts, with `updated_at`, and of their hours tables."""
+    """Return all rows of the facts, with `updated_at`, and of the tables beside them."""
     with database.engine().connect() as connection:
         return {
             table: sorted(
@@ -62,8 +55,7 @@ def contents(database: Database) -> dict[str, list[object]]:
                     text(f"SELECT to_jsonb(t)::text FROM {database.fact_schema}.{table} t")
                 ).scalars()
             )
-            for fact in FACTS
-            for table in (fact.name, fact.hours_table)
+            for table in TABLES
         }
 
 

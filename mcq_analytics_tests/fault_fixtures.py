@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.model.facts import IdType
 from mcq_analytics_tests.faults import FAULTS, Hit, changed_database, copy_to_hit
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer
 
 
@@ -29,7 +30,13 @@ def template(
 
 
 @pytest.fixture
-def hit(own_server: OwnServer, template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hit]:
-    """A copy of the database, whose next run will be hit."""
+def hit(
+    own_server: OwnServer, template: str, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hit]:
+    """A copy of the database, whose next run will be hit.
+
+    A reader looks at it all the time. A repetition reads base rows in another way.
+    """
+    read_by(WAYS[chance.randrange(len(WAYS))], monkeypatch)
     with copy_to_hit(own_server.url(), template, monkeypatch) as found:
         yield found

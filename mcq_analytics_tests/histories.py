@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from mcq_analytics.compute import inputs
 from mcq_analytics.compute.fingerprints import stale_hours
-from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.hours import hours_of_facts
@@ -30,7 +30,9 @@ from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.settings import load_settings
 from mcq_analytics.spark.session import QUICK_RECORDS
 from mcq_analytics_tests.affected_hours import hours_to_run
+from mcq_analytics_tests.disagreements import disagreements_now
 from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.tally import TALLY
 
 BEGIN = parse_hour("2024-01-01T00")
@@ -50,7 +52,6 @@ expiries = st.one_of(
     st.sampled_from([None, "infinity", "-infinity", "294276-12-31 23:59:59", "4713-01-01 BC"]),
     moments,
 )
-facts = st.sampled_from(["all", "all", *FACTS_BY_NAME])
 answer_columns = st.tuples(students, tests, questions, sessions, options, moments)
 
 
@@ -63,7 +64,7 @@ def literal(value: object) -> str:
 
 
 class History(RuleBasedStateMachine):
-    """Changing base tables, and for each fact the hours that must run again."""
+    """Changing base tables, and the hours that must run again."""
 
     world: ClassVar[tuple[Database, SparkSession, pytest.MonkeyPatch]]
 
@@ -73,7 +74,7 @@ class History(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.database, self.spark, self.patch = self.world
-        self.stale: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+        self.stale: set[datetime] = set()
         self.rows = 0
         self.execute(
             "SELECT format('TRUNCATE %s', string_agg(format('%I.%I', schemaname, tablename), ', '))"
@@ -91,13 +92,12 @@ class History(RuleBasedStateMachine):
         """Change the base tables; the hours that docs/exactness.md names become stale."""
         TALLY["changes"] += 1
         with self.database.engine().begin() as connection:
-            affected = hours_to_run(connection, kind, condition, statement)
-        for name in self.stale:
-            self.stale[name] |= affected
+            self.stale |= hours_to_run(connection, kind, condition, statement)
 
-    @initialize(quick=st.booleans())
-    def compute_as(self, quick: bool) -> None:
-        """Choose the plans for few records, or those for more."""
+    @initialize(quick=st.booleans(), way=st.sampled_from(WAYS))
+    def compute_as(self, quick: bool, way: str) -> None:
+        """Choose the plans for few records, or those for more; and how base rows are read."""
+        read_by(way, self.patch)
         self.patch.setattr(inputs, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))
@@ -211,54 +211,54 @@ class History(RuleBasedStateMachine):
             "an answer key is added, changed or deleted", f"question_id = {question}", replace
         )
 
-    @rule(first=hours, count=st.integers(1, HOURS), which=facts)
-    def run(self, first: int, count: int, which: str) -> None:
+    @rule(way=st.sampled_from(WAYS))
+    def read_in_another_way(self, way: str) -> None:
+        read_by(way, self.patch)
+
+    @rule(first=hours, count=st.integers(1, HOURS))
+    def run(self, first: int, count: int) -> None:
         """Run a window; if nothing is stale any more, all facts must be exact."""
-        self.run_window(
-            Window(BEGIN + first * HOUR, BEGIN + min(first + count, HOURS) * HOUR), which
-        )
-        if not any(self.stale.values()):
+        self.run_window(Window(BEGIN + first * HOUR, BEGIN + min(first + count, HOURS) * HOUR))
+        if not self.stale:
             self.compare()
 
-    @rule(hour=hours, name=st.sampled_from(list(FACTS_BY_NAME)))
-    def run_an_hour_twice(self, hour: int, name: str) -> None:
+    @rule(hour=hours)
+    def run_an_hour_twice(self, hour: int) -> None:
         """The second run changes no row, and no `updated_at`."""
         window = Window(BEGIN + hour * HOUR, BEGIN + (hour + 1) * HOUR)
-        self.run_window(window, name)
+        self.run_window(window)
         once = contents(self.database)
-        self.run_window(window, name)
+        self.run_window(window)
         assert contents(self.database) == once
 
     @rule(newest_first=st.booleans())
     def run_affected_hours(self, newest_first: bool) -> None:
-        """Run the stale hours of each fact, and nothing else."""
-        for name, stale in self.stale.items():
-            for window in sorted(ranges(stale), key=lambda one: one.start, reverse=newest_first):
-                self.run_window(window, name)
+        """Run the stale hours, and nothing else."""
+        windows = ranges(self.stale)
+        for window in sorted(windows, key=lambda one: one.start, reverse=newest_first):
+            self.run_window(window)
         self.compare()
 
     @rule()
     def run_what_is_missing_or_has_another_fingerprint(self) -> None:
-        """Run for each fact the hours that the schedule and the late data sensor would request."""
+        """Run the hours that the schedule and the late data sensor would request."""
         whole = Window(BEGIN, BEGIN + HOURS * HOUR)
         known = hours_of_facts(self.database.engine(), load_settings(), FACTS_BY_NAME)
-        for fact in FACTS:
-            with self.database.engine().connect() as connection:
-                base = inspect_base_tables(connection, "public")
-                hours = set(stale_hours(connection, base, "analytics", fact, whole))
-            done = known[fact.name].statuses()
-            hours |= {hour.start for hour in whole.chunks(1)} - set(done)
-            for window in ranges(hours):
-                self.run_window(window, fact.name)
-            self.stale[fact.name].clear()
+        with self.database.engine().connect() as connection:
+            base = inspect_base_tables(connection, "public")
+            stale = set(stale_hours(connection, base, "analytics", whole))
+        done = set.intersection(*(set(hours.statuses()) for hours in known.values()))
+        for window in ranges(stale | (set(whole.starts()) - done)):
+            self.run_window(window)
+        self.stale.clear()
         self.compare()
 
-    def run_window(self, window: Window, which: str) -> None:
-        chosen = FACTS if which == "all" else [FACTS_BY_NAME[which]]
-        run_facts(self.database, self.spark, window, chosen)
-        TALLY["attempts in histories"] += len(chosen)
-        for fact in chosen:
-            self.stale[fact.name] -= {hour.start for hour in window.chunks(1)}
+    def run_window(self, window: Window) -> None:
+        """Run a window. Then and at any time, the facts agree with each other."""
+        run_facts(self.database, self.spark, window)
+        TALLY["attempts in histories"] += 1
+        self.stale -= set(window.starts())
+        assert disagreements_now(self.database) == []
 
     def compare(self) -> None:
         wrong = wrong_rows(self.database)
@@ -266,12 +266,11 @@ class History(RuleBasedStateMachine):
         assert wrong == []
 
     def teardown(self) -> None:
-        """The facts end exact, and another run of one of them over everything changes no row."""
+        """The facts end exact, and another run over everything changes no row."""
         if TALLY["histories"] % 2:
             self.run_affected_hours(newest_first=True)
         else:
             self.run_what_is_missing_or_has_another_fingerprint()
         exact = contents(self.database)
-        name = FACTS[TALLY["histories"] % len(FACTS)].name
-        self.run_window(Window(BEGIN, BEGIN + HOURS * HOUR), name)
+        self.run_window(Window(BEGIN, BEGIN + HOURS * HOUR))
         assert contents(self.database) == exact

@@ -44,7 +44,7 @@ def require_settled(database: Database, over: Window = DAY) -> None:
         for fact in FACTS:
             found = Audits(fact, base, "analytics", over).recomputed(connection)
             assert (found.wrong, found.awaiting) == ((), ())
-            assert stale_hours(connection, base, "analytics", fact, over) == {}
+        assert stale_hours(connection, base, "analytics", over) == {}
         corrections = Corrections(base, "analytics")
         assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
         hours = [hour.start for hour in over.chunks(1)]

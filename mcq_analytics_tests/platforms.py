@@ -54,7 +54,6 @@ class Platform:
                 instance=self.instance,
                 tags=dict(request.tags),
                 partition_key=request.partition_key,
-                asset_selection=list(request.asset_selection or []),
             )
             assert result.success
 

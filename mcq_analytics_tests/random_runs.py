@@ -1,4 +1,4 @@
-"""A program for tests: computes random facts over random windows."""
+"""A program for tests: computes the facts over random windows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 import random
 import sys
 
+import pytest
+
 from mcq_analytics import initialize_spark_session_with_scaling
-from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, parse_hour
 from mcq_analytics.postgres.database import open_database
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.facts_of import run_facts
+from mcq_analytics_tests.reading import WAYS, read_by
 
 
 def main(name: str, begin: str, hours: int, times: int) -> None:
@@ -25,9 +27,10 @@ def main(name: str, begin: str, hours: int, times: int) -> None:
         start = chance.randrange(hours)
         end = chance.randint(start + 1, hours)
         window = Window(first + start * HOUR, first + end * HOUR)
-        chosen = chance.sample(FACTS, chance.randint(1, len(FACTS)))
-        run_facts(database, spark, window, chosen, run_id=name)
-        print(window, *(fact.name for fact in chosen), flush=True)
+        with pytest.MonkeyPatch.context() as patch:
+            read_by(chance.choice(WAYS), patch)
+            run_facts(database, spark, window, run_id=name)
+        print(window, flush=True)
 
 
 if __name__ == "__main__":

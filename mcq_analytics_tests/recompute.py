@@ -115,7 +115,9 @@ SELECT test_id,
         AS incomplete_submissions,
     CAST(100 AS double precision) * count(*) FILTER (WHERE lower(completion_status) = 'completed')
         / count(*) AS completion_rate,
-    CAST(avg(extract(epoch FROM submit_time - began)) AS double precision) AS avg_submit_time
+    CAST(avg(extract(epoch FROM submit_time - began)) AS double precision) AS avg_submit_time,
+    count(began) AS timed_submissions,
+    coalesce(sum(extract(epoch FROM submit_time - began) * 1000000), 0) AS timed_microseconds
 FROM timed GROUP BY test_id
 """
 )

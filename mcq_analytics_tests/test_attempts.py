@@ -11,11 +11,11 @@ from sqlalchemy import text
 
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_FUNNEL
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import LAST_ATTEMPT, NINE, RUNNING, STAGING, add_nine
 from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.reading import WAYS, read_by
 
 
 @pytest.fixture
@@ -32,8 +32,9 @@ def test_an_attempt_that_fails_changes_no_fact_and_is_recorded(
     before = contents(answered)
     execute(answered, "UPDATE answers SET submitted_option = 'B'")
 
-    def broken(answers: DataFrame, **_: DataFrame) -> DataFrame:
-        return answers.selectExpr("*", "1 / 0 AS never")
+    def broken(**inputs: DataFrame) -> DataFrame:
+        # The row is needed, and so the division.
+        return student_tests(**inputs).where("student_id / 0 > 0")
 
     with pytest.raises(Exception, match="DIVIDE_BY_ZERO"):
         fail_with(answered, spark, broken)
@@ -46,44 +47,50 @@ def test_an_attempt_that_fails_changes_no_fact_and_is_recorded(
 
 
 def fail_with(database: Database, spark: SparkSession, transform: Any) -> None:
-    with Attempt(database, QUESTION_INTERACTION, NINE, "run") as attempt:
-        attempt.commit(
-            transform(**{name: attempt.read(spark, name) for name in QUESTION_INTERACTION.reads})
-        )
+    with Attempt(database, NINE, "run") as attempt:
+        attempt.commit(transform(**attempt.inputs(spark)), transform)
 
 
-def test_all_inputs_are_read_in_one_snapshot(answered: Database, spark: SparkSession) -> None:
-    with Attempt(answered, TEST_FUNNEL, NINE, "run") as attempt:
+@pytest.mark.parametrize("way", WAYS)
+def test_all_inputs_are_read_in_one_snapshot(
+    answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read_by(way, monkeypatch)
+    with Attempt(answered, NINE, "run") as attempt:
         execute(
             answered,
             "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:30Z', 'timeout')",
             "DELETE FROM answers",
         )
-        frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
-        attempt.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+        attempt.commit(student_tests(**attempt.inputs(spark)), student_tests)
     assert (
         scalar(
             answered,
-            "SELECT (total_submissions, avg_submit_time)::text FROM analytics.test_funnel_fact",
+            "SELECT (total_submissions, avg_submit_time, answer_count, questions_attempted)::text "
+            "FROM analytics.test_funnel_fact, analytics.question_interaction_fact, "
+            "analytics.test_summary_fact",
         )
-        == "(1,600)"
+        == "(1,600,1,1)"
     )
 
 
-def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -> None:
-    """Each fact has a join with an empty side, and Spark might cancel the reads of the other side.
+@pytest.mark.parametrize("way", ["slices", "ranges"])
+def test_no_task_outlives_its_attempt(
+    answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """There are joins with an empty side, and Spark might cancel the reads of the other side.
 
     Tasks that outlived the attempt would find their snapshot gone.
     """
+    read_by(way, monkeypatch)
     execute(
         answered,
         "INSERT INTO answers SELECT n, n, n, n % 3, 1, 'A', '2024-01-01 09:10Z' "
         "FROM generate_series(10, 20000) n",
         "DELETE FROM submissions",
     )
-    for fact in FACTS:
-        run_facts(answered, spark, NINE, [fact])
-        assert list(spark.sparkContext.statusTracker().getActiveStageIds()) == []
+    run_facts(answered, spark, NINE)
+    assert list(spark.sparkContext.statusTracker().getActiveStageIds()) == []
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_no_task_outlives_its_attempt(answered: Database, spark: SparkSession) -
 def test_an_attempt_that_ends_without_a_commit_is_recorded_and_cleaned_up(
     answered: Database, error: BaseException | None, recorded: str
 ) -> None:
-    with suppress(ValueError, KeyboardInterrupt), Attempt(answered, TEST_FUNNEL, NINE, "run"):
+    with suppress(ValueError, KeyboardInterrupt), Attempt(answered, NINE, "run"):
         if error is not None:
             raise error
     assert scalar(answered, LAST_ATTEMPT) == recorded
@@ -107,16 +114,16 @@ def test_an_attempt_that_ends_without_a_commit_is_recorded_and_cleaned_up(
 def test_a_dead_attempt_is_recorded_as_ended_before_its_retry_began(
     answered: Database, spark: SparkSession
 ) -> None:
-    dead = Attempt(answered, TEST_FUNNEL, NINE, "first-run")
+    dead = Attempt(answered, NINE, "first-run")
     dead.begin()
     dead.close()
-    run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="its-retry")
+    run_facts(answered, spark, NINE, run_id="its-retry")
     ended = (
         "SELECT array_agg(run_id || ' ' || status ORDER BY finished_at) FROM analytics.etl_metadata"
     )
-    assert scalar(answered, ended) == ["first-run failed", "its-retry success"]
+    assert scalar(answered, ended) == ["first-run failed"] * 3 + ["its-retry success"] * 3
     order = (
-        "SELECT d.started_at < d.finished_at AND d.finished_at <= r.started_at "
+        "SELECT bool_and(d.started_at < d.finished_at AND d.finished_at <= r.started_at) "
         "FROM analytics.etl_metadata d, analytics.etl_metadata r "
         "WHERE d.run_id = 'first-run' AND r.run_id = 'its-retry'"
     )
@@ -156,18 +163,23 @@ def test_a_missing_or_malformed_table_is_named(
     execute(answered, damage)
     with (
         pytest.raises(McqError, match=message),
-        Attempt(answered, QUESTION_INTERACTION, NINE, "run"),
+        Attempt(answered, NINE, "run"),
     ):
         pass
     assert message.split(maxsplit=1)[0] in str(scalar(answered, LAST_ATTEMPT))
 
 
-def test_no_spark_plan_shows_the_password(answered: Database, spark: SparkSession) -> None:
+@pytest.mark.parametrize("way", ["slices", "ranges"])
+def test_no_spark_plan_shows_the_password(
+    answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read_by(way, monkeypatch)
     url = answered.url.set(password="s3cret-p4ss")
     database = Database(url, "public", "analytics")
-    with Attempt(database, TEST_FUNNEL, NINE, "run") as attempt:
+    with Attempt(database, NINE, "run") as attempt:
         frame = attempt.read(spark, "answers")
         plan = frame._jdf.queryExecution().toString()
+    assert "mcq_postgres" in plan
     assert "s3cret" not in plan
     with database.engine().connect() as connection:
         assert (

@@ -14,14 +14,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.errors import BaseTablesChangedError, McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
-from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, Fact
 from mcq_analytics.postgres.base_snapshot import base_snapshot, snapshot_connection
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import is_transient
 from mcq_analytics.postgres.inspection import inspect_base_tables
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.conftest import MakeDatabase
-from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
+from mcq_analytics_tests.facts_of import TABLES, execute, scalar, window, wrong_rows
+from mcq_analytics_tests.reading import WAYS, read_by
 
 NINE = window("2024-01-01T09", "2024-01-01T10")
 
@@ -63,35 +63,33 @@ def blocked(database: Database, statement: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    ("table", "fact"),
-    [
-        ("sessions", QUESTION_INTERACTION),
-        ("answers", QUESTION_INTERACTION),
-        ("questions", QUESTION_INTERACTION),
-        ("submissions", TEST_FUNNEL),
-    ],
-)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("table", list(BASE_COLUMNS))
 def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     database: Database,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
     table: str,
-    fact: Fact,
+    way: str,
 ) -> None:
+    read_by(way, monkeypatch)
     monkeypatch.setattr("mcq_analytics.compute.attempt.READER_LOCK_TIMEOUT", "300ms")
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"
-    with Attempt(database, fact, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:
+    with Attempt(database, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:
         replaced: Future[None] = others.submit(execute, database, replace)
         sleep(0.2)
-        inputs = {name: attempt.read(spark, name) for name in fact.reads}
-        attempt.commit(TRANSFORMS[fact.name](**inputs))
+        attempt.commit(student_tests(**attempt.inputs(spark)), student_tests)
     replaced.result()
-    assert [row for row in wrong_rows(database) if row.startswith(fact.name)] == []
-    assert scalar(database, f"SELECT count(*) FROM analytics.{fact.name}") == (
-        1 if fact == TEST_FUNNEL else 200
-    )
+    assert wrong_rows(database) == []
+    counts = {name: scalar(database, f"SELECT count(*) FROM analytics.{name}") for name in TABLES}
+    assert counts == {
+        "question_interaction_fact": 200,
+        "test_summary_fact": 50,
+        "test_funnel_fact": 1,
+        "student_test_submissions": 50,
+        "student_test_hour": 51,
+    }
 
 
 @pytest.mark.parametrize("how", list(REPLACING))

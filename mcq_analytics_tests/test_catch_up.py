@@ -7,16 +7,21 @@ from datetime import datetime
 import pytest
 from dagster import (
     AssetKey,
+    AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
     DagsterRunStatus,
     RunRequest,
 )
+from dagster._core.events import StepMaterializationData
 from pyspark.sql import SparkSession
 
 from mcq_analytics.definitions.build import FACTS_JOB
-from mcq_analytics.definitions.partitions import partition_key, range_tags
+from mcq_analytics.definitions.partitions import hourly_partitions, partition_key, range_tags
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
-from mcq_analytics_tests.facts_of import execute, run_facts, wrong_rows
+from mcq_analytics_tests.commands import call
+from mcq_analytics_tests.facts_of import TABLES, contents, execute, run_facts, wrong_rows
 from mcq_analytics_tests.platforms import Platform
 
 pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)
@@ -27,7 +32,7 @@ def test_after_a_downtime_of_the_daemon_every_hour_runs_once(platform: Platform)
     execute(
         platform.database,
         "DELETE FROM analytics.etl_metadata",
-        *(f"TRUNCATE analytics.{fact.name}, analytics.{fact.hours_table}" for fact in FACTS),
+        f"TRUNCATE {', '.join(f'analytics.{table}' for table in TABLES)}",
     )
     first_ten = Window(platform.first, platform.first + 10 * HOUR)
     platform.carry_out([RunRequest(tags=range_tags(first_ten))])
@@ -62,18 +67,66 @@ def test_hours_in_progress_are_not_requested_and_failed_hours_are(platform: Plat
     assert requested() == [0, 3, 17, 31, 40]
 
 
-def test_an_hour_that_was_stored_but_failed_in_dagster_is_requested(platform: Platform) -> None:
-    """As after a kill between the commit and Dagster's record of the success."""
+@pytest.mark.parametrize("known", [(), tuple(NAMES[:1]), tuple(NAMES[:2])], ids=len)
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
+def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_again(
+    platform: Platform, known: tuple[str, ...], ends: str
+) -> None:
+    """As after a kill, or Ctrl-C, between the commit and Dagster's records of the facts."""
+    hour = platform.first + 5 * HOUR
     run = platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def(FACTS_JOB),
-        tags={"dagster/partition": partition_key(platform.first + 5 * HOUR)},
-        asset_selection=frozenset({AssetKey("test_funnel_fact")}),
+        tags={"dagster/partition": partition_key(hour)},
     )
-    platform.instance.report_run_failed(run)
-    platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    execute(
+        platform.database,
+        "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
+        f"started_at, finished_at, run_id) SELECT name, '{hour}', '{hour + HOUR}', 'success', "
+        f"now(), now(), '{run.run_id}' FROM unnest(ARRAY{NAMES}) name",
+    )
+    for name in known:
+        made = AssetMaterialization(name, partition=partition_key(hour))
+        event = DagsterEvent(
+            DagsterEventType.ASSET_MATERIALIZATION.value,
+            FACTS_JOB,
+            event_specific_data=StepMaterializationData(made),
+        )
+        platform.instance.report_dagster_event(event, run_id=run.run_id)
+    if ends == "killed":
+        platform.instance.report_run_failed(run)
+        platform.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    else:
+        platform.instance.report_run_canceled(run)
+
+    def reported() -> list[tuple[str, str | None]]:
+        statuses = {
+            name: (
+                platform.instance.get_status_by_partition(
+                    AssetKey(name), [partition_key(hour)], hourly_partitions(platform.first)
+                )
+                or {}
+            )[partition_key(hour)]
+            for name in NAMES
+        }
+        failed = [row.split("\t")[3] for row in call("status").stdout.splitlines()[1:]]
+        return [
+            (count, status.value if status else None)
+            for count, status in zip(failed, statuses.values(), strict=True)
+        ]
+
+    unknown = len(NAMES) - len(known)
+    by_dagster = "FAILED" if ends == "killed" else None
+    assert reported() == [("1", "MATERIALIZED")] * len(known) + [("1", by_dagster)] * unknown
+    assert "the next run over these hours completes the record" in call("status").stderr
     request = platform.schedule_tick()[0]
     assert platform.hours([request]) == [(5, 5)]
-    assert request.asset_selection == [AssetKey("test_funnel_fact")]
+    # Of all facts: the job has no selection.
+    assert request.asset_selection is None
+    before = contents(platform.database)
+    platform.carry_out([request])
+    assert contents(platform.database) == before
+    assert reported() == [("0", "MATERIALIZED")] * len(NAMES)
+    assert (5, 5) not in platform.hours(platform.schedule_tick())
 
 
 def test_without_a_database_the_newest_hour_is_requested_so_that_its_failure_shows(
@@ -98,8 +151,7 @@ def test_late_rows_in_three_old_hours_run_only_these_hours_again_and_only_once(
     assert wrong_rows(platform.database) != []
     late = platform.sensor_tick()
     assert platform.hours(late) == [(5, 5), (17, 17), (29, 29)]
-    for request in late:
-        assert set(request.asset_selection or []) == {AssetKey(name) for name in NAMES}
+    assert [request.asset_selection for request in late] == [None, None, None]
     observed = platform.instance.fetch_observations(AssetKey("answers"), limit=3).records
     assert {record.partition_key for record in observed} == {
         partition_key(platform.first + hour * HOUR) for hour in (5, 17, 29)
@@ -110,16 +162,22 @@ def test_late_rows_in_three_old_hours_run_only_these_hours_again_and_only_once(
     assert sum(platform.attempts("test_summary_fact")) == 43
 
 
-def test_a_late_submission_runs_only_the_funnel_again(platform: Platform) -> None:
+def test_a_late_submission_runs_its_hour_again_and_changes_the_funnel_alone(
+    platform: Platform,
+) -> None:
+    before = contents(platform.database)
     execute(
         platform.database,
         "UPDATE submissions SET completion_status = 'timeout' "
         f"WHERE submit_time < timestamptz '{platform.first}' + interval '1 hour'",
     )
     [late] = platform.sensor_tick()
-    assert late.asset_selection == [AssetKey("test_funnel_fact")]
+    assert platform.hours([late]) == [(0, 0)]
     platform.carry_out([late])
     assert wrong_rows(platform.database) == []
+    after = contents(platform.database)
+    changed = {table for table in TABLES if after[table] != before[table]}
+    assert changed == {"test_funnel_fact", "student_test_submissions"}
     assert platform.sensor_tick() == []
 
 

@@ -102,12 +102,44 @@ def test_a_missing_or_surplus_row_is_wrong(answered: Database) -> None:
         answered,
         "DELETE FROM analytics.test_summary_fact WHERE student_id = 1",
         "INSERT INTO analytics.test_funnel_fact SELECT 7, total_submissions, "
-        "completed_submissions, incomplete_submissions, completion_rate, avg_submit_time "
-        "FROM analytics.test_funnel_fact LIMIT 1",
-        f"INSERT INTO analytics.test_funnel_fact_hour (hour, test_id) VALUES ('{FIRST}', 7)",
+        "completed_submissions, incomplete_submissions, completion_rate, avg_submit_time, now(), "
+        "timed_submissions, timed_microseconds FROM analytics.test_funnel_fact LIMIT 1",
+        f"INSERT INTO analytics.student_test_hour (hour, student_id, test_id) "
+        f"VALUES ('{FIRST}', 1, 7)",
     )
     assert set(recomputed(answered, "test_summary_fact", THREE).wrong) == {"(1,0)", "(1,1)"}
     assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(7)",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE analytics.student_test_submissions SET completed_submissions = 0",
+        "UPDATE analytics.student_test_submissions SET timed_microseconds = timed_microseconds + 1",
+        "DELETE FROM analytics.student_test_submissions WHERE student_id = 1",
+    ],
+)
+def test_what_a_students_test_adds_to_the_funnel_is_checked_and_so_is_the_sum(
+    answered: Database, change: str
+) -> None:
+    execute(answered, change)
+    found = recomputed(answered, "test_funnel_fact", THREE)
+    # Rows of students' tests have two ids, rows of the funnel one.
+    assert {key.count(",") for key in found.wrong} == {0, 1}
+    assert found.awaiting == ()
+
+
+def test_the_sum_of_a_large_test_is_left_out_beside_small_ones(
+    answered: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcq_analytics.quality.audits.SUMMED_ROWS", 5)
+    execute(
+        answered,
+        "UPDATE analytics.test_funnel_fact SET avg_submit_time = 1",
+        "UPDATE analytics.test_funnel_fact SET total_submissions = 90, incomplete_submissions = "
+        "90 - completed_submissions WHERE test_id = 1",
+    )
+    assert recomputed(answered, "test_funnel_fact", THREE).wrong == ("(0)",)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +166,7 @@ def test_a_row_that_awaited_a_run_is_right_after_it(
 ) -> None:
     execute(answered, "UPDATE questions SET correct_option = 'B'", "DELETE FROM sessions")
     assert recomputed(answered, "test_summary_fact", THREE).awaiting != ()
-    run_facts(answered, spark, THREE, [FACTS_BY_NAME["test_summary_fact"]])
+    run_facts(answered, spark, THREE)
     assert recomputed(answered, "test_summary_fact", THREE).awaiting == ()
 
 
@@ -198,8 +230,8 @@ def test_a_fact_is_fresh_when_the_last_hour_or_the_one_before_is_computed(
     for late, fresh in ((2, False), (1, True), (0, True)):
         execute(
             database,
-            "INSERT INTO analytics.hour_fingerprint (pipeline_name, hour) "
-            f"VALUES ('test_summary_fact', '{closed - (late + 1) * HOUR}')",
+            "INSERT INTO analytics.hour_fingerprint (hour) "
+            f"VALUES ('{closed - (late + 1) * HOUR}')",
         )
         assert check()["test_summary_fact", checks.FRESH].passed is fresh
 
@@ -225,13 +257,13 @@ def test_a_row_that_breaks_a_constraint_fails_its_run_in_one_line_and_is_not_sto
         "NEW.completion_rate = 101; RETURN NEW; END $$",
         "CREATE TRIGGER spoil BEFORE INSERT ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
-        "DELETE FROM analytics.test_funnel_fact",
+        "TRUNCATE analytics.test_funnel_fact, analytics.student_test_submissions",
     )
     command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
     fails(
         command,
         1,
-        f"error: test_funnel_fact over {THREE}: a computed row breaks a rule of its fact (new row "
+        f"error: the facts over {THREE}: a computed row breaks a rule of its fact (new row "
         'for relation "test_funnel_fact" violates check constraint '
         '"test_funnel_fact_completion_rate_check"): nothing of it was stored; ',
     )
@@ -249,12 +281,12 @@ def test_a_wrong_fact_fails_its_run_with_check_keys_and_remedy_in_every_message(
         "NEW.avg_submit_time = 5; RETURN NEW; END $$",
         "CREATE TRIGGER spoil BEFORE INSERT ON analytics.test_funnel_fact "
         "FOR EACH ROW EXECUTE FUNCTION spoil()",
-        "DELETE FROM analytics.test_funnel_fact",
+        "TRUNCATE analytics.test_funnel_fact, analytics.student_test_submissions",
     )
     command = call("run", "--start", f"{FIRST:%Y-%m-%dT%H}", "--end", "2024-01-01T03")
     said = (
-        f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (rows compared: "
-        f"2, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
+        f"test_funnel_fact over {THREE}: the check rows_equal_a_recompute failed (student tests "
+        f"compared: 6, rows wrong: 2, rows awaiting a run: 0, wrong: (0), (1)): {checks.REMEDY}"
     )
     fails(command, 1, f"error: {said}")
     [run] = instance.get_runs()

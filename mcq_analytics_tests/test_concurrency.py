@@ -15,11 +15,11 @@ from time import sleep
 import pytest
 from pyspark.sql import SparkSession
 
-from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.affected_hours import hours_to_run
 from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.disagreements import looking
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows
 from mcq_analytics_tests.tally import TALLY
 
@@ -116,10 +116,11 @@ def test_concurrent_runs_under_a_writer_are_exact_and_raise_no_error(
     chance = random.Random(PROCESSES)
     stale = {hour.start for hour in WHOLE.chunks(1)}
     number = 0
-    while any(process.poll() is None for process in running):
-        number += 1
-        stale |= change_something(busy, chance, number)
-        sleep(0.05)
+    with looking(busy):
+        while any(process.poll() is None for process in running):
+            number += 1
+            stale |= change_something(busy, chance, number)
+            sleep(0.05)
     outputs = [process.communicate() for process in running]
     assert [process.returncode for process in running] == [0] * PROCESSES, outputs
     assert [len(said.splitlines()) for said, _ in outputs] == [RUNS] * PROCESSES
@@ -130,9 +131,8 @@ def test_concurrent_runs_under_a_writer_are_exact_and_raise_no_error(
     )
     TALLY["waits for another run"] += sum(said.count("waiting for") for _, said in outputs)
     stale = {hour for hour in stale if WHOLE.start <= hour < WHOLE.end}
-    for fact in FACTS:
-        for affected in ranges(stale):
-            run_facts(busy, spark, affected, [fact])
+    for affected in ranges(stale):
+        run_facts(busy, spark, affected)
     wrong = wrong_rows(busy)
     TALLY["rows wrong"] += len(wrong)
     assert wrong == []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime, timezone
 
 import pytest
+import yaml
 from dagster import (
     AssetKey,
+    BackfillPolicy,
     DagsterInstance,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -18,14 +22,24 @@ from dagster import (
     build_sensor_context,
 )
 
+from mcq_analytics.compute.handed_in import handed_in
 from mcq_analytics.definitions.assets import column_lineage
 from mcq_analytics.definitions.automation import OFF
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.resources import DatabaseResource
-from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY, Fact
+from mcq_analytics.model.facts import (
+    FACTS,
+    QUESTION_INTERACTION,
+    SUBMISSION_COUNTS,
+    TEST_FUNNEL,
+    TEST_SUMMARY,
+    Fact,
+)
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.quality.audits import _EXPECTED
+from mcq_analytics.quality.audits import _EXPECTED, _SUMS
 from mcq_analytics.settings import load_settings
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import scalar
 
 SENSORS = {"alert_sensor", "late_data_sensor", "recovery_sensor"}
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
@@ -49,6 +63,19 @@ def test_there_are_four_sources_and_three_facts(definitions: Definitions) -> Non
     assert set(graph.materializable_asset_keys) == set(FACT_KEYS)
 
 
+def test_the_facts_are_one_step_that_cannot_be_split_and_one_run_at_a_time(
+    definitions: Definitions,
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    [step] = {graph.get(key).assets_def for key in FACT_KEYS}
+    assert set(step.keys) == set(FACT_KEYS)
+    assert not step.can_subset
+    assert step.backfill_policy == BackfillPolicy.single_run()
+    assert step.op.pool == "facts"
+    instance = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())
+    assert instance["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
+
+
 def test_every_asset_has_columns_owners_kinds_and_a_description(definitions: Definitions) -> None:
     for spec in definitions.resolve_all_asset_specs():
         columns = spec.metadata["dagster/column_schema"].columns
@@ -61,7 +88,10 @@ def test_every_asset_has_columns_owners_kinds_and_a_description(definitions: Def
         spec = next(s for s in definitions.resolve_all_asset_specs() if s.key.path == [fact.name])
         assert str(spec.code_version).isdigit()
         lineage = spec.metadata["dagster/column_lineage"].deps_by_column
-        assert set(lineage) == {*fact.key, *fact.column_names}, "definitions/assets.py, _SOURCES"
+        technical = {column.name for column in fact.technical}
+        assert set(lineage) == {*fact.key, *fact.column_names, *technical}, (
+            "definitions/assets.py, _SOURCES"
+        )
 
 
 @pytest.mark.parametrize("fact", [QUESTION_INTERACTION, TEST_SUMMARY], ids=lambda fact: fact.name)
@@ -74,9 +104,14 @@ def test_every_column_computed_from_valid_answers_depends_on_the_expiry(fact: Fa
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
 def test_the_recompute_of_the_check_covers_every_column(fact: Fact) -> None:
-    without = [
-        name for name in fact.column_names if not re.search(rf"\b{name}\b", _EXPECTED[fact.name])
-    ]
+    if fact is TEST_FUNNEL:
+        # What each student's test adds is recomputed; the row of the test is compared with the sum.
+        names = [column.name for column in SUBMISSION_COUNTS]
+        expected = handed_in("sample")
+        assert set(_SUMS) == {column.name for column in (*fact.columns, *fact.technical)}
+    else:
+        names, expected = list(fact.column_names), _EXPECTED[fact.name]
+    without = [name for name in names if not re.search(rf"\b{name}\b", expected)]
     assert without == [], "quality/audits.py, _EXPECTED"
 
 
@@ -88,6 +123,27 @@ def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:
             columns = specs[source.asset_key].metadata["dagster/column_schema"].columns
             assert source.column_name in {column.name for column in columns}
             assert source.asset_key.path[0] in fact.reads
+
+
+def test_dagsters_own_command_refuses_one_fact_alone_with_a_hint(
+    database: Database, instance: DagsterInstance
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "dagster", "asset", "materialize"),
+            *("-m", "mcq_analytics.definitions", "--select", QUESTION_INTERACTION.name),
+            *("--partition", "2024-01-01-00:00"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Please select all asset and check keys produced by this asset" in done.stderr
+    assert all(fact.name in done.stderr for fact in FACTS)
+    assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata") == 0
+    assert instance.get_runs() == []
 
 
 def test_partitions_start_at_the_configured_hour(

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from pyspark.sql import SparkSession
-from sqlalchemy import text
 
 from mcq_analytics import initialize_spark_session_with_scaling
-from mcq_analytics.model.facts import FACTS, TEST_FUNNEL, IdType
+from mcq_analytics.model.base_tables import BASE_COLUMNS
+from mcq_analytics.model.facts import FACTS, IdType
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
@@ -26,26 +26,48 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer
 
 WHOLE = window("2024-01-01T00", "2024-01-03T00")
 LATE = window("2024-01-02T00", "2024-01-03T00")
 EARLY = window("2024-01-01T00", "2024-01-02T00")
+ROWS_OF_ALL = "SELECT " + " + ".join(f"(SELECT count(*) FROM {name})" for name in BASE_COLUMNS)
+ROWS_OF_ANSWERED = """
+    SELECT (SELECT count(*) FROM answers) + (SELECT count(*) FROM submissions)
+        + (SELECT count(*) FROM questions WHERE question_id IN (SELECT question_id FROM answers))
+        + (SELECT count(*) FROM sessions WHERE session_id IN (SELECT session_id FROM answers))
+"""
 
 
 @pytest.mark.parametrize(
-    ("id_type", "windows"),
+    ("id_type", "windows", "way"),
     [
-        (IdType.INTEGER, [WHOLE]),
-        (IdType.BIGINT, [LATE, EARLY]),
-        (IdType.TEXT, [WHOLE]),
-        (IdType.UUID, [WHOLE]),
+        (IdType.INTEGER, [WHOLE], "driver"),
+        (IdType.INTEGER, [WHOLE], "slices"),
+        (IdType.BIGINT, [LATE, EARLY], "driver"),
+        (IdType.BIGINT, [LATE, EARLY], "slices"),
+        (IdType.BIGINT, [LATE, EARLY], "ranges"),
+        (IdType.TEXT, [WHOLE], "driver"),
+        (IdType.TEXT, [LATE, EARLY], "slices"),
+        (IdType.TEXT, [WHOLE], "ranges"),
+        (IdType.UUID, [WHOLE], "driver"),
+        (IdType.UUID, [WHOLE], "slices"),
+        (IdType.UUID, [LATE, EARLY], "ranges"),
     ],
-    ids=lambda given: given.value if isinstance(given, IdType) else f"{len(given)} windows",
+    ids=lambda given: (
+        f"{len(given)} windows" if isinstance(given, list) else getattr(given, "value", given)
+    ),
 )
 def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
-    make_database: MakeDatabase, spark: SparkSession, id_type: IdType, windows: list[Window]
+    make_database: MakeDatabase,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    id_type: IdType,
+    windows: list[Window],
+    way: str,
 ) -> None:
+    read_by(way, monkeypatch)
     database = make_database(id_type)
     add_sample(database, students=60, seed=7)
     for over in windows:
@@ -56,17 +78,16 @@ def test_a_sample_equals_a_full_recompute_and_passes_its_audits(
     with database.engine().connect() as connection:
         base = inspect_base_tables(connection, "public")
         for fact in FACTS:
-            rows = connection.execute(text(f"SELECT count(*) FROM analytics.{fact.name}"))
-            sampled = min(rows.scalar_one(), SAMPLE)
             audits = Audits(fact, base, "analytics", WHOLE)
             for seed in range(5):
-                assert audits.recomputed(connection, seed) == Recomputed(sampled, (), ())
+                assert audits.recomputed(connection, seed) == Recomputed(SAMPLE, (), ())
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
-    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("mcq_analytics.compute.inputs.KEYS_PER_SPLIT", 500)
+    read_by(way, monkeypatch)
     initialize_spark_session_with_scaling("local", MILLION)
     add_sample(database, students=60, seed=7)
     run_facts(database, spark, WHOLE)
@@ -75,17 +96,24 @@ def test_a_sample_that_many_tasks_read_and_shuffle_equals_a_full_recompute(
     assert wrong_rows(database) == []
 
 
-def test_running_a_window_twice_changes_rows_once(database: Database, spark: SparkSession) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_running_a_window_twice_changes_rows_once(
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read_by(way, monkeypatch)
     add_sample(database, students=60, seed=7)
     first = run_facts(database, spark, WHOLE)
     written = contents(database)
     second = run_facts(database, spark, WHOLE)
     assert contents(database) == written
-    assert {name: report.counts.written for name, report in second.items()} == {
+    assert {name: counts.written for name, counts in second.counts.items()} == {
         fact.name: 0 for fact in FACTS
     }
-    assert all(report.counts.inserted == report.fact_rows > 0 for report in first.values())
-    assert all(report.rows_read == first[name].rows_read for name, report in second.items())
+    assert all(counts.inserted == first.fact_rows[name] for name, counts in first.counts.items())
+    assert all(rows > 0 for rows in first.fact_rows.values())
+    assert second.fact_rows == first.fact_rows
+    rows = scalar(database, ROWS_OF_ALL if way == "ranges" else ROWS_OF_ANSWERED)
+    assert second.rows_read == first.rows_read == rows
 
 
 def test_only_changed_rows_get_a_new_updated_at(database: Database, spark: SparkSession) -> None:
@@ -94,8 +122,8 @@ def test_only_changed_rows_get_a_new_updated_at(database: Database, spark: Spark
     run_facts(database, spark, WHOLE)
     before = scalar(database, "SELECT max(updated_at) FROM analytics.question_interaction_fact")
     one_answer(database, 3, 8, 3, 5, "B", "2024-01-01 09:12Z")
-    report = run_facts(database, spark, WHOLE)["question_interaction_fact"]
-    assert (report.counts.inserted, report.counts.updated, report.counts.deleted) == (0, 1, 0)
+    counts = run_facts(database, spark, WHOLE).counts["question_interaction_fact"]
+    assert (counts.inserted, counts.updated, counts.deleted) == (0, 1, 0)
     newer = (
         "SELECT array_agg(student_id) FROM analytics.question_interaction_fact "
         f"WHERE updated_at > '{before}'"
@@ -119,8 +147,8 @@ NINE, TEN = window("2024-01-01T09", "2024-01-01T10"), window("2024-01-01T10", "2
 def test_an_hour_without_activity_is_a_success_with_no_rows(
     database: Database, spark: SparkSession
 ) -> None:
-    reports = run_facts(database, spark, NINE)
-    assert [report.counts.written for report in reports.values()] == [0, 0, 0]
+    report = run_facts(database, spark, NINE)
+    assert [counts.written for counts in report.counts.values()] == [0, 0, 0]
     assert scalar(
         database,
         "SELECT array_agg(DISTINCT (status, rows_read, rows_written)::text) "
@@ -141,7 +169,7 @@ def test_rows_without_ids_or_time_are_left_out_and_counted(
         "INSERT INTO submissions VALUES (NULL, 5, '2024-01-01 09:20Z', 'completed'), "
         "(7, 5, NULL, 'completed'), (7, 5, '2024-01-01 09:20Z', 'completed')",
     )
-    left_out = run_facts(database, spark, NINE)[TEST_FUNNEL.name].left_out
+    left_out = run_facts(database, spark, NINE).left_out
     assert left_out == {
         "answers_without_keys": 3,
         "answers_with_too_long_ids": 0,
@@ -188,8 +216,11 @@ def test_times_without_a_zone_are_utc_whatever_the_zone_of_server_and_client(
     for start in ("2024-03-10T06", "2024-03-10T07", "2024-11-03T05", "2024-11-03T06"):
         run_facts(database, spark, window(start, start[:-1] + str(int(start[-1]) + 1)))
     assert wrong_rows(database, zoned=False) == []
-    hours = "SELECT array_agg(hour AT TIME ZONE 'UTC' ORDER BY hour)::text FROM analytics.{}_hour"
-    assert scalar(database, hours.format("question_interaction_fact")) == (
+    hours = (
+        "SELECT array_agg(hour AT TIME ZONE 'UTC' ORDER BY hour)::text "
+        "FROM analytics.student_test_hour"
+    )
+    assert scalar(database, hours) == (
         '{"2024-03-10 06:00:00","2024-03-10 07:00:00","2024-11-03 05:00:00","2024-11-03 06:00:00"}'
     )
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,9 +18,9 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
 
-from mcq_analytics.model.facts import QUESTION_INTERACTION
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
+from mcq_analytics.spark.parts import HOURS
 from mcq_analytics.spark.sink import copying
 from mcq_analytics_tests.facts_of import run_facts, scalar, wrong_rows
 from mcq_analytics_tests.faults import (
@@ -29,6 +29,7 @@ from mcq_analytics_tests.faults import (
     Hit,
     running,
 )
+from mcq_analytics_tests.reading import read_by
 from mcq_analytics_tests.servers import OwnServer, Proxy, children
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
@@ -80,8 +81,9 @@ def test_a_run_survives_a_connection_that_is_cut_during_a_copy(
 
 
 def test_a_run_survives_a_python_worker_that_is_killed(
-    hit: Hit, spark: SparkSession, chance: random.Random
+    hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_by(chance.choice(["slices", "ranges"]), monkeypatch)
     gateway = spark.sparkContext._gateway
     assert gateway is not None
     java = gateway.proc.pid
@@ -103,11 +105,14 @@ def test_a_run_survives_a_python_worker_that_is_killed(
 def test_tasks_that_fail_after_their_copy_committed_double_nothing(
     hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_by(chance.choice(["slices", "ranges"]), monkeypatch)
     fails = [chance.random() < 0.5 for _ in range(3)]
     fails[chance.randrange(3)] = True
     spark.conf.set("spark.sql.adaptive.enabled", "false")
 
-    def copy_and_fail(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
+    def copy_and_fail(
+        frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]
+    ) -> list[int]:
         def fail(batches: Iterator[Any]) -> Iterator[Any]:
             yield from batches
             context = TaskContext.get()
@@ -115,19 +120,18 @@ def test_tasks_that_fail_after_their_copy_committed_double_nothing(
             if context.attemptNumber() == 0 and fails[context.partitionId() % 3]:
                 raise RuntimeError("the task fails after its copy")
 
-        copied = copying(frame.repartition(3), url, schema, table)
+        copied = copying(frame.repartition(3), url, schema, tables)
         tasks = [row[0] for row in copied.mapInArrow(fail, copied.schema).collect()]
-        assert scalar(hit.database, f'SELECT count(*) FROM {schema}."{table}"') != scalar(
-            hit.database,
-            f'SELECT count(*) FROM {schema}."{table}" WHERE task_attempt_id = ANY(ARRAY{tasks})',
-        )
+        copies = f'SELECT count(*) FROM {schema}."{tables[HOURS]}"'
+        counting = f"{copies} WHERE task_attempt_id = ANY(ARRAY{tasks})"
+        assert scalar(hit.database, copies) != scalar(hit.database, counting)
         return tasks
 
     monkeypatch.setattr("mcq_analytics.compute.attempt.copy_to_staging", copy_and_fail)
-    run_facts(hit.database, spark, BOTH_DAYS, [QUESTION_INTERACTION])
+    run_facts(hit.database, spark, BOTH_DAYS)
     spark.conf.set("spark.sql.adaptive.enabled", "true")
     monkeypatch.undo()
-    assert not any(line.startswith("question") for line in wrong_rows(hit.database))
+    assert wrong_rows(hit.database) == []
     hit.assert_recovers(spark, failed=None)
 
 

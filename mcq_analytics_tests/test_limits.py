@@ -15,21 +15,25 @@ from sqlalchemy.engine import URL
 
 from mcq_analytics.compute.base_columns import LONGEST_KEY
 from mcq_analytics.compute.fingerprints import stale_hours
-from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, IdType
+from mcq_analytics.model.facts import FACTS, IdType
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.quality.audits import Audits
 from mcq_analytics.quality.corrections import Corrections
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
+from mcq_analytics_tests.disagreements import disagreements_now
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
 from mcq_analytics_tests.loose_tables import DAY, NINE, create_base_tables, noise, require_settled
+from mcq_analytics_tests.reading import WAYS, read_by
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_a_key_or_session_with_several_rows_has_one_meaning_everywhere(
-    database: Database, spark: SparkSession
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    read_by(way, monkeypatch)
     execute(
         database,
         "ALTER TABLE questions DROP CONSTRAINT questions_pkey",
@@ -44,16 +48,20 @@ def test_a_key_or_session_with_several_rows_has_one_meaning_everywhere(
         "(4, 7, 4, 5, 4, 'A', '2024-01-01 09:10Z'), (5, 8, 1, 5, 1, 'A', '2024-01-01 09:21Z')",
         "INSERT INTO submissions VALUES (7, 5, '2024-01-01 09:30Z', 'completed')",
     )
-    reports = run_facts(database, spark, NINE)
+    report = run_facts(database, spark, NINE)
     rows = "SELECT string_agg(question_id || ' ' || coalesce(is_correct::text, '-'), ', ' "
     assert scalar(
         database, rows + "ORDER BY question_id) FROM analytics.question_interaction_fact"
     ) == ("1 true, 2 -, 4 -")
-    assert reports[QUESTION_INTERACTION.name].duplicates == {"questions": 2, "sessions": 4}
+    assert report.duplicates == {"questions": 2, "sessions": 4}
     require_settled(database)
 
 
-def test_times_out_of_range_are_clamped(make_database: MakeDatabase, spark: SparkSession) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_times_out_of_range_are_clamped(
+    make_database: MakeDatabase, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read_by(way, monkeypatch)
     for time in ("timestamptz", "timestamp"):
         database = make_database(None)
         create_base_tables(database, time=time)
@@ -95,15 +103,17 @@ def test_times_out_of_range_are_clamped(make_database: MakeDatabase, spark: Spar
                 found = Audits(fact, base, "analytics", DAY).recomputed(connection)
                 # Their hours are outside all partitions, so the rows may await a run.
                 assert found.wrong == ()
-                assert stale_hours(connection, base, "analytics", fact, DAY) == {}
+            assert stale_hours(connection, base, "analytics", DAY) == {}
             corrections = Corrections(base, "analytics")
             assert len(corrections.hours_of_question(connection, "at") or ()) == 3
             assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_an_id_too_long_for_a_row_is_left_out_and_counted_and_the_hour_succeeds(
-    make_database: MakeDatabase, spark: SparkSession
+    make_database: MakeDatabase, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    read_by(way, monkeypatch)
     database = make_database(None)
     create_base_tables(database)
     rows = [
@@ -136,8 +146,7 @@ def test_an_id_too_long_for_a_row_is_left_out_and_counted_and_the_hour_succeeds(
                 text("INSERT INTO submissions VALUES (:student, :test, '2024-01-01 09:20Z', 'x')"),
                 {"student": student, "test": test},
             )
-    reports = run_facts(database, spark, NINE)
-    left_out = reports["test_funnel_fact"].left_out
+    left_out = run_facts(database, spark, NINE).left_out
     assert left_out["answers_with_too_long_ids"] == 5
     assert left_out["submissions_with_too_long_ids"] == 3
     assert scalar(database, "SELECT count(*) FROM analytics.question_interaction_fact") == 3
@@ -210,13 +219,16 @@ def test_an_hour_is_exact_whatever_the_base_rows_hold(
             for row in found:
                 places = ", ".join(["%s"] * len(row))
                 connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({places})", row)
-    run_facts(database, spark, NINE)
+    with pytest.MonkeyPatch.context() as patch:
+        read_by(data.draw(st.sampled_from(WAYS)), patch)
+        run_facts(database, spark, NINE)
     assert wrong_rows_of_nine(database) == []
+    assert disagreements_now(database) == []
     with snapshot_connection(database.engine(), "public") as (connection, base):
         for fact in FACTS:
             found_wrong = Audits(fact, base, "analytics", NINE).recomputed(connection).wrong
             assert found_wrong == ()
-            assert stale_hours(connection, base, "analytics", fact, NINE) == {}
+        assert stale_hours(connection, base, "analytics", NINE) == {}
 
 
 def wrong_rows_of_nine(database: Database) -> list[str]:

@@ -1,4 +1,4 @@
-"""The lock of a fact: attempts wait for each other, name the holder, and give up in time."""
+"""The lock of the facts: attempts wait for each other, name the holder, and give up in time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.compute.lock import lock_holder, lock_key
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS, TEST_FUNNEL
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, add_nine
 from mcq_analytics_tests.conftest import WORKER
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar
@@ -37,21 +36,20 @@ def test_a_second_attempt_waits_for_the_first_and_names_it(
 ) -> None:
     caplog.set_level(logging.INFO)
     done = threading.Event()
-    with Attempt(answered, TEST_FUNNEL, NINE, "first-run") as first:
+    with Attempt(answered, NINE, "first-run") as first:
 
         def second() -> None:
-            run_facts(answered, spark, NINE, [TEST_FUNNEL], run_id="second-run")
+            run_facts(answered, spark, NINE, run_id="second-run")
             done.set()
 
         thread = threading.Thread(target=second)
         thread.start()
         assert not done.wait(1.5)
         execute(answered, "INSERT INTO submissions VALUES (8, 5, '2024-01-01 09:30Z', 'timeout')")
-        frames = {name: first.read(spark, name) for name in TEST_FUNNEL.reads}
-        first.commit(TRANSFORMS[TEST_FUNNEL.name](**frames))
+        first.commit(student_tests(**first.inputs(spark)), student_tests)
     thread.join(60)
     assert done.is_set()
-    assert "waiting for mcq_analytics first-ru test_funnel_fact" in caplog.text
+    assert "waiting for mcq_analytics first-ru" in caplog.text
     assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
 
 
@@ -60,14 +58,13 @@ def test_an_attempt_waits_no_longer_than_the_lock_timeout(
     answered: Database, patience: int
 ) -> None:
     hasty = dataclasses.replace(answered, lock_seconds=patience)
-    with Attempt(answered, TEST_FUNNEL, NINE, "first-run"):
+    with Attempt(answered, NINE, "first-run"):
         with (
             pytest.raises(
                 McqError,
-                match=f"waited {patience} s for mcq_analytics first-ru test_funnel_fact .*"
-                "raise --lock-timeout",
+                match=f"waited {patience} s for mcq_analytics first-ru .*raise --lock-timeout",
             ),
-            Attempt(hasty, TEST_FUNNEL, NINE, "second-run"),
+            Attempt(hasty, NINE, "second-run"),
         ):
             pass
         # It has tried nothing, so the hours keep their status.
@@ -94,11 +91,10 @@ def test_every_session_has_timeouts(answered: Database) -> None:
     assert "raise MCQ_STATEMENT_TIMEOUT" in str(explain(failure.value, "the run"))
 
 
-def test_each_fact_in_each_schema_has_its_own_lock(database: Database) -> None:
-    keys = {lock_key(schema, fact) for schema in ("analytics", "other") for fact in FACTS}
-    assert len(keys) == 6
+def test_the_facts_of_each_schema_have_one_lock(database: Database) -> None:
+    assert lock_key("analytics") == lock_key("analytics") != lock_key("other")
     with database.engine().connect() as connection:
-        assert lock_holder(connection, lock_key("analytics", TEST_FUNNEL)) == "another run"
+        assert lock_holder(connection, lock_key("analytics")) == "another run"
 
 
 @pytest.fixture
@@ -116,15 +112,15 @@ def test_the_holder_of_the_lock_is_named_to_another_role(
     def refusal() -> str:
         with (
             pytest.raises(McqError) as refused,
-            Attempt(other_role, TEST_FUNNEL, NINE, "a-run-of-another"),
+            Attempt(other_role, NINE, "a-run-of-another"),
         ):
             pass
         return str(refused.value)
 
-    with Attempt(answered, TEST_FUNNEL, NINE, "a-run-of-the-owner"):
-        named = r"waited 0 s for mcq_analytics a-run-of test_funnel_fact \(server process \d+\),"
+    with Attempt(answered, NINE, "a-run-of-the-owner"):
+        named = r"waited 0 s for mcq_analytics a-run-of \(server process \d+\),"
         assert re.search(named, refusal())
-    key = lock_key("analytics", TEST_FUNNEL)
+    key = lock_key("analytics")
     with answered.engine("").connect() as nameless:
         nameless.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
         owner = nameless.execute(text("SELECT current_user")).scalar_one()

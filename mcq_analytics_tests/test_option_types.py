@@ -68,19 +68,19 @@ def test_every_statement_takes_options_of_any_type(
             )
         ),
     )
-    run_facts(database, spark, NINE, [QUESTION_INTERACTION])
+    run_facts(database, spark, NINE)
     texts = [str(scalar(database, f"SELECT CAST({one} AS text)")) for one in (right, wrong)]
     assert scalar(database, INTERACTION.format(1)) == f"2 {texts[0]} t"
     assert scalar(database, INTERACTION.format(2)) == f"3 {max(t.encode() for t in texts).decode()}"
     with snapshot_connection(database.engine(), "public") as (connection, base):
         audits = Audits(QUESTION_INTERACTION, base, "analytics", DAY)
         found = audits.recomputed(connection)
-        assert (found.sampled, found.wrong, found.awaiting) == (2, (), ())
+        assert (found.sampled, found.wrong, found.awaiting) == (1, (), ())
         assert audits.references(connection) == {
             "answers_without_question": 0,
             "answers_without_session": 5,
         }
-        assert stale_hours(connection, base, "analytics", QUESTION_INTERACTION, DAY) == {}
+        assert stale_hours(connection, base, "analytics", DAY) == {}
         corrections = Corrections(base, "analytics")
         assert corrections.wrong_rows_after(connection, None, 10_000).hours == set()
         assert corrections.moves(connection, [NINE.start]).rows == 0

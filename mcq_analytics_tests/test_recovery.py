@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
-from mcq_analytics.definitions.partitions import range_tags
+from mcq_analytics.definitions.partitions import partition_key, range_tags
 from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of
@@ -83,18 +83,14 @@ class Platform:
             instance=self.instance,
             tags={**request.tags, "dagster/max_retries": "0"},
             partition_key=request.partition_key,
-            asset_selection=list(request.asset_selection or []),
             raise_on_error=False,
         )
         found = self.instance.get_run_by_id(done.run_id)
         assert found is not None
         return found.status
 
-    def request(self, first: int, end: int, *facts: str) -> RunRequest:
-        return RunRequest(
-            tags=range_tags(self.window(first, end)),
-            asset_selection=[AssetKey(fact) for fact in facts or NAMES],
-        )
+    def request(self, first: int, end: int) -> RunRequest:
+        return RunRequest(tags=range_tags(self.window(first, end)))
 
 
 @pytest.fixture
@@ -119,15 +115,12 @@ def test_a_bad_hour_is_isolated_in_a_few_ticks_and_its_neighbours_succeed(
     requested = []
     while found := platform.tick():
         for request in found:
-            assert request.asset_selection == [AssetKey("question_interaction_fact")]
             requested.append(request)
             platform.run(request)
         assert len(requested) <= 4
-    [known] = hours_of_facts(
-        platform.database.engine(), load_settings(), ["question_interaction_fact"]
-    ).values()
     hours = [platform.first + n * HOUR for n in range(HOURS)]
-    assert known.done(hours) == {*hours} - {hours[2]}
+    for known in hours_of_facts(platform.database.engine(), load_settings(), NAMES).values():
+        assert known.done(hours) == {*hours} - {hours[2]}
     # A bad hour that is isolated is left to the schedule.
     [left] = platform.schedule_tick()
     assert left.partition_key == f"{platform.first + 2 * HOUR:%Y-%m-%d-%H:%M}"
@@ -156,13 +149,14 @@ def test_status_includes_failures_that_only_dagster_recorded_each_with_its_cause
         away.setenv("DB_DEV_URL", gone)
         platform.run(platform.request(0, 1))
     execute(platform.database, "ALTER TABLE answers RENAME COLUMN session_id TO sitting_id")
-    platform.run(platform.request(2, 4, "test_summary_fact"))
+    platform.run(platform.request(2, 4))
     shown = call("status")
     assert shown.exit_code == 1
     rows = {row.split("\t")[0]: row.split("\t")[1:] for row in shown.stdout.splitlines()}
-    assert [rows[name][2] for name in NAMES] == ["1", "3", "1"]
-    lines = [line for line in shown.stderr.splitlines() if line.startswith("test_summary_fact")]
-    [newest, oldest] = lines
+    assert [rows[name][2] for name in NAMES] == ["3", "3", "3"]
+    # Once for all facts.
+    [newest, oldest] = shown.stderr.splitlines()
+    assert newest.startswith("the facts failed over ")
     assert f"failed over {platform.window(2, 4)}, last at " in newest
     assert "the base table public.answers has no column session_id" in newest
     assert f"failed over {platform.window(0, 1)}, last at " in oldest
@@ -178,7 +172,6 @@ def test_a_cancelled_run_leaves_hours_as_they_were_and_is_not_requested_again(
         run = platform.instance.create_run_for_job(
             platform.definitions.resolve_job_def(FACTS_JOB),
             tags=range_tags(platform.window(first, end)),
-            asset_selection=frozenset(map(AssetKey, NAMES)),
         )
         platform.instance.report_run_canceled(run)
     shown = call("status")
@@ -221,14 +214,19 @@ def test_a_wrong_hour_stays_wrong_however_many_checks_of_other_hours_follow(
         return {hour: failure.text for hour, failure in found[FACTS[0].name].items()}
 
     assert wrong() == {hour.start: "rows wrong: 1"}
-    assert any(
-        AssetKey(FACTS[0].name) in (request.asset_selection or [])
-        for request in platform.schedule_tick()
+    everything = platform.window(0, HOURS)
+    execute(
+        platform.database,
+        "INSERT INTO analytics.etl_metadata (pipeline_name, window_start, window_end, status, "
+        f"started_at, finished_at) SELECT name, '{everything.start}', '{everything.end}', "
+        f"'success', now(), now() FROM unnest(ARRAY{NAMES}) name",
     )
+    [request] = platform.schedule_tick()
+    assert request.partition_key == partition_key(hour.start)
     # It is right again after a run whose checks pass.
     assert platform.run(platform.request(0, 1)) is DagsterRunStatus.SUCCESS
     assert wrong() == {}
-    assert unfinished_hours(platform.instance).failed()[FACTS[0].name] == set()
+    assert unfinished_hours(platform.instance).failed() == set()
 
 
 def test_a_backfill_keeps_its_hours_however_many_backfills_follow(platform: Platform) -> None:
@@ -243,8 +241,7 @@ def test_a_backfill_keeps_its_hours_however_many_backfills_follow(platform: Plat
             backfill_id=f"later{number}", status=BulkActionStatus.COMPLETED_SUCCESS
         )
         platform.instance.add_backfill(ended)
-    busy = {name: {hour.start for hour in window.chunks(1)} for name in NAMES}
-    assert hours_in_progress(platform.instance) == busy
+    assert hours_in_progress(platform.instance) == {*window.starts()}
     assert platform.schedule_tick() == []
 
 

@@ -9,56 +9,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcq_analytics.definitions.requests import requests
-from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS
 from mcq_analytics.postgres.hours import FactHours
 from mcq_analytics.postgres.metadata import PastAttempt
 from mcq_analytics_tests.overlay import START, ended, overlay
 
-NAMES = [fact.name for fact in FACTS]
 HOURS = st.sets(st.integers(0, 30).map(lambda index: START + index * HOUR))
 
 
-@given(
-    wanted=st.fixed_dictionaries(dict.fromkeys(NAMES, HOURS)),
-    busy=st.fixed_dictionaries(dict.fromkeys(NAMES, HOURS)),
-    limit=st.integers(1, 40),
-)
+@given(wanted=HOURS, busy=HOURS, limit=st.integers(1, 40), per_run=st.integers(1, 40))
 def test_every_wanted_hour_that_is_not_in_progress_is_requested_once(
-    wanted: dict[str, set[datetime]], busy: dict[str, set[datetime]], limit: int
+    wanted: set[datetime], busy: set[datetime], limit: int, per_run: int
 ) -> None:
-    found = requests(wanted, busy, limit)
-    hours = [
-        (fact, hour.start) for one in found for fact in one.facts for hour in one.window.chunks(1)
-    ]
-    assert len(hours) == len(set(hours))
-    free = {(fact, hour) for fact in NAMES for hour in wanted[fact] - busy[fact]}
-    assert set(hours) <= free
-    by_hour = sorted({hour for _, hour in free})
-    asked = sorted({hour for _, hour in hours})
-    assert len(asked) == min(limit, len(by_hour))
-    assert set(hours) == {(fact, hour) for fact, hour in free if hour in asked}
-    if by_hour:
-        assert asked[-1] == by_hour[-1]
-        assert asked[:-1] == by_hour[: len(asked) - 1]
+    found = requests(wanted, busy, limit, per_run)
+    asked = [hour for one in found for hour in one.starts()]
+    free = sorted(wanted - busy)
+    assert len(asked) == min(limit, len(free))
+    if free:
+        assert asked == [*free[: len(asked) - 1], free[-1]]
+    assert all(one.hours <= per_run for one in found)
     for one, following in pairwise(found):
-        assert one.window.end < following.window.start or one.facts != following.facts
+        assert one.end < following.start or one.hours == per_run
 
 
-def test_only_the_fact_that_is_open_is_requested() -> None:
+def test_only_the_hours_that_are_open_are_requested() -> None:
     span = Window(START, START + 5 * HOUR)
-    wanted = {name: overlay([ended(0, 5)]).open_hours(span) for name in NAMES}
-    funnel = overlay([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
-    [request] = requests({**wanted, "test_funnel_fact": funnel.open_hours(span)}, {}, 100)
-    assert request.facts == ("test_funnel_fact",)
-    assert request.window == Window(START + 2 * HOUR, START + 4 * HOUR)
+    hours = overlay([ended(0, 2), ended(2, 3, FAILED), ended(4, 5)])
+    assert requests(hours.open_hours(span), set(), 100) == [
+        Window(START + 2 * HOUR, START + 4 * HOUR)
+    ]
 
 
 def test_a_first_load_is_split_into_runs_of_a_thousand_hours() -> None:
     span = Window(START, START + 2_500 * HOUR)
-    found = requests({name: FactHours().open_hours(span) for name in NAMES}, {}, 2_500)
-    assert [request.window.hours for request in found] == [1_000, 1_000, 500]
+    found = requests(FactHours().open_hours(span), set(), 2_500)
+    assert [request.hours for request in found] == [1_000, 1_000, 500]
 
 
 @given(
@@ -78,10 +64,10 @@ def test_a_bad_hour_ends_up_alone_and_its_neighbours_succeed(
         hours = overlay(attempts)
         wanted = hours.open_hours(span)
         assert cancelled.isdisjoint(wanted)
-        for one in requests({"fact": wanted}, {}, 1_000, failed={"fact": hours.failed_windows()}):
-            failed = not wrong.isdisjoint(one.window.starts())
-            index = (one.window.start - START) // HOUR
-            attempts.append(ended(index, index + one.window.hours, FAILED if failed else SUCCESS))
+        for one in requests(wanted, set(), 1_000, failed=hours.failed_windows()):
+            failed = not wrong.isdisjoint(one.starts())
+            index = (one.start - START) // HOUR
+            attempts.append(ended(index, index + one.hours, FAILED if failed else SUCCESS))
             runs += 1
         attempts.append(ended(1_000, 1_001))
     hours = overlay(attempts)
@@ -100,14 +86,9 @@ def test_if_everything_fails_the_number_of_runs_does_not_grow(ticks: int) -> Non
     attempts: list[PastAttempt] = []
     for tick in range(ticks):
         hours = overlay(attempts)
-        found = requests(
-            {"fact": hours.open_hours(span)},
-            {},
-            1_000,
-            failed={"fact": hours.failed_windows()},
-        )
+        found = requests(hours.open_hours(span), set(), 1_000, failed=hours.failed_windows())
         for one in found:
-            index = (one.window.start - START) // HOUR
-            attempts.append(ended(index, index + one.window.hours, FAILED))
+            index = (one.start - START) // HOUR
+            attempts.append(ended(index, index + one.hours, FAILED))
         if tick >= 2:
-            assert [one.window for one in found] == [span]
+            assert found == [span]

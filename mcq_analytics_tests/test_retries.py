@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSourceReader
 from pyspark.sql.types import StructType
 from sqlalchemy import text
 
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.compute.report import AttemptReport
-from mcq_analytics.model.facts import TEST_FUNNEL
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.retries import TRIALS
 from mcq_analytics.spark.source import SnapshotSource
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, RUNNING, STAGING, add_nine, statuses
-from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, wrong_rows
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import wait_until
 
 
@@ -42,8 +42,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcq_analytics.postgres.database.TABLE_LOCK_SECONDS", 1)
 
 
-def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
-    """Compute the funnel of nine o'clock; a task executes `statement` while Spark computes."""
+def facts_disturbed_by(database: Database, spark: SparkSession, statement: str) -> AttemptReport:
+    """Compute the facts of nine o'clock; a task executes `statement` while Spark computes."""
     url = database.conninfo("disturber")
 
     def disturb(batches: Iterator[Any]) -> Iterator[Any]:
@@ -54,10 +54,12 @@ def funnel_disturbed_by(database: Database, spark: SparkSession, statement: str)
             cursor.fetchall()
         yield from batches
 
-    with Attempt(database, TEST_FUNNEL, NINE, "cut-run") as attempt:
-        frames = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
-        frame = TRANSFORMS[TEST_FUNNEL.name](**frames)
-        return attempt.commit(frame.mapInArrow(disturb, frame.schema))
+    def disturbed(**inputs: DataFrame) -> DataFrame:
+        frame = student_tests(**inputs).coalesce(1)
+        return frame.mapInArrow(disturb, frame.schema)
+
+    with Attempt(database, NINE, "cut-run") as attempt:
+        return attempt.commit(disturbed(**attempt.inputs(spark)), disturbed)
 
 
 END_SESSIONS = (
@@ -67,11 +69,17 @@ END_SESSIONS = (
 
 
 @pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("way", WAYS)
 def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
-    answered: Database, spark: SparkSession, caplog: pytest.LogCaptureFixture
+    answered: Database,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    way: str,
 ) -> None:
+    read_by(way, monkeypatch)
     execute(answered, "CREATE SEQUENCE times")
-    report = funnel_disturbed_by(
+    report = facts_disturbed_by(
         answered,
         spark,
         # A row that the first snapshot cannot see shows which of the two was stored.
@@ -81,19 +89,27 @@ def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
     )
     assert "retrying in" in caplog.text
     assert statuses(answered) == ["failed", "success"]
-    assert (report.rows_read, report.counts.inserted) == (3, 1)
+    assert report.rows_read == 3
+    assert {name: counts.inserted for name, counts in report.counts.items()} == {
+        "question_interaction_fact": 1,
+        "test_summary_fact": 1,
+        "test_funnel_fact": 1,
+    }
     assert scalar(answered, "SELECT total_submissions FROM analytics.test_funnel_fact") == 2
     assert scalar(answered, STAGING) == scalar(answered, RUNNING) == 0
 
 
 @pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("way", WAYS)
 def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
-    answered: Database, spark: SparkSession
+    answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    read_by(way, monkeypatch)
+    empty = contents(answered)
     with pytest.raises(Exception, match=r"snapshot|terminating|closed|Broken pipe") as failure:
-        funnel_disturbed_by(answered, spark, END_SESSIONS)
+        facts_disturbed_by(answered, spark, END_SESSIONS)
     assert "the connection to the server was lost" in str(explain(failure.value, "the run"))
-    assert scalar(answered, "SELECT count(*) FROM analytics.test_funnel_fact") == 0
+    assert contents(answered) == empty
     assert statuses(answered) == ["failed"] * TRIALS
     run_facts(answered, spark, NINE)
     assert wrong_rows(answered) == []
@@ -113,7 +129,7 @@ def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
 def test_only_transient_errors_are_retried(
     answered: Database, spark: SparkSession, state: str, message: str, tried: int
 ) -> None:
-    """The fact's table raises the error in the first two merges."""
+    """The table of the last fact raises the error in the first two merges."""
     execute(
         answered,
         "CREATE SEQUENCE times",
@@ -125,9 +141,9 @@ def test_only_transient_errors_are_retried(
     )
     if tried == 1:
         with pytest.raises(Exception, match=message):
-            run_facts(answered, spark, NINE, [TEST_FUNNEL])
+            run_facts(answered, spark, NINE)
     else:
-        run_facts(answered, spark, NINE, [TEST_FUNNEL])
+        run_facts(answered, spark, NINE)
         assert statuses(answered) == ["failed", "failed", "success"]
     assert scalar(answered, "SELECT last_value FROM times") == tried
 
@@ -141,6 +157,7 @@ def test_an_attempt_survives_a_worker_that_ends_before_any_task(
     monkeypatch: pytest.MonkeyPatch,
     at: str,
 ) -> None:
+    read_by("slices", monkeypatch)
     first = tmp_path / "the first worker has ended"
 
     def end_the_first_worker(stage: str) -> None:
@@ -158,17 +175,17 @@ def test_an_attempt_survives_a_worker_that_ends_before_any_task(
             return super().reader(schema)
 
     monkeypatch.setattr("mcq_analytics.spark.source.SnapshotSource", EndingSource)
-    run_facts(answered, spark, NINE, [TEST_FUNNEL])
+    run_facts(answered, spark, NINE)
     assert first.exists()
     assert statuses(answered) == ["failed", "success"]
-    assert [line for line in wrong_rows(answered) if "funnel" in line] == []
+    assert wrong_rows(answered) == []
 
 
 @pytest.mark.usefixtures("quick_retries")
 def test_a_table_that_stays_locked_for_a_while_is_retried(
     answered: Database, spark: SparkSession
 ) -> None:
-    thread = threading.Thread(target=run_facts, args=(answered, spark, NINE, [TEST_FUNNEL]))
+    thread = threading.Thread(target=run_facts, args=(answered, spark, NINE))
     with answered.engine().begin() as other:
         other.execute(text("LOCK TABLE analytics.test_funnel_fact IN SHARE MODE"))
         thread.start()

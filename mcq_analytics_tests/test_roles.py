@@ -33,7 +33,9 @@ def test_the_roles_can_do_their_work_and_no_more(empty_database: Database) -> No
     with writer.engine().begin() as connection:
         migrate(connection, "analytics", key_types(inspect_base_tables(connection, "public")))
         connection.execute(text("CREATE TEMPORARY TABLE touched (id bigint)"))
-    execute(writer, "INSERT INTO analytics.test_funnel_fact VALUES (5, 1, 1, 0, 100, NULL)")
+    execute(
+        writer, "INSERT INTO analytics.test_funnel_fact VALUES (5, 1, 1, 0, 100, NULL, now(), 0, 0)"
+    )
     for forbidden in (
         "INSERT INTO answers (answer_id) VALUES (1)",
         "UPDATE questions SET correct_option = 'A'",
@@ -131,7 +133,7 @@ def test_an_owner_without_superuser_rights_can_create_working_roles(owned: Owned
         writer,
         "SELECT FROM answers",
         "CREATE TEMPORARY TABLE touched (id bigint)",
-        "INSERT INTO analytics.test_funnel_fact VALUES (5, 1, 1, 0, 100, NULL)",
+        "INSERT INTO analytics.test_funnel_fact VALUES (5, 1, 1, 0, 100, NULL, now(), 0, 0)",
     )
     for forbidden in ("DELETE FROM answers", "CREATE SCHEMA other"):
         with pytest.raises(ProgrammingError, match="permission denied"):

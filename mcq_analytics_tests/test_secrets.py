@@ -122,6 +122,7 @@ def test_no_secret_is_in_any_record_log_or_page(
         SPARK_LOCAL_CONF=WITH_PAGES,
     )
     assert pages.returncode == 0, pages.stderr
+    assert "mcq_postgres" in pages.stdout
     assert wrong_rows(protected) == []
     wrong = as_settings_have_it(protected.url.set(password=WRONG_PASSWORD))
     failed = call(*materialize, DB_DEV_URL=wrong)

@@ -108,7 +108,7 @@ def test_a_process_has_one_session_with_query_settings_by_load(spark: SparkSessi
     assert again is spark
     assert [spark.conf.get(name) for name in names] == [
         "32",
-        str(10 * 2**20),
+        str(64 * 2**20),
         "true",
     ]
     initialize_spark_session_with_scaling("local", 0)

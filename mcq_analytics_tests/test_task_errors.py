@@ -46,16 +46,18 @@ def test_the_sqlstate_of_a_snapshot_reader_crosses_spark(
 ) -> None:
     read = SnapshotRead(
         url=on_server.conninfo(),
+        snapshot="",
         input_name="answers",
-        extent_sql=raising("40001", "Zugriff\nverweigert: 28000"),
-        keys_sql="",
+        keys_sql=raising("40001", "Zugriff\nverweigert: 28000").replace("END $$", "END $$ --"),
         rows_sql="",
+        address="ctid",
+        blocks=1,
+        setting_sql="",
         count_sql="",
-        splits=1,
-        schema=StructType([StructField("id", LongType())]),
     )
+    schema = StructType([StructField("id", LongType())])
     with pytest.raises(Exception, match="TaskError") as failure:
-        read.load(spark).collect()
+        read.load(spark, schema, 1).collect()
     assert is_transient(failure.value)
     assert "another transaction was in the way" in fault_of(failure.value)
     assert first_line(failure.value) == "Zugriff verweigert: 28000"

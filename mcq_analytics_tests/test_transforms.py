@@ -1,51 +1,23 @@
-"""Each transform on small tables, with results worked out by hand."""
+"""What a student's test is in interactions and summary, with results worked out by hand."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from mcq_analytics.transforms import funnel, interactions, summary, valid_answers
-
-NINE = datetime(2024, 3, 1, 9, 0, tzinfo=timezone.utc)
-Row = tuple[Any, ...]
-
-
-def at(seconds: float) -> datetime:
-    return NINE + timedelta(seconds=seconds)
-
-
-class Tables:
-    """Base tables from tuples: an answer is id, student, question, test, session, option, time."""
-
-    def __init__(self, spark: SparkSession) -> None:
-        self._spark = spark
-
-    def answers(self, *rows: Row) -> DataFrame:
-        return self._spark.createDataFrame(
-            [(*row[:6], at(row[6])) for row in rows],
-            "answer_id bigint, student_id bigint, question_id bigint, test_id bigint, "
-            "session_id bigint, submitted_option string, timestamp timestamp",
-        )
-
-    def questions(self, *rows: Row) -> DataFrame:
-        return self._spark.createDataFrame(list(rows), "question_id bigint, correct_option string")
-
-    def sessions(self, *rows: Row) -> DataFrame:
-        return self._spark.createDataFrame(
-            [(session, None if second is None else at(second)) for session, second in rows],
-            "session_id bigint, expiry_time timestamp",
-        )
-
-    def submissions(self, *rows: Row) -> DataFrame:
-        return self._spark.createDataFrame(
-            [(student, test, at(second), status) for student, test, second, status in rows],
-            "student_id bigint, test_id bigint, submit_time timestamp, completion_status string",
-        )
+from mcq_analytics.transforms import outcomes
+from mcq_analytics_tests.small_tables import (
+    NINE,
+    OF_SUBMISSIONS,
+    Row,
+    Tables,
+    computed,
+    rows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,39 +25,20 @@ def tables(spark: SparkSession) -> Tables:
     return Tables(spark)
 
 
-def rows(frame: DataFrame, *columns: str) -> list[Row]:
-    """Return the rows in order, times as seconds after nine."""
-    return sorted(
-        (
-            tuple(
-                (value.replace(tzinfo=timezone.utc) - NINE).total_seconds()
-                if isinstance(value, datetime)
-                else value
-                for value in row
-            )
-            for row in frame.select(*columns).collect()
-        ),
-        key=repr,
-    )
-
-
 @pytest.fixture(autouse=True)
 def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spark returns times in the zone of the process."""
-    import time  # noqa: PLC0415
-
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
 
+OF_ANSWERS = ("questions_attempted", "correct_answers", "accuracy_percent", "time_spent")
+
+
 def interaction_rows(tables: Tables, answers: Sequence[Row], **base: Sequence[Row]) -> list[Row]:
-    frame = interactions.question_interaction_fact(
-        tables.answers(*answers),
-        tables.questions(*base.get("questions", ())),
-        tables.sessions(*base.get("sessions", ())),
-    )
+    frame = computed(tables, answers, **base)
     return rows(
-        frame,
+        frame.selectExpr("student_id", "test_id", "inline(interactions)"),
         "student_id",
         "test_id",
         "question_id",
@@ -158,29 +111,44 @@ def test_a_session_that_comes_from_two_splits_counts_its_answers_once(tables: Ta
     assert row[5] == 1
 
 
-def test_active_hours_count_from_1970_without_duplicates(tables: Tables) -> None:
-    frame = interactions.question_interaction_fact(
-        tables.answers(
-            (1, 7, 3, 5, 1, "A", 0), (2, 7, 3, 5, 1, "A", 3599.9), (3, 7, 3, 5, 1, "A", 7200)
-        ),
-        tables.questions(),
-        tables.sessions(),
-    )
+def active_hours(frame: DataFrame) -> dict[tuple[int, int], list[int]]:
+    """Return the active hours of each student's test, counted from nine."""
     nine = int(NINE.timestamp()) // 3600
-    assert [list(row.active_hours) for row in frame.collect()] == [[nine, nine + 2]]
+    return {
+        (row.student_id, row.test_id): sorted(hour - nine for hour in row.active_hours)
+        for row in frame.collect()
+    }
+
+
+def test_active_hours_count_from_1970_without_duplicates(tables: Tables) -> None:
+    frame = computed(
+        tables,
+        [(1, 7, 3, 5, 1, "A", 0), (2, 7, 3, 5, 1, "A", 3599.9), (3, 7, 4, 5, 1, "A", 7200)],
+    )
+    assert active_hours(frame) == {(7, 5): [0, 2]}
+
+
+def test_a_students_test_is_active_in_the_hours_of_its_valid_answers_and_submissions(
+    tables: Tables,
+) -> None:
+    frame = computed(
+        tables,
+        [
+            (1, 7, 3, 5, 1, "A", 0),
+            (2, 7, 3, 5, 2, "A", 3600),  # after its session's expiry
+            (3, 8, 3, 5, 1, "A", 7200),
+        ],
+        [(7, 5, 40, "completed"), (7, 5, 10800, "timeout"), (9, 5, -1, None)],
+        sessions=[(2, 5)],
+    )
+    assert active_hours(frame) == {(7, 5): [0, 3], (8, 5): [2], (9, 5): [-1]}
 
 
 def summary_rows(tables: Tables, answers: Sequence[Row], **base: Sequence[Row]) -> list[Row]:
-    frame = summary.test_summary_fact(
-        tables.answers(*answers),
-        tables.questions(*base.get("questions", ())),
-        tables.sessions(*base.get("sessions", ())),
-    )
     return rows(
-        frame,
+        computed(tables, answers, **base),
         "student_id",
         "test_id",
-        "total_questions",
         "questions_attempted",
         "correct_answers",
         "accuracy_percent",
@@ -188,109 +156,37 @@ def summary_rows(tables: Tables, answers: Sequence[Row], **base: Sequence[Row]) 
     )
 
 
-def test_the_total_counts_questions_that_any_student_validly_answered(tables: Tables) -> None:
+def test_a_summary_counts_the_questions_of_a_student_not_their_answers(tables: Tables) -> None:
     assert summary_rows(
         tables,
         [
             (1, 7, 3, 5, 1, "A", 0),
-            (2, 7, 4, 5, 1, "B", 30),
-            (3, 8, 6, 5, 2, "A", 10),
-            (4, 8, 9, 5, 3, "A", 10),  # after its session's expiry
+            (2, 7, 4, 5, 1, "B", 20),
+            (3, 7, 4, 5, 1, "B", 30),
+            (4, 8, 6, 5, 2, "A", 10),
+            (5, 8, 9, 5, 3, "A", 10),  # after its session's expiry
         ],
         questions=[(3, "A"), (4, "A")],
         sessions=[(3, 5)],
-    ) == [(7, 5, 3, 2, 1, 50.0, 30.0), (8, 5, 3, 1, 0, 0.0, 0.0)]
+    ) == [(7, 5, 2, 1, 50.0, 30.0), (8, 5, 1, 0, 0.0, 0.0)]
 
 
-def test_an_answer_without_a_student_counts_for_the_total_only(tables: Tables) -> None:
-    found = summary_rows(tables, [(1, 7, 3, 5, 1, "A", 0), (None, None, 4, 5, None, None, 50)])
-    assert found == [(7, 5, 2, 1, 0, 0.0, 0.0)]
-
-
-def funnel_rows(
-    tables: Tables, answers: Sequence[Row], submissions: Sequence[Row], **base: Sequence[Row]
-) -> list[Row]:
-    frame = funnel.test_funnel_fact(
-        tables.answers(*answers),
-        tables.sessions(*base.get("sessions", ())),
-        tables.submissions(*submissions),
-    )
-    return rows(
-        frame,
-        "test_id",
-        "total_submissions",
-        "completed_submissions",
-        "incomplete_submissions",
-        "completion_rate",
-        "avg_submit_time",
-    )
-
-
-def test_only_completed_in_any_letter_case_counts_as_completed(tables: Tables) -> None:
-    statuses = ["completed", "COMPLETED", "Completed", "timeout", None, "", "complete"]
-    found = funnel_rows(
-        tables, [], [(student, 5, 9, status) for student, status in enumerate(statuses)]
-    )
-    assert found == [(5, 7, 3, 4, 100.0 * 3 / 7, None)]
-
-
-def test_a_submission_is_timed_from_the_first_answer_after_the_previous_one(tables: Tables) -> None:
-    # The first is timed from 10 to 100, the second from 150 to 250; 300 belongs to neither.
-    found = funnel_rows(
-        tables,
-        [
-            (1, 7, 3, 5, 1, "A", 10),
-            (2, 7, 4, 5, 1, "A", 100),
-            (3, 7, 3, 5, 1, "A", 150),
-            (4, 7, 3, 5, 1, "A", 300),
-        ],
-        [(7, 5, 100, "completed"), (7, 5, 250, "completed")],
-    )
-    assert found[0][5] == (90 + 100) / 2
-
-
-def test_two_submissions_at_the_same_moment_have_the_same_start(tables: Tables) -> None:
-    found = funnel_rows(
-        tables,
-        [(1, 7, 3, 5, 1, "A", 0)],
-        [(7, 5, 40, "completed"), (7, 5, 40, "timeout")],
-    )
-    assert found == [(5, 2, 1, 1, 50.0, 40.0)]
-
-
-def test_submissions_without_an_answer_are_counted_but_not_timed(tables: Tables) -> None:
-    found = funnel_rows(
-        tables,
-        [(1, 7, 3, 5, 1, "A", 0), (2, 8, 3, 5, 2, "A", 0), (3, 9, 3, 6, 1, "A", 0)],
-        [
-            (7, 5, 40, "completed"),
-            (7, 5, 60, "completed"),  # nothing since the submission before
-            (8, 5, 50, "completed"),  # its answer came after expiry
-            (9, 5, 50, "completed"),  # answered another test
-        ],
-        sessions=[(2, -1)],
-    )
-    assert found == [(5, 4, 4, 0, 100.0, 40.0)]
-
-
-def test_the_mean_of_very_long_sittings_does_not_overflow(tables: Tables) -> None:
-    seconds = 5_000_000_000.0  # 158 years, as a wrong clock gives
-    students = range(4)
-    found = funnel_rows(
-        tables,
-        [(n, n, 3, 5, 1, "A", -seconds / 2) for n in students],
-        [(n, 5, seconds / 2, "completed") for n in students],
-    )
-    assert found[0][5] == seconds
+def test_a_students_test_without_an_answer_or_a_submission_has_nulls_in_their_place(
+    tables: Tables,
+) -> None:
+    frame = computed(tables, [(1, 7, 3, 5, 1, "A", 0)], [(8, 5, 9, "completed")])
+    assert rows(frame, "student_id", *OF_ANSWERS, *OF_SUBMISSIONS) == [
+        (7, 1, 0, 0.0, 0.0, None, None, None, None),
+        (8, None, None, None, None, 1, 1, 0, 0),
+    ]
+    assert [row.interactions for row in frame.where("student_id = 8").collect()] == [None]
 
 
 def test_an_option_is_right_or_wrong_whenever_there_is_a_key(tables: Tables) -> None:
-    from pyspark.sql import functions as F  # noqa: PLC0415
-
     frame = tables.questions((1, "A")).select(
-        valid_answers.is_correct(F.lit("A"), F.col("correct_option")).alias("same"),
-        valid_answers.is_correct(F.lit("a"), F.col("correct_option")).alias("other"),
-        valid_answers.is_correct(F.lit(None).cast("string"), F.col("correct_option")).alias("none"),
-        valid_answers.is_correct(F.lit("A"), F.lit(None).cast("string")).alias("no_key"),
+        outcomes.is_correct(F.lit("A"), F.col("correct_option")).alias("same"),
+        outcomes.is_correct(F.lit("a"), F.col("correct_option")).alias("other"),
+        outcomes.is_correct(F.lit(None).cast("string"), F.col("correct_option")).alias("none"),
+        outcomes.is_correct(F.lit("A"), F.lit(None).cast("string")).alias("no_key"),
     )
     assert tuple(frame.collect()[0]) == (True, False, False, None)

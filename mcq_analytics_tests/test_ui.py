@@ -155,6 +155,8 @@ def seen(
             os.kill(code_server, signal.SIGKILL)
             wait_until(lambda: RESTARTED in looking.log.read_text(), seconds=30)
             wait_until(lambda: code_servers(directory) not in ([], [code_server]), seconds=60)
+            # Until it has loaded the code, the UI may complain that it does not answer.
+            wait_until(lambda: looking.log.read_text().count(OFF) == 2, seconds=60)
             found.printed["a killed code server"] = log.since()
 
             execute(database, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")

@@ -107,12 +107,21 @@ TRAPS = (
         "8 1/1 0 0 0",
     ),
     Trap(
-        "a question goes from the total though the hour of its answer was never run before",
+        "a question joins the total of all students when the hour of its answer runs",
+        (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "10:10")),
+        (update(2, "submitted_option = 'B'"),),
+        "ten",
+        STUDENTS,
+        "7 1/1 0 0 0",
+        "7 1/2 0 0 0, 8 1/2 0 0 0",
+    ),
+    Trap(
+        "a question whose answer goes before its hour ever ran is in no total",
         (answer(1, 7, 1, "A", "09:10"), answer(2, 8, 2, "A", "10:10")),
         ("DELETE FROM answers WHERE answer_id = {t}02",),
         "ten",
         STUDENTS,
-        "7 1/2 0 0 0",
+        "7 1/1 0 0 0",
         "7 1/1 0 0 0",
     ),
     Trap(
@@ -254,7 +263,8 @@ TRAPS = (
         (answer(2, 7, 1, "B", "09:40"),),
         "nine",
         FUNNEL,
-        "2 2 0 100 300",
+        # The student of ten o'clock follows when that hour runs.
+        "1 1 0 100",
         "2 2 0 100 1800",
     ),
     Trap(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mcq_analytics.alerting.outbox import with_message
-from mcq_analytics.alerting.state import CHECK, KINDS, Hours, Incident, State
+from mcq_analytics.alerting.state import ALL_FACTS, CHECK, KINDS, Hours, Incident, State
 from mcq_analytics.alerting.texts import (
     FailingTicks,
     failing_ticks_text,
@@ -35,14 +35,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Seen:
-    """The hours that a tick sees, per fact: failed for good, by kind; and unsettled.
+    """The hours that a tick sees: failed for good, by kind; and unsettled.
 
     Unsettled hours are in progress, will be retried automatically, or had their run cancelled or
     give up waiting: they stay as they were. All other hours are good.
     """
 
     failed: Mapping[str, Hours]
-    unsettled: Hours
+    unsettled: AbstractSet[datetime]
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Change:
 def decide(state: State, seen: Seen, now: datetime, after: int) -> tuple[State, Change]:
     """Return the incidents as of now, and those to announce.
 
-    An incident opens when `after` consecutive hours of a fact have failed, or when a check finds a
-    fact wrong. Failed hours of any fact then join it; it is over when all of its hours are good. An
-    hour can be in an incident of runs and in one of checks.
+    An incident opens when `after` consecutive hours have failed, or when a check finds a fact
+    wrong. Later hours join it; it is over when all of its hours are good. An hour can be in an
+    incident of runs and in one of checks.
     """
     still: list[Incident] = []
     recovered: list[Incident] = []
@@ -118,10 +118,17 @@ def _still_bad(incident: Incident, seen: Seen) -> dict[str, frozenset[datetime]]
     """Return the hours of an incident that fail now, or failed and have been unsettled since."""
     bad = {}
     for fact, hours in incident.hours.items():
-        failed = frozenset().union(*(by_fact.get(fact, ()) for by_fact in seen.failed.values()))
-        unsettled = incident.bad.get(fact, frozenset()) & seen.unsettled.get(fact, frozenset())
+        failed = frozenset().union(*(_of(fact, by_fact) for by_fact in seen.failed.values()))
+        unsettled = incident.bad.get(fact, frozenset()) & seen.unsettled
         bad[fact] = (hours & failed) | unsettled
     return bad
+
+
+def _of(fact: str, hours: Hours) -> frozenset[datetime]:
+    """Return the hours of a fact, those of all facts among them; for all facts those of any."""
+    return frozenset().union(
+        *(some for name, some in hours.items() if ALL_FACTS in (fact, name) or name == fact)
+    )
 
 
 def _new_hours(

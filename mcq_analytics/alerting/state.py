@@ -18,8 +18,11 @@ KINDS = (LIVE, BACKFILL, CHECK)
 """Kinds of incidents: failed hourly runs, failed backfill runs, and facts that a check found
 wrong."""
 
+ALL_FACTS = "the facts"
+"""Stands for all facts in `Hours`: a run fails for all of them, a check finds one of them wrong."""
+
 Hours = Mapping[str, AbstractSet[datetime]]
-"""Hours by fact."""
+"""Hours by fact, or those of `ALL_FACTS`."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ class State:
             tuple(
                 Incident(
                     incident["kind"],
-                    _from_ranges(incident["hours"]),
+                    _of_kind(incident["kind"], _from_ranges(incident["hours"])),
                     parse_time(incident["grew_at"]),
-                    _from_ranges(incident.get("bad", incident["hours"])),
+                    _of_kind(
+                        incident["kind"], _from_ranges(incident.get("bad", incident["hours"]))
+                    ),
                 )
                 for incident in found["incidents"]
             ),
@@ -98,6 +103,13 @@ class State:
             parse_time(found["not_before"]) if found["not_before"] else None,
             {name: parse_time(since) for name, since in found.get("failing", {}).items()},
         )
+
+
+def _of_kind(
+    kind: str, hours: Mapping[str, frozenset[datetime]]
+) -> Mapping[str, frozenset[datetime]]:
+    """Return hours as incidents of a kind have them: an older version kept failed runs by fact."""
+    return hours if kind == CHECK else {ALL_FACTS: frozenset().union(*hours.values())}
 
 
 def _as_ranges(by_fact: Hours) -> dict[str, list[list[str | int]]]:

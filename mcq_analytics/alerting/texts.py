@@ -8,7 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
-from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Hours, Incident
+from mcq_analytics.alerting.state import ALL_FACTS, BACKFILL, CHECK, LIVE, Hours, Incident
+from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import format_hour, ranges
 
 RANGES_NAMED = 5
@@ -24,12 +25,13 @@ _OPENED = {
 _RECOVERED = {
     LIVE: "all failed hours of the hourly runs are good",
     BACKFILL: "all failed hours of the backfill are good",
-    CHECK: "its rows pass the checks again",
+    CHECK: "the rows pass the checks again",
 }
+_SEVERAL_ARE_WRONG = "are wrong: checks of their rows failed"
 
 # Errors begin with the fact and window they occurred in, which are not part of the cause. Dagster
 # keeps only the text of an error, so a pattern has to take them off.
-_PLACE = re.compile(r"^\S+ over \[[^)]*\): ")
+_PLACE = re.compile(rf"^(?:{ALL_FACTS}|\S+) over \[[^)]*\): ")
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def opening_text(
     """
     return "\n".join(
         [
-            f"{_facts(incident)} {_OPENED[incident.kind]}",
+            f"{_facts(incident)} {_opened(incident)}",
             *_lines(incident.hours),
             *_causes(incident, runs, webserver, older_runs),
             *(
-                f"hours of {fact}: {webserver}/assets/{fact}?view=partitions"
+                f"hours of {fact}: {webserver}/assets/{_asset(fact)}?view=partitions"
                 for fact in sorted(incident.hours)
             ),
         ]
@@ -117,6 +119,15 @@ def merged(one: Hours, other: Hours) -> dict[str, frozenset[datetime]]:
 
 def _facts(incident: Incident) -> str:
     return ", ".join(sorted(incident.hours))
+
+
+def _opened(incident: Incident) -> str:
+    return _SEVERAL_ARE_WRONG if len(incident.hours) > 1 else _OPENED[incident.kind]
+
+
+def _asset(fact: str) -> str:
+    """Return the asset with the hours of a fact; for all facts the one that is recorded last."""
+    return FACTS[-1].name if fact == ALL_FACTS else fact
 
 
 def _causes(

@@ -96,6 +96,7 @@ def initialise(
     database: Database, settings: Settings, *, with_base_tables: bool
 ) -> tuple[list[str], list[str]]:
     """Set up the database; return the created base tables, and statements for missing indexes."""
+    from mcq_analytics.compute.rebuild import rebuild_if_needed  # noqa: PLC0415
     from mcq_analytics.postgres import inspection, schema  # noqa: PLC0415
 
     def work(connection: Connection) -> tuple[list[str], list[str]]:
@@ -104,6 +105,7 @@ def initialise(
             created = inspection.create_missing_base_tables(connection, settings.source_schema)
         base = inspection.inspect_base_tables(connection, settings.source_schema)
         schema.migrate(connection, settings.fact_schema, schema.key_types(base))
+        rebuild_if_needed(connection, base, settings.fact_schema)
         return created, inspection.missing_indexes(connection, base, settings.source_schema)
 
     return within(database, "setting up the database", work)

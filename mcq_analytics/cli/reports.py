@@ -65,15 +65,20 @@ def status() -> None:
 
 
 def _failures(failed: Iterable[FactStatus]) -> Iterator[str]:
-    """Yield a line for each cause, up to `CAUSES_NAMED` per fact."""
-    from mcq_analytics.quality.status import CAUSES_NAMED  # noqa: PLC0415
+    """Yield a line for each cause, with the facts that it concerns: up to `CAUSES_NAMED`."""
+    from mcq_analytics.model.facts import FACTS  # noqa: PLC0415
+    from mcq_analytics.quality.status import CAUSES_NAMED, named_causes  # noqa: PLC0415
 
-    for fact in failed:
-        for verb, causes in (("failed", fact.failed), ("is wrong", fact.wrong)):
-            for cause in causes[:CAUSES_NAMED]:
-                yield f"{fact.name} {verb} over {cause}"
-            if len(causes) > CAUSES_NAMED:
-                yield f"{fact.name} {verb} for {len(causes) - CAUSES_NAMED} more reasons"
+    for verb, plural, by_fact in (
+        ("failed", "failed", {fact.name: fact.failed for fact in failed}),
+        ("is wrong", "are wrong", {fact.name: fact.wrong for fact in failed}),
+    ):
+        causes = named_causes(by_fact)
+        for facts, cause in causes[:CAUSES_NAMED]:
+            named = "the facts" if len(facts) == len(FACTS) else ", ".join(facts)
+            yield f"{named} {verb if len(facts) == 1 else plural} over {cause}"
+        if len(causes) > CAUSES_NAMED:
+            yield f"hours {plural} for {len(causes) - CAUSES_NAMED} more reasons"
 
 
 @click.command()

@@ -13,6 +13,7 @@ from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.output import number_of, show_table
 from mcq_analytics.model.windows import format_hour
 from mcq_analytics.progress import progress_bar
+from mcq_analytics.settings import load_settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -29,15 +30,23 @@ if TYPE_CHECKING:
     "--lock-timeout",
     type=click.IntRange(min=0),
     default=None,
-    help="Seconds to wait for another run of the same fact [default: MCQ_LOCK_TIMEOUT].",
+    help="Seconds to wait for another run of the facts [default: MCQ_LOCK_TIMEOUT].",
 )
 @verbose_option
 def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
     """Compute the facts over a window here and now, recorded on the Dagster instance."""
-    settings, database = open_from_settings()
+    settings = load_settings()
     if lock_timeout is not None:
         settings = replace(settings, lock_seconds=lock_timeout)
-    run_and_report(settings, database, start, end)
+
+    from mcq_analytics.spark.session import start_early  # noqa: PLC0415
+
+    # While Dagster is imported and the database finds the rows.
+    start_early(settings.spark, settings.home)
+
+    from mcq_analytics.postgres.database import open_database  # noqa: PLC0415
+
+    run_and_report(settings, open_database(settings), start, end)
 
 
 def run_and_report(
@@ -111,8 +120,8 @@ def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
             runs = [run for piece in pieces for run in piece.runs]
             show_table(
                 number_of(len(runs), "run"),
-                ("hours", "window", "facts"),
-                [(f"{run.window.hours:,}", str(run.window), ", ".join(run.facts)) for run in runs],
+                ("hours", "window"),
+                [(f"{run.hours:,}", str(run)) for run in runs],
             )
         else:
             _submit_and_follow(instance, settings, pieces)
@@ -121,15 +130,15 @@ def backfill(start: str, end: str, dry_run: bool, **options: Any) -> None:
 def _submit_and_follow(instance: DagsterInstance, settings: Settings, pieces: list[Piece]) -> None:
     from mcq_analytics.launching import backfills  # noqa: PLC0415
 
-    hours = sum(piece.partitions for piece in pieces)
+    hours = sum(piece.hours for piece in pieces)
     ids = backfills.submit(instance, settings, pieces)
     pages = [f"{settings.webserver_url}/runs/b/{backfill_id}" for backfill_id in ids]
     try:
         for page in pages:
             click.echo(f"submitted {page}")
-        with progress_bar("computing hours of facts", total=hours) as advance:
+        with progress_bar("computing hours", total=hours) as advance:
             backfills.follow(instance, ids, advance)
     except KeyboardInterrupt:
         click.echo(f"it continues: follow or cancel it at {', '.join(pages)}", err=True)
         sys.exit(130)
-    click.echo(f"done: {hours:,} hours of facts")
+    click.echo(f"done: {number_of(hours, 'hour')}")

@@ -1,6 +1,6 @@
-"""One attempt of a fact over a window: lock, snapshot, touched keys, inputs, compute, commit.
+"""One attempt of the facts over a window: lock, snapshot, touched keys, inputs, compute, commit.
 
-The order makes the facts exact: the attempt holds the fact's lock from before its snapshot until
+The order makes the facts exact: the attempt holds the facts' lock from before its snapshot until
 after its commit, so an older snapshot never overwrites the result of a newer one (see
 docs/architecture.md). How each step works is in a module of its own. Transient errors restart it.
 """
@@ -14,21 +14,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.attempt_rows import AttemptRows
-from mcq_analytics.compute.fingerprints import Fingerprints
 from mcq_analytics.compute.inputs import Inputs
 from mcq_analytics.compute.lock import LockSession
 from mcq_analytics.compute.report import AttemptReport
-from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
-from mcq_analytics.compute.staging import ROWS, Staging, drop_leftovers
+from mcq_analytics.compute.selections import Selections
+from mcq_analytics.compute.staging import Staging, drop_leftovers
 from mcq_analytics.compute.store import store_result
-from mcq_analytics.compute.touched import stage_touched
+from mcq_analytics.compute.touched import Touched, stage_touched
 from mcq_analytics.errors import LockTimeoutError, McqError
-from mcq_analytics.model.facts import Fact
+from mcq_analytics.model.base_tables import BASE_COLUMNS
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import READER_LOCK_TIMEOUT, BaseSnapshot, base_snapshot
 from mcq_analytics.postgres.database import APPLICATION_NAME, Database
@@ -38,11 +37,12 @@ from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.metadata import CANCELLED_TEXT
 from mcq_analytics.postgres.retries import retrying
 from mcq_analytics.postgres.schema import key_types, require_fact_tables
-from mcq_analytics.spark.sink import copy_to_staging
+from mcq_analytics.spark.sink import collect_to_staging, copy_to_staging
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Transform = Callable[..., DataFrame]
 
 
 @dataclass(frozen=True)
@@ -52,38 +52,38 @@ class _Begun:
     snapshot: BaseSnapshot
     tables: FactTables
     inputs: Inputs
-    fingerprints: Fingerprints
+    touched: Touched
 
 
 class Attempt:
-    """An attempt, from the lock to its row in `etl_metadata`; a context manager.
+    """An attempt, from the lock to its rows in `etl_metadata`; a context manager.
 
-    >>> with Attempt(database, TEST_FUNNEL, window, run_id) as attempt:  # doctest: +SKIP
-    ...     inputs = {name: attempt.read(spark, name) for name in TEST_FUNNEL.reads}
-    ...     report = attempt.commit(test_funnel_fact(**inputs))
+    >>> with Attempt(database, window, run_id) as attempt:  # doctest: +SKIP
+    ...     report = attempt.commit(student_tests(**attempt.inputs(spark)), student_tests)
 
     If the block ends without a commit, the attempt is recorded as failed; if it is interrupted, as
     cancelled. A transient error (a lost connection, a lock timeout) is recorded as a failed
-    attempt too, and a new one takes its place: the inputs are DataFrames, which Spark reads anew in
-    the new snapshot.
+    attempt too, and a new one takes its place, in a new snapshot. Up to `driver_rows` base rows are
+    read by this process, more by Spark's tasks.
     """
 
-    def __init__(self, database: Database, fact: Fact, window: Window, run_id: str) -> None:
-        self.fact = fact
+    def __init__(
+        self, database: Database, window: Window, run_id: str, driver_rows: int | None = None
+    ) -> None:
         self.window = window
         self.run_id = run_id
         self.report = AttemptReport()
+        self.is_committed = False
         self._database = database
+        self._driver_rows = driver_rows
         self._schema = database.fact_schema
-        self._engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]} {fact.name}"[:63])
+        self._engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]}")
         self._session = LockSession(self._engine)
-        self._staging = Staging(self._schema, fact)
-        self._rows = AttemptRows(self._schema, fact, window, run_id)
+        self._staging = Staging(self._schema)
+        self._rows = AttemptRows(self._schema, window, run_id)
         self._held = ExitStack()
         self._state: _Begun | None = None
-        self._frames: list[DataFrame] = []
         self._announced = False
-        self._committed = False
 
     def __enter__(self) -> Attempt:
         try:
@@ -102,7 +102,7 @@ class Attempt:
         self.end(error)
 
     def begin(self) -> None:
-        """Take the fact's lock, open the snapshot, and stage the keys that the window touches.
+        """Take the lock, open the snapshot, and find the students' tests that the window touches.
 
         Raises:
             McqError: a base table or fact table is missing or malformed, or another run held the
@@ -113,22 +113,31 @@ class Attempt:
         self._persistently(lambda: None)
 
     def read(self, spark: SparkSession, table: str) -> DataFrame:
-        """Return the rows of a base table that belong to the touched keys, as of the snapshot.
+        """Return the rows of a base table that belong to the touched students' tests.
 
-        Columns: those of docs/spec.md §1. For `test_summary_fact`, further answers without a
-        student stand for the questions of its tests.
+        They are as of the snapshot. Columns: those of docs/spec.md §1.
         """
-        rows = self._begun().inputs.frame(spark, table)
-        # A transform may use an input more than once; the database should send it once.
-        self._frames.append(rows.persist(StorageLevel.MEMORY_AND_DISK))
-        return rows
+        return self._begun().inputs.frame(spark, table)
 
-    def commit(self, frame: DataFrame) -> AttemptReport:
-        """Compute `frame`, upsert it as the touched rows of the fact, and record the success.
+    def inputs(self, spark: SparkSession) -> dict[str, DataFrame]:
+        """Return the rows of all base tables, as `read` does, by name."""
+        return {name: self.read(spark, name) for name in BASE_COLUMNS}
 
-        Spark writes to a staging table; the upsert and the record are one transaction.
+    def commit(self, frame: DataFrame, transform: Transform) -> AttemptReport:
+        """Compute `frame`, upsert it as the touched rows of all facts, and record the success.
+
+        Spark's result goes to staging tables; the upsert and the record are one transaction.
+        `transform` is the function of the inputs that returned `frame`: should a transient error
+        restart the attempt, it is applied to the inputs of the new snapshot.
         """
-        return self._persistently(lambda: self._commit(frame))
+        made_in = self._state
+
+        def work() -> AttemptReport:
+            if self._state is made_in:
+                return self._commit(frame)
+            return self._commit(transform(**self.inputs(frame.sparkSession)))
+
+        return self._persistently(work)
 
     def end(self, error: BaseException | None = None) -> None:
         """Record the attempt, unless it is committed, as failed or cancelled, and close it.
@@ -140,28 +149,27 @@ class Attempt:
             self._record_end(CANCELLED, CANCELLED_TEXT)
         elif error is not None:
             self._fail(error)
-        elif not self._committed:
+        elif not self.is_committed:
             self._fail(McqError("the asset failed before its rows were stored; see its run"))
         self.close()
 
     def close(self) -> None:
-        """End the session, which frees the lock, and drop the cached inputs; record nothing."""
+        """End the session, which frees the lock, and drop the inputs; record nothing."""
         self._end_session()
-        self._frames.clear()
+        self._state = None
 
-    @property
-    def table(self) -> str:
-        """Name of the fact's table, with database and schema."""
-        return f"{self._database.url.database}.{self._schema}.{self.fact.name}"
+    def table(self, fact: str) -> str:
+        """Return the name of a fact's table, with database and schema."""
+        return f"{self._database.url.database}.{self._schema}.{fact}"
 
     @property
     def record_count(self) -> int:
-        """About how many base rows are in the window, by the planner's estimate."""
+        """About how many base rows Spark will read."""
         return self._begun().inputs.record_count
 
     def _persistently(self, work: Callable[[], Result]) -> Result:
         """Run `work`, beginning the attempt first if need be, and again on transient errors."""
-        for trial in retrying(f"{self.fact.name} over {self.window}"):
+        for trial in retrying(f"the facts over {self.window}"):
             with trial:
                 try:
                     if not self._session.is_open:
@@ -174,16 +182,16 @@ class Attempt:
         raise AssertionError("the last trial returns or raises")
 
     def _begin(self) -> None:
-        self._rows = AttemptRows(self._schema, self.fact, self.window, self.run_id)
+        self._rows = AttemptRows(self._schema, self.window, self.run_id)
         self._announced = False
         self.report = AttemptReport()
         self._session.open()
-        self._session.take_lock(self._schema, self.fact, self._database.lock_seconds)
+        self._session.take_lock(self._schema, self._database.lock_seconds)
         self.report.phase_ended("wait")
         connection = self._session.connection()
         with connection.begin():
             self._rows.record_dead_attempt(connection)
-            drop_leftovers(connection, self._schema, self.fact)
+            drop_leftovers(connection, self._schema)
         snapshot = self._held.enter_context(
             base_snapshot(self._engine, self._database.source_schema)
         )
@@ -193,57 +201,68 @@ class Attempt:
         connection = self._session.connection()
         with connection.begin():
             self._rows.announce(connection)
-            self._staging.create(
-                connection,
-                {name: snapshot.base.id_type(self.fact.key_table, name) for name in self.fact.key},
-            )
+            self._staging.create(connection, snapshot.base)
         self._announced = True
         self._state = self._select(snapshot, tables)
-        for frame in self._frames:
-            frame.persist(StorageLevel.MEMORY_AND_DISK)
-        self.report.phase_ended("select")
 
     def _select(self, snapshot: BaseSnapshot, tables: FactTables) -> _Begun:
-        """Stage the keys that the window touches, as of the snapshot."""
-        selections = Selections(
-            self.fact,
-            snapshot.base,
-            {
-                "hours": quoted(self._schema, tables.hours[self.fact.name].name),
-                "fact": quoted(self._schema, self.fact.name),
-                TEST_QUESTIONS: self._staging.quoted(TEST_QUESTIONS),
-            },
-        )
-        touched = stage_touched(
-            self._engine, selections, self._staging, self.window, snapshot.identifier
-        )
-        self.report.touched = touched.keys
-        self.report.left_out = touched.left_out
-        self.report.duplicates = touched.duplicates
+        """Find the students' tests that the window touches, and read their rows if they are few."""
+        report, staging = self.report, self._staging
+        selections = Selections(snapshot.base, {"hours": quoted(self._schema, tables.hours.name)})
+        touched = stage_touched(self._engine, selections, staging, self.window, snapshot.identifier)
+        report.touched = touched.keys
+        report.left_out = touched.left_out
+        report.duplicates = touched.duplicates
+        report.phase_ended("select")
         inputs = Inputs(
-            self._task_url(), selections, self._staging, touched.keys, touched.record_count
+            self._task_url(),
+            snapshot.identifier,
+            selections,
+            staging,
+            touched,
+            self._driver_rows,
         )
-        return _Begun(snapshot, tables, inputs, touched.fingerprints)
+        inputs.read_if_few()
+        if inputs.tables is not None:
+            report.rows_read = inputs.record_count
+            self._release(snapshot)
+        else:
+            inputs.measure(self._session.connection())
+        report.phase_ended("read")
+        return _Begun(snapshot, tables, inputs, touched)
+
+    def _release(self, snapshot: BaseSnapshot) -> None:
+        """Let the base tables go, once all that is needed of them is read."""
+        snapshot.require_unchanged()
+        self._held.close()
 
     def _commit(self, frame: DataFrame) -> AttemptReport:
         begun, report, staging = self._begun(), self.report, self._staging
         report.phase_ended("plan")
-        tasks = copy_to_staging(frame, self._task_url(), self._schema, staging.name(ROWS))
-        begun.snapshot.require_unchanged()
-        self._held.close()
+        target = (self._task_url(), self._schema, staging.names())
+        if begun.inputs.tables is not None:
+            # Without a row to read there is none to compute.
+            tasks = collect_to_staging(frame, *target) if report.rows_read else []
+        else:
+            begun.inputs.cache()
+            tasks = copy_to_staging(frame, *target)
+            self._release(begun.snapshot)
+            report.rows_read = staging.rows_read(
+                self._session.connection(), begun.snapshot.identifier
+            )
         report.phase_ended("compute")
         connection = self._session.connection()
         with connection.begin():
             store_result(
                 connection,
-                self.fact,
                 self.window,
                 schema=self._schema,
                 tables=begun.tables,
                 staging=staging,
                 tasks=tasks,
-                fingerprints=begun.fingerprints,
+                fingerprints=begun.touched.fingerprints,
                 report=report,
+                is_large=begun.touched.is_most and begun.inputs.tables is None,
             )
             staging.drop(connection)
             self._rows.withdraw(connection)
@@ -251,9 +270,9 @@ class Attempt:
                 connection,
                 SUCCESS,
                 rows_read=report.rows_read,
-                rows_written=report.counts.written,
+                rows_written={name: counts.written for name, counts in report.counts.items()},
             )
-        self._committed = True
+        self.is_committed = True
         report.phase_ended("write")
         return report
 
@@ -265,7 +284,7 @@ class Attempt:
     def _record_end(self, status: str, error: str) -> None:
         """Record the attempt and drop its staging tables.
 
-        If the database does not let us, the next attempt of the fact does both.
+        If the database does not let us, the next attempt does both.
         """
         if not self._session.is_open:
             return
@@ -279,18 +298,18 @@ class Attempt:
                 self._staging.drop(connection)
                 # If an announced attempt has lost its row in running_attempt, it is recorded
                 # already: it committed, or the next attempt took it for dead.
-                if self._rows.withdraw(connection) or not self._announced:
-                    self._rows.record(connection, status, error=error)
+                facts = self._rows.withdraw(connection) if self._announced else FACTS_BY_NAME
+                if facts:
+                    self._rows.record(connection, status, facts, error=error)
         except SQLAlchemyError:
             logger.warning(
-                "%s over %s: the database did not record the failure; the next attempt will",
-                self.fact.name,
+                "the facts over %s: the database did not record the failure; the next attempt will",
                 self.window,
             )
 
     def _end_session(self) -> None:
-        for frame in self._frames:
-            frame.unpersist()
+        if self._state is not None:
+            self._state.inputs.release()
         self._held.close()
         self._session.close()
 

@@ -1,16 +1,17 @@
-"""What an attempt records: a row in `running_attempt` until it ends, then one in `etl_metadata`.
+"""What an attempt records, per fact: a row in `running_attempt`, and at its end in `etl_metadata`.
 
 How these tables are read is in `postgres.metadata`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from sqlalchemy import Connection, text
 
-from mcq_analytics.model.facts import Fact
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.identifiers import quoted
 
@@ -20,43 +21,43 @@ class AttemptRows:
     """Writes the rows of one attempt. A retry is an attempt of its own, with its own start."""
 
     schema: str
-    fact: Fact
     window: Window
     run_id: str
     started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def announce(self, connection: Connection) -> None:
-        """Insert the row in `running_attempt`: should the process die, it stays behind."""
+        """Insert the rows in `running_attempt`: should the process die, they stay behind."""
         connection.execute(
             text(
                 f"INSERT INTO {quoted(self.schema, 'running_attempt')} "
                 "(pipeline_name, window_start, window_end, started_at, run_id) "
                 "VALUES (:fact, :start, :end, :started_at, :run_id)"
             ),
-            self._values(),
+            [{**self._values(), "fact": fact} for fact in FACTS_BY_NAME],
         )
 
-    def withdraw(self, connection: Connection) -> bool:
-        """Delete the row in `running_attempt` and return whether it was there."""
+    def withdraw(self, connection: Connection) -> set[str]:
+        """Delete the rows in `running_attempt` and return the facts whose row was there."""
         deleted = connection.execute(
             text(
                 f"DELETE FROM {quoted(self.schema, 'running_attempt')} "
-                "WHERE pipeline_name = :fact AND run_id = :run_id AND started_at = :started_at"
+                "WHERE run_id = :run_id AND started_at = :started_at RETURNING pipeline_name"
             ),
             self._values(),
         )
-        return deleted.rowcount > 0
+        return set(deleted.scalars())
 
     def record(
         self,
         connection: Connection,
         status: str,
+        facts: Iterable[str] = FACTS_BY_NAME,
         *,
         rows_read: int | None = None,
-        rows_written: int | None = None,
+        rows_written: Mapping[str, int] | None = None,
         error: str | None = None,
     ) -> None:
-        """Insert the row in `etl_metadata`."""
+        """Insert the rows in `etl_metadata`; `rows_written` is by fact."""
         connection.execute(
             text(
                 f"INSERT INTO {quoted(self.schema, 'etl_metadata')} "
@@ -64,19 +65,23 @@ class AttemptRows:
                 "started_at, finished_at, run_id, error) VALUES (:fact, :start, :end, :status, "
                 ":rows_read, :rows_written, :started_at, clock_timestamp(), :run_id, :error)"
             ),
-            {
-                **self._values(),
-                "status": status,
-                "rows_read": rows_read,
-                "rows_written": rows_written,
-                "error": error,
-            },
+            [
+                {
+                    **self._values(),
+                    "fact": fact,
+                    "status": status,
+                    "rows_read": rows_read,
+                    "rows_written": (rows_written or {}).get(fact),
+                    "error": error,
+                }
+                for fact in facts
+            ],
         )
 
     def record_dead_attempt(self, connection: Connection) -> None:
-        """Record as failed an attempt whose process died while it held the fact's lock.
+        """Record as failed an attempt whose process died while it held the lock.
 
-        Its row is still in `running_attempt`. Only the holder of the lock may call this.
+        Its rows are still in `running_attempt`. Only the holder of the lock may call this.
         """
         running = quoted(self.schema, "running_attempt")
         exists = connection.execute(text("SELECT to_regclass(:name)"), {"name": running}).scalar()
@@ -84,14 +89,13 @@ class AttemptRows:
             return
         connection.execute(
             text(
-                f"WITH dead AS (DELETE FROM {running} WHERE pipeline_name = :fact RETURNING *) "
+                f"WITH dead AS (DELETE FROM {running} RETURNING *) "
                 f"INSERT INTO {quoted(self.schema, 'etl_metadata')} (pipeline_name, window_start, "
                 "window_end, status, started_at, finished_at, run_id, error) "
                 "SELECT pipeline_name, window_start, window_end, 'failed', started_at, "
                 "greatest(started_at, CAST(:ended_at AS timestamptz)), run_id, :error FROM dead"
             ),
             {
-                "fact": self.fact.name,
                 "error": "the process died, or lost the database",
                 # It had ended before this attempt, which may be its retry, began.
                 "ended_at": self.started_at,
@@ -100,7 +104,6 @@ class AttemptRows:
 
     def _values(self) -> dict[str, object]:
         return {
-            "fact": self.fact.name,
             "start": self.window.start,
             "end": self.window.end,
             "started_at": self.started_at,

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 from mcq_analytics.compute.judged_answers import SESSION_EXPIRY
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
-from mcq_analytics.model.facts import IdType
+from mcq_analytics.model.facts import STUDENT_TEST, IdType
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
 
@@ -44,7 +44,7 @@ class BaseColumns:
 
         Times are timestamptz in the range above; options and statuses are text. Texts that are
         ordered have the collation "C", the order of bytes. `as_sent` is the form for Spark, in
-        which a uuid is text.
+        which a uuid is text, and the ids of a student's test have one type in both tables.
         """
         return ", ".join(
             f"{self._value(table, column, role, as_sent=as_sent)} AS {quoted(column)}"
@@ -106,7 +106,13 @@ class BaseColumns:
         id_type = self.base.id_type(table, column)
         if column == "answer_id" and id_type is IdType.TEXT:
             return f'{name} COLLATE "C"'
-        return id_as_sent(name, id_type) if as_sent else comparable(name, id_type)
+        return self._sent(name, table, column) if as_sent else comparable(name, id_type)
+
+    def _sent(self, name: str, table: str, column: str) -> str:
+        id_type = self.base.id_type(table, column)
+        if column in STUDENT_TEST and self.base.student_test_type(column) is not id_type:
+            return f"CAST({name} AS bigint)"
+        return id_as_sent(name, id_type)
 
     def _expiry_time(self) -> str:
         """Return the expiry of a row of `sessions`, null for never: Spark has no infinite times."""

@@ -1,6 +1,6 @@
-"""Fingerprints: per hour, the count and hash sum of the base rows that a fact was computed from.
+"""Fingerprints: per hour, the count and hash sum of the base rows that facts were computed from.
 
-An attempt stores those of its window, as of its snapshot, in the transaction that stores the fact.
+An attempt stores those of its window, as of its snapshot, in the transaction that stores the facts.
 An hour whose base rows now have another fingerprint is stale. This compares contents and no clocks,
 so a change that commits while an attempt runs is neither missed nor computed twice.
 """
@@ -14,7 +14,6 @@ from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.judged_answers import judged
 from mcq_analytics.compute.templates import Templates
-from mcq_analytics.model.facts import Fact
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import BaseTables
@@ -33,7 +32,7 @@ _ROWS = {
     + """
         SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, hash_record_extended(
             ROW(answer_id, student_id, test_id, question_id, submitted_option, "timestamp",
-                is_valid, {key_used}), 0) AS hash
+                is_valid, correct_option), 0) AS hash
         FROM judged
     """,
     "submissions": """
@@ -44,20 +43,15 @@ _ROWS = {
 }
 
 
-def fingerprints(
-    connection: Connection, base: BaseTables, fact: Fact, window: Window
-) -> Fingerprints:
-    """Return the fingerprints of every hour of a window for a fact, as the transaction sees it.
+def fingerprints(connection: Connection, base: BaseTables, window: Window) -> Fingerprints:
+    """Return the fingerprints of every hour of a window, as the transaction sees it.
 
     The cost is a scan of the window in the indexes on the base tables' times.
     """
-    found: Fingerprints = {
-        window.start + index * HOUR: dict.fromkeys(_tables(fact), EMPTY)
-        for index in range(window.hours)
-    }
-    for table in _tables(fact):
+    found: Fingerprints = {hour: dict.fromkeys(_ROWS, EMPTY) for hour in window.starts()}
+    for table in _ROWS:
         rows = connection.execute(
-            text(fingerprint_statement(base, fact, table)),
+            text(fingerprint_statement(base, table)),
             {"window_start": window.start, "window_end": window.end},
         )
         for hour, fingerprint in rows:
@@ -65,75 +59,67 @@ def fingerprints(
     return found
 
 
-def fingerprint_statement(base: BaseTables, fact: Fact, table: str) -> str:
+def fingerprint_statement(base: BaseTables, table: str) -> str:
     """Return the query for `hour` and `fingerprint` of the hours that have rows.
 
     Parameters: `window_start` and `window_end`.
     """
-    keyed = "questions" in fact.reads
-    rows = Templates(fact, base, {}).fill(
-        _ROWS[table], key_used="correct_option" if keyed else "CAST(NULL AS text)"
-    )
     return (
         "SELECT hour, count(*) || ':' || sum(CAST(hash AS numeric)) AS fingerprint "
-        f"FROM ({rows}) r GROUP BY hour"
+        f"FROM ({Templates(base, {}).fill(_ROWS[table])}) r GROUP BY hour"
     )
 
 
-def store_fingerprints(
-    connection: Connection, schema: str, fact: Fact, found: Fingerprints
-) -> None:
-    """Store the fingerprints of hours, in the transaction that stores the fact."""
+def store_fingerprints(connection: Connection, schema: str, found: Fingerprints) -> None:
+    """Store the fingerprints of hours, in the transaction that stores the facts."""
     connection.execute(
         text(
             f"INSERT INTO {quoted(schema, 'hour_fingerprint')} AS kept "
-            "(pipeline_name, hour, answers, submissions) "
-            "SELECT :fact, hour, answers, submissions FROM unnest(CAST(:hours AS timestamptz[]), "
+            "(hour, answers, submissions) "
+            "SELECT hour, answers, submissions FROM unnest(CAST(:hours AS timestamptz[]), "
             "CAST(:answers AS text[]), CAST(:submissions AS text[])) "
             "AS r (hour, answers, submissions) "
-            "ON CONFLICT (pipeline_name, hour) DO UPDATE "
+            "ON CONFLICT (hour) DO UPDATE "
             "SET answers = EXCLUDED.answers, submissions = EXCLUDED.submissions "
             "WHERE (kept.answers, kept.submissions) "
             "IS DISTINCT FROM (EXCLUDED.answers, EXCLUDED.submissions)"
         ),
         {
-            "fact": fact.name,
             "hours": list(found),
-            "answers": [tables.get("answers") for tables in found.values()],
-            "submissions": [tables.get("submissions") for tables in found.values()],
+            "answers": [tables["answers"] for tables in found.values()],
+            "submissions": [tables["submissions"] for tables in found.values()],
         },
     )
 
 
-def computed_hours(connection: Connection, schema: str, fact: Fact) -> set[datetime]:
-    """Return the hours over which a fact was ever computed."""
-    statement = f"SELECT hour FROM {quoted(schema, 'hour_fingerprint')} WHERE pipeline_name = :fact"
-    return set(connection.execute(text(statement), {"fact": fact.name}).scalars())
+def computed_hours(connection: Connection, schema: str) -> set[datetime]:
+    """Return the hours over which the facts were ever computed."""
+    statement = f"SELECT hour FROM {quoted(schema, 'hour_fingerprint')}"
+    return set(connection.execute(text(statement)).scalars())
 
 
-def watermark(connection: Connection, schema: str, fact: Fact) -> datetime | None:
-    """Return the end of the unbroken run of computed hours from the fact's first one, if any."""
+def watermark(connection: Connection, schema: str) -> datetime | None:
+    """Return the end of the unbroken run of computed hours from the first one, if any."""
     kept = quoted(schema, "hour_fingerprint")
     statement = (
-        f"SELECT min(hour) + interval '1 hour' FROM {kept} f WHERE pipeline_name = :fact "
-        f"AND NOT EXISTS (SELECT 1 FROM {kept} n WHERE n.pipeline_name = f.pipeline_name "
-        "AND n.hour = f.hour + interval '1 hour')"
+        f"SELECT min(hour) + interval '1 hour' FROM {kept} f WHERE NOT EXISTS "
+        f"(SELECT 1 FROM {kept} n WHERE n.hour = f.hour + interval '1 hour')"
     )
-    found: datetime | None = connection.execute(text(statement), {"fact": fact.name}).scalar()
+    found: datetime | None = connection.execute(text(statement)).scalar()
     return found
 
 
 def stale_hours(
-    connection: Connection, base: BaseTables, schema: str, fact: Fact, window: Window
+    connection: Connection, base: BaseTables, schema: str, window: Window
 ) -> Fingerprints:
-    """Return the fingerprints that have changed since the fact was computed, by hour and table.
+    """Return the fingerprints that have changed since they were stored, by hour and table.
 
     Only computed hours can be stale.
     """
-    kept = _kept(connection, schema, fact, window)
+    kept = _kept(connection, schema, window)
     if not kept:
         return {}
-    now = fingerprints(connection, base, fact, Window(min(kept), max(kept) + HOUR))
+    now = fingerprints(connection, base, Window(min(kept), max(kept) + HOUR))
     changed = {
         hour: {
             table: fingerprint
@@ -145,19 +131,22 @@ def stale_hours(
     return {hour: tables for hour, tables in changed.items() if tables}
 
 
+def stored_rows(connection: Connection, schema: str, window: Window) -> dict[datetime, int]:
+    """Return how many base rows each computed hour of a window had, by its fingerprints."""
+    return {
+        hour: sum(int(one.partition(":")[0]) for one in tables.values() if one is not None)
+        for hour, tables in _kept(connection, schema, window).items()
+    }
+
+
 def _kept(
-    connection: Connection, schema: str, fact: Fact, window: Window
+    connection: Connection, schema: str, window: Window
 ) -> dict[datetime, Mapping[str, str | None]]:
     rows = connection.execute(
         text(
             f"SELECT hour, answers, submissions FROM {quoted(schema, 'hour_fingerprint')} "
-            "WHERE pipeline_name = :fact AND hour >= :start AND hour < :end ORDER BY hour"
+            "WHERE hour >= :start AND hour < :end ORDER BY hour"
         ),
-        {"fact": fact.name, "start": window.start, "end": window.end},
+        {"start": window.start, "end": window.end},
     ).mappings()
     return {row["hour"]: {name: row[name] for name in _ROWS} for row in rows}
-
-
-def _tables(fact: Fact) -> list[str]:
-    """Return the base tables with times that a fact reads."""
-    return [table for table in _ROWS if table in fact.reads]

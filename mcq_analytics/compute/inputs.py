@@ -1,70 +1,196 @@
-"""The inputs of an attempt as DataFrames: the base rows of the keys in its staging tables."""
+"""The base rows of the touched students' tests, for Spark: read in one of three ways.
+
+A few rows come through this process: Spark then needs no Python worker. More are read by Spark's
+tasks, each for a slice of the keys. If the window holds much of the answers, the tasks read all of
+the tables by ranges of their blocks, and Spark picks the rows of the touched students' tests.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructField, StructType
+from sqlalchemy import Connection, text
 
-from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
+from mcq_analytics.compute.selections import IDS, Selections, address
 from mcq_analytics.compute.staging import TOUCHED, Staging
-from mcq_analytics.model.facts import TEST_SUMMARY
+from mcq_analytics.compute.touched import Touched, plan_setting
+from mcq_analytics.model.base_tables import BASE_COLUMNS
+from mcq_analytics.model.facts import STUDENT_TEST
+from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.spark.session import QUICK_RECORDS
-from mcq_analytics.spark.source import SLICE, SnapshotRead, spark_id, spark_schema
+from mcq_analytics.spark.source import (
+    SLICE,
+    SnapshotRead,
+    key_schema,
+    put_temporary,
+    reading_snapshot,
+    spark_schema,
+)
 
-KEYS_PER_SPLIT = 100_000
-"""Touched keys whose rows one task reads."""
+DRIVER_ROWS = 200_000
+"""Up to this many rows are read by this process, unless a setting says otherwise."""
+KEYS_PER_SPLIT = 10_000
+ROWS_PER_SPLIT = 250_000
+
+_EXTENT = """
+    WITH RECURSIVE parts AS (
+        SELECT oid, relkind FROM pg_class WHERE oid = CAST(:table AS regclass)
+        UNION ALL
+        SELECT c.oid, c.relkind FROM parts p JOIN pg_inherits i ON i.inhparent = p.oid
+        JOIN pg_class c ON c.oid = i.inhrelid
+    )
+    SELECT coalesce(max(pg_relation_size(CAST(oid AS regclass)))
+            FILTER (WHERE relkind IN ('r', 'm')), 0)
+        / CAST(current_setting('block_size') AS bigint)
+    FROM parts
+"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inputs:
-    """Makes the DataFrames of one attempt; nothing is read before Spark computes them.
-
-    They name staging tables and no snapshot, so they stay right when the attempt is retried: Spark
-    then reads them anew, in the new snapshot. `touched` is the number of touched keys, and
-    `record_count` about how many base rows the window has.
-    """
+    """The inputs of one attempt. `tables` has the rows if this process has read them."""
 
     url: str
+    snapshot: str
     selections: Selections
     staging: Staging
-    touched: int
-    record_count: int
+    touched: Touched
+    driver_rows: int | None
+    tables: Mapping[str, pa.Table] | None = None
+    _frames: list[DataFrame] = field(default_factory=list)
+    _blocks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def record_count(self) -> int:
+        """About how many base rows Spark will read."""
+        if self.tables is not None:
+            return sum(rows.num_rows for rows in self.tables.values())
+        return self.touched.in_window
+
+    def read_if_few(self) -> None:
+        """Read the rows into `tables` if they are few."""
+        left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
+        if max(self.touched.in_window, self.touched.keys) > left:
+            return
+        with reading_snapshot(self.url, self.snapshot, self._keys_sql) as cursor:
+            cursor.execute(plan_setting(self.selections.base))
+            keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
+            found: dict[str, pa.Table] = {}
+            for table in ("answers", "submissions", *IDS):
+                if table in IDS:
+                    ids = found["answers"].select([IDS[table]]).group_by(IDS[table]).aggregate([])
+                    put_temporary(cursor, f"ids_of_{table}", ids)
+                    keys = self.selections.sent_keys(f"ids_of_{table}", IDS[table])
+                cursor.execute(self.selections.read(table, keys))
+                rows = _at_most(cursor.fetch_record_batch(), left)
+                if rows is None:
+                    # The students' tests are much longer than the window.
+                    return
+                found[table] = rows
+                left -= rows.num_rows
+        self.tables = found
+
+    def measure(self, connection: Connection) -> None:
+        """Find out how many blocks there are to split."""
+        self._blocks[self.staging.quoted(TOUCHED)] = self.staging.touched_blocks(connection)
+        if self.touched.is_most:
+            base = self.selections.base
+            for table in (quoted(base[name].schema or "public", name) for name in BASE_COLUMNS):
+                blocks = connection.execute(text(_EXTENT), {"table": table}).scalar_one()
+                self._blocks[table] = blocks
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
-        """Return the rows of a base table that belong to the touched keys (see `Attempt.read`).
-
-        For `test_summary_fact`, `answers` also holds a row with a null student per question of the
-        touched tests, so that `total_questions` is right without reading all students.
-        """
+        """Return the rows of a base table that belong to the touched students' tests."""
         base = self.selections.base
-        rows = self._load(spark, table, TOUCHED, spark_schema(base, table))
-        if table == "answers" and self.selections.fact == TEST_SUMMARY:
-            schema = StructType(
-                [
-                    StructField(name, spark_id(base.id_type("answers", name)))
-                    for name in ("test_id", "question_id")
-                ]
-            )
-            questions = self._load(spark, TEST_QUESTIONS, TEST_QUESTIONS, schema)
-            rows = rows.unionByName(questions, allowMissingColumns=True)
-        if self._splits(TOUCHED) == 1 and self.record_count <= QUICK_RECORDS:
-            # Spark joins and groups a single partition as it is, without a shuffle.
-            rows = rows.coalesce(1)
+        schema = spark_schema(base, table)
+        if self.tables is not None:
+            rows = spark.createDataFrame(self.tables[table], schema)
+            if self.record_count <= QUICK_RECORDS:
+                # Spark joins and groups a single partition as it is, without a shuffle.
+                rows = rows.coalesce(1)
+            return rows
+        if self.touched.is_most:
+            splits = -(-self.record_count // ROWS_PER_SPLIT)
+            rows = self._range_read(table).load(spark, schema, splits)
+            if table not in IDS:
+                rows = rows.join(self._touched(spark), list(STUDENT_TEST), "left_semi")
+        else:
+            splits = -(-self.touched.keys // KEYS_PER_SPLIT)
+            rows = self._key_read(table).load(spark, schema, splits)
+        if table not in IDS:
+            # Shuffled once: everything that follows works within a student's test.
+            return rows.repartition(*STUDENT_TEST)
+        rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+        self._frames.append(rows)
         return rows
 
-    def _load(self, spark: SparkSession, name: str, part: str, schema: StructType) -> DataFrame:
+    def cache(self) -> None:
+        """Read the sessions and answer keys, if Spark's tasks do.
+
+        Spark then knows how large they are, and need not shuffle the answers to join them.
+        """
+        for frame in self._frames:
+            frame.count()
+
+    def release(self) -> None:
+        """Drop the rows that Spark and this process hold."""
+        for frame in self._frames:
+            frame.unpersist()
+        self._frames.clear()
+        self.tables = None
+
+    def _touched(self, spark: SparkSession) -> DataFrame:
+        read = self._key_read("touched")
+        return read.load(
+            spark, key_schema(self.selections.base), -(-self.touched.keys // ROWS_PER_SPLIT)
+        )
+
+    @property
+    def _keys_sql(self) -> str:
+        return f"SELECT {self.selections.keys_as_sent()} FROM {self.staging.quoted(TOUCHED)}"
+
+    def _key_read(self, table: str) -> SnapshotRead:
+        keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
+        if table == "touched":
+            rows_sql = f"SELECT * FROM {SLICE}"
+        elif table in IDS:
+            rows_sql = self.selections.read_for_answers(table, keys)
+        else:
+            rows_sql = self.selections.read(table, keys)
+        touched = self.staging.quoted(TOUCHED)
+        return self._read(table, self._keys_sql, rows_sql, "ctid", self._blocks[touched])
+
+    def _range_read(self, table: str) -> SnapshotRead:
+        base = self.selections.base
+        blocks = self._blocks[quoted(base[table].schema or "public", table)]
+        return self._read(table, "", self.selections.read_range(table), address(table), blocks)
+
+    def _read(
+        self, table: str, keys_sql: str, rows_sql: str, row_address: str, blocks: int
+    ) -> SnapshotRead:
         return SnapshotRead(
             url=self.url,
-            input_name=name,
-            extent_sql=self.staging.extent_sql(part),
-            keys_sql=f"SELECT {self.selections.key_columns(name)} FROM {self.staging.quoted(part)}",
-            rows_sql=self.selections.read(name, SLICE),
+            snapshot=self.snapshot,
+            input_name=table,
+            keys_sql=keys_sql,
+            rows_sql=rows_sql,
+            address=row_address,
+            blocks=blocks,
+            setting_sql=plan_setting(self.selections.base) if keys_sql else "",
             count_sql=self.staging.count_sql,
-            splits=self._splits(part),
-            schema=schema,
-        ).load(spark)
+        )
 
-    def _splits(self, part: str) -> int:
-        return max(1, min(self.staging.blocks(part), -(-self.touched // KEYS_PER_SPLIT)))
+
+def _at_most(batches: pa.RecordBatchReader, rows: int) -> pa.Table | None:
+    """Return all rows of a reader, or None if there are more than `rows`."""
+    found = []
+    for batch in batches:
+        rows -= batch.num_rows
+        if rows < 0:
+            return None
+        found.append(batch)
+    return pa.Table.from_batches(found, batches.schema)

@@ -14,18 +14,8 @@ from __future__ import annotations
 # `OFFSET 0`, which keeps them out.
 _JUDGED = """
     chosen AS (SELECT r.*, true AS is_chosen FROM ({chosen}) r),
-    expiries AS (
-        SELECT s.session_id, {session_expiry} AS expiry_time
-        FROM (SELECT DISTINCT session_id FROM chosen) c
-        JOIN {sessions} s ON s.session_id = c.session_id
-        GROUP BY s.session_id
-    ),
-    answer_keys AS (
-        SELECT q.question_id, {answer_key} AS correct_option
-        FROM (SELECT DISTINCT question_id FROM chosen) c
-        JOIN {questions} q ON q.question_id = c.question_id
-        GROUP BY q.question_id
-    ),
+    expiries AS ({expiries}),
+    answer_keys AS ({answer_keys}),
     judged AS (
         SELECT c.*, (c."timestamp" <= e.expiry_time) IS NOT FALSE AS is_valid, k.correct_option
         FROM chosen c
@@ -35,6 +25,40 @@ _JUDGED = """
         OFFSET 0
     )
 """
+
+# By whether an index leads to the rows of an id (`BaseTables.probes`): if one does, it is used, and
+# the table is never scanned for the few ids of an hour; without one, a probe would be a scan.
+EXPIRIES = {
+    True: """
+        SELECT k.session_id, e.expiry_time FROM (SELECT DISTINCT session_id FROM chosen) k
+        CROSS JOIN LATERAL (
+            SELECT {session_expiry} AS expiry_time FROM {sessions} s WHERE {session_matches}
+            HAVING count(*) > 0
+        ) e
+    """,
+    False: """
+        SELECT s.session_id, {session_expiry} AS expiry_time
+        FROM (SELECT DISTINCT session_id FROM chosen) k JOIN {sessions} s ON {session_matches}
+        GROUP BY s.session_id
+    """,
+}
+
+ANSWER_KEYS = {
+    True: """
+        SELECT k.question_id, o.correct_option
+        FROM (SELECT DISTINCT question_id FROM chosen) k
+        CROSS JOIN LATERAL (
+            SELECT {answer_key} AS correct_option FROM {questions} q WHERE {question_matches}
+            HAVING count(*) > 0
+        ) o
+    """,
+    False: """
+        SELECT q.question_id, {answer_key} AS correct_option
+        FROM (SELECT DISTINCT question_id FROM chosen) k
+        JOIN {questions} q ON {question_matches}
+        GROUP BY q.question_id
+    """,
+}
 
 SESSION_EXPIRY = "CASE WHEN count(*) = count({expiry_time}) THEN max({expiry_time}) END"
 """The expiry over the rows of a session: the latest, or null (never) if one of them is null."""

@@ -1,4 +1,4 @@
-"""The advisory lock of a fact, which lets one attempt at a time compute it, and its session."""
+"""The advisory lock of the facts, which lets one attempt at a time compute them; its session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mcq_analytics.errors import LockTimeoutError
-from mcq_analytics.model.facts import Fact
 from mcq_analytics.postgres.errors import LOCK_NOT_AVAILABLE
 
 logger = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ class LockSession:
         """Connect, without the lock."""
         self._connection = self._engine.connect()
 
-    def take_lock(self, schema: str, fact: Fact, lock_seconds: int) -> None:
-        """Take the lock of a fact, waiting up to `lock_seconds` for another holder.
+    def take_lock(self, schema: str, lock_seconds: int) -> None:
+        """Take the lock of the facts in a schema, waiting up to `lock_seconds` for its holder.
 
         Raises:
             LockTimeoutError: another session still holds the lock.
@@ -42,16 +41,16 @@ class LockSession:
         """
         # In a transaction, the wait would hold back vacuum.
         connection = self.connection("AUTOCOMMIT")
-        key = lock_key(schema, fact)
+        key = lock_key(schema)
         if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one():
             return
         holder = lock_holder(connection, key)
-        logger.warning("%s: waiting for %s, for up to %d s", fact.name, holder, lock_seconds)
+        logger.warning("the facts: waiting for %s, for up to %d s", holder, lock_seconds)
         if lock_seconds > 0 and _wait_for(connection, key, lock_seconds):
             return
         raise LockTimeoutError(
-            f"{fact.name}: waited {lock_seconds} s for {lock_holder(connection, key)}, "
-            "which computes the same fact: run it again later, or raise --lock-timeout"
+            f"waited {lock_seconds} s for {lock_holder(connection, key)}, which computes the "
+            "facts: run it again later, or raise --lock-timeout"
         )
 
     def connection(self, isolation: str = "READ COMMITTED") -> Connection:
@@ -81,9 +80,9 @@ class LockSession:
             self._connection = None
 
 
-def lock_key(schema: str, fact: Fact) -> int:
-    """Return the advisory lock key of a fact in a schema: a signed 64-bit number."""
-    digest = hashlib.blake2b(f"mcq_analytics {schema}.{fact.name}".encode(), digest_size=8)
+def lock_key(schema: str) -> int:
+    """Return the advisory lock key of the facts in a schema: a signed 64-bit number."""
+    digest = hashlib.blake2b(f"mcq_analytics {schema}".encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 

@@ -1,143 +1,224 @@
-"""The upsert of a fact: staged rows become the fact's rows, in the caller's transaction.
+"""The upsert of the facts: staged rows become the facts' rows, in the caller's transaction.
 
-Which rows are staged is decided in `selections`; when they are merged, in `attempt`.
+Which rows are staged is decided in `selections`; when they are merged, in `attempt`. How the rows
+of a table are replaced is in `difference`, what follows for rows that span students in `spanning`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Table, text
 
-from mcq_analytics.compute.selections import TEST_QUESTIONS
-from mcq_analytics.model.facts import ACTIVE_HOURS, Fact
+from mcq_analytics.compute.difference import MergeCounts, Target, is_empty, listed, replace_rows
+from mcq_analytics.compute.spanning import (
+    FUNNELS,
+    IS_IMPOSSIBLE,
+    MOVED,
+    OTHER_TOTALS,
+    SUMMED,
+    TOTALS,
+    sums,
+)
+from mcq_analytics.model.facts import (
+    FACTS,
+    QUESTION_INTERACTION,
+    STUDENT_TEST,
+    SUBMISSION_COUNTS,
+    TEST_FUNNEL,
+    TEST_SUMMARY,
+)
 from mcq_analytics.model.windows import Window
+from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.spark.sink import TASK
-
-# Only rows that are new or differ are written, so that `updated_at` shows real changes.
-_UPSERT = """
-    WITH merged AS (
-        INSERT INTO {fact} AS f ({columns}, updated_at)
-        SELECT {staged_columns}, now()
-        FROM {staged} s LEFT JOIN {fact} old ON {old_matches}
-        WHERE s.{task} = ANY(:tasks)
-            AND (old.{first_key} IS NULL OR ({old_values}) IS DISTINCT FROM ({staged_values}))
-        ON CONFLICT ({key}) DO UPDATE SET {assignments}, updated_at = EXCLUDED.updated_at
-        RETURNING f.xmax = 0 AS inserted
-    )
-    SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM merged
-"""
-
-# The keys to delete are found before the fact is joined, by EXCEPT, which is never a nested loop.
-# After the join by several columns the planner would expect one row, and reread all staged rows for
-# each key.
-_DELETE = """
-    WITH gone AS MATERIALIZED (
-        SELECT {key} FROM {touched}
-        EXCEPT SELECT {staged_key} FROM {staged} s WHERE s.{task} = ANY(:tasks)
-    )
-    DELETE FROM {fact} f USING gone WHERE {gone_matches}
-"""
-
-_FRESH_HOURS = """
-    CREATE TEMPORARY TABLE fresh_hours ON COMMIT DROP AS
-    SELECT {staged_key}, to_timestamp(unnest(s.{active_hours}) * 3600.0) AS hour
-    FROM {staged} s WHERE s.{task} = ANY(:tasks)
-"""
-
-# The answers that stand for a test's questions: their hours are kept too.
-_FRESH_QUESTION_HOURS = """
-    INSERT INTO fresh_hours (student_id, test_id, hour)
-    SELECT student_id, test_id, date_trunc('hour', "timestamp", 'UTC') FROM {test_questions}
-"""
+from mcq_analytics.spark.parts import HOURS, INTERACTIONS, SUBMISSIONS, SUMMARIES, TASK
 
 _ADD_HOURS = """
-    INSERT INTO {hours} ({key}, hour) SELECT DISTINCT {key}, hour FROM fresh_hours
-    ON CONFLICT DO NOTHING
+    INSERT INTO {hours} (hour, {student_test})
+    SELECT DISTINCT {fresh} FROM {staged} s WHERE s.{task} = ANY(:tasks) ON CONFLICT DO NOTHING
 """
 
+# Stored hours of the window that the staged rows no longer have: found by grouping, without a join.
 _DELETE_HOURS = """
-    DELETE FROM {hours} h WHERE h.hour >= :window_start AND h.hour < :window_end
-    AND NOT EXISTS (SELECT 1 FROM fresh_hours n WHERE n.hour = h.hour AND {hour_matches})
+    DELETE FROM {hours} WHERE ctid = ANY(ARRAY(
+        SELECT max(place) FROM (
+            SELECT h.ctid AS place, h.hour, {h_key} FROM {hours} h
+            WHERE h.hour >= :window_start AND h.hour < :window_end
+            UNION ALL
+            SELECT NULL, {fresh} FROM {staged} s WHERE s.{task} = ANY(:tasks)
+        ) compared GROUP BY hour, {student_test} HAVING bool_and(place IS NOT NULL)
+    ))
 """
 
 
 @dataclass(frozen=True)
-class MergeCounts:
-    """Rows of the fact that a merge inserted, updated and deleted."""
+class Staged:
+    """What is merged: quoted names of the staging tables, and the task attempts that count."""
 
-    inserted: int
-    updated: int
-    deleted: int
-
-    @property
-    def written(self) -> int:
-        """All rows that changed."""
-        return self.inserted + self.updated + self.deleted
+    touched: str
+    parts: Mapping[str, str]
+    tasks: Sequence[int]
 
 
-def merge(
-    connection: Connection,
-    fact: Fact,
-    *,
-    fact_table: Table,
-    hours_table: Table,
-    staged: str,
-    touched: str,
-    test_questions: str | None,
-    tasks: Sequence[int],
-    window: Window,
-) -> MergeCounts:
-    """Replace the touched rows of a fact by the staged ones, and update the hours of the rows.
+class Merge:
+    """Replaces the touched students' tests in all our tables by the staged ones.
 
-    `staged`, `touched` and `test_questions` are quoted table names; `tasks` are the task attempts
-    whose rows count. Rows that are touched but not staged are deleted.
+    With `repairing`, what spans students is computed from everything stored, instead of being moved
+    by what has changed.
     """
-    typed = {name: _typed(f"s.{quoted(name)}", fact_table, name) for name in fact.key}
-    values = [quoted(name) for name in fact.column_names]
-    fields = {
-        "fact": quoted(fact_table.schema or "public", fact_table.name),
-        "hours": quoted(hours_table.schema or "public", hours_table.name),
-        "staged": staged,
-        "touched": touched,
-        TEST_QUESTIONS: test_questions,
-        "task": TASK,
-        "active_hours": ACTIVE_HOURS,
-        "key": ", ".join(quoted(name) for name in fact.key),
-        "first_key": quoted(fact.key[0]),
-        "columns": ", ".join([*(quoted(name) for name in fact.key), *values]),
-        "staged_key": ", ".join(f"{typed[name]} AS {quoted(name)}" for name in fact.key),
-        "staged_columns": ", ".join([*typed.values(), *(f"s.{value}" for value in values)]),
-        "old_matches": " AND ".join(f"old.{quoted(name)} = {typed[name]}" for name in fact.key),
-        "old_values": ", ".join(f"old.{value}" for value in values),
-        "staged_values": ", ".join(f"s.{value}" for value in values),
-        "gone_matches": " AND ".join(f"gone.{quoted(n)} = f.{quoted(n)}" for n in fact.key),
-        "hour_matches": " AND ".join(f"n.{quoted(name)} = h.{quoted(name)}" for name in fact.key),
-        "assignments": ", ".join(f"{value} = EXCLUDED.{value}" for value in values),
-    }
-    bound = {
-        "tasks": list(tasks),
-        "window_start": window.start,
-        "window_end": window.end,
-    }
 
-    def run(template: str) -> int:
-        return connection.execute(text(template.format(**fields)), bound).rowcount
+    def __init__(
+        self,
+        connection: Connection,
+        tables: FactTables,
+        staged: Staged,
+        window: Window,
+        *,
+        repairing: bool,
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._staged = staged
+        self._repairing = repairing
+        self._bound = {
+            "tasks": list(staged.tasks),
+            "window_start": window.start,
+            "window_end": window.end,
+        }
 
-    inserted, updated = connection.execute(text(_UPSERT.format(**fields)), bound).one()
-    deleted = run(_DELETE)
-    run(_FRESH_HOURS)
-    if test_questions is not None:
-        run(_FRESH_QUESTION_HOURS)
-    run(_ADD_HOURS)
-    run(_DELETE_HOURS)
-    return MergeCounts(inserted, updated, deleted)
+    def run(self) -> dict[str, MergeCounts]:
+        """Merge, and return the counts by fact."""
+        # Our tables are searched by their keys alone, whatever the planner expects of them: it may
+        # know nothing of tables that were filled a moment ago.
+        self._set("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
+        # Sorts and hashes of a long window stay in memory; there is one such session at a time.
+        self._set("work_mem = '64MB'")
+        counts = {QUESTION_INTERACTION.name: self._store(self._interactions())}
+        self._run(
+            f"CREATE TEMPORARY TABLE totals ON COMMIT DROP AS {TOTALS}",
+            touched=self._staged.touched,
+            interactions=self._fact(0),
+        )
+        self._run("ALTER TABLE totals ADD PRIMARY KEY (test_id)")
+        summaries = self._store(self._summaries())
+        counts[TEST_SUMMARY.name] = replace(
+            summaries, updated=summaries.updated + self._update_other_totals()
+        )
+        counts[TEST_FUNNEL.name] = self._store_funnels()
+        self._store_hours()
+        return counts
+
+    def _interactions(self) -> Target:
+        table = self._tables.facts[QUESTION_INTERACTION.name]
+        values = QUESTION_INTERACTION.column_names
+        return Target(
+            table,
+            values,
+            self._select(INTERACTIONS, table, QUESTION_INTERACTION.key, values),
+            self._staged.touched,
+            STUDENT_TEST,
+        )
+
+    def _summaries(self) -> Target:
+        table = self._tables.facts[TEST_SUMMARY.name]
+        own = tuple(name for name in TEST_SUMMARY.column_names if name != "total_questions")
+        staged = self._select(SUMMARIES, table, TEST_SUMMARY.key, own)
+        return Target(
+            table,
+            ("total_questions", *own),
+            f"SELECT s.*, t.total_questions FROM ({staged}) s JOIN totals t USING (test_id)",
+            self._staged.touched,
+            STUDENT_TEST,
+        )
+
+    def _store_funnels(self) -> MergeCounts:
+        """Store what students' tests add to the funnel, and from that the funnel."""
+        table = self._tables.submissions
+        counts = tuple(column.name for column in SUBMISSION_COUNTS)
+        target = Target(
+            table,
+            counts,
+            self._select(SUBMISSIONS, table, STUDENT_TEST, counts),
+            self._staged.touched,
+            tuple(reversed(STUDENT_TEST)),
+            is_fact=False,
+        )
+        was_empty = is_empty(self._connection, table)
+        self._store(target)
+        fields = {
+            **sums(),
+            "touched": self._staged.touched,
+            "submissions": target.name,
+            "difference": target.difference,
+            "funnel": self._fact(2),
+        }
+        if self._repairing or was_empty:
+            self._run(SUMMED, **fields)
+        else:
+            self._run(MOVED, **fields)
+            if self._connection.execute(text(IS_IMPOSSIBLE)).scalar_one():
+                self._run("DROP TABLE funnels")
+                self._run(SUMMED, **fields)
+        values = (*TEST_FUNNEL.column_names, *(column.name for column in TEST_FUNNEL.technical))
+        funnel = self._tables.facts[TEST_FUNNEL.name]
+        return self._store(
+            Target(funnel, values, FUNNELS, "(SELECT test_id FROM funnels)", TEST_FUNNEL.key)
+        )
+
+    def _update_other_totals(self) -> int:
+        """Give the rows of other students the new totals of their tests."""
+        # Any other join would read all rows.
+        self._set("enable_hashjoin = off", "enable_mergejoin = off")
+        rows = sum(
+            self._run(OTHER_TOTALS, summaries=self._fact(1), differs=differs)
+            for differs in ("<", ">")
+        )
+        self._set("enable_hashjoin = on", "enable_mergejoin = on")
+        return rows
+
+    def _store_hours(self) -> None:
+        table = self._tables.hours
+        fields = {
+            "hours": quoted(table.schema or "public", table.name),
+            "student_test": listed(STUDENT_TEST),
+            "h_key": ", ".join(f"h.{name}" for name in STUDENT_TEST),
+            "staged": self._staged.parts[HOURS],
+            "task": TASK,
+            "fresh": "to_timestamp(s.hour * 3600.0) AS hour, "
+            + ", ".join(_typed(table, name) for name in STUDENT_TEST),
+        }
+        self._run(_ADD_HOURS, **fields)
+        self._run(_DELETE_HOURS, **fields)
+
+    def _store(self, target: Target) -> MergeCounts:
+        return replace_rows(self._connection, target, self._bound)
+
+    def _select(
+        self, part: str, table: Table, key: tuple[str, ...], values: tuple[str, ...]
+    ) -> str:
+        """Return the query for the staged rows of a part that count, typed as in a table."""
+        columns = [*(_typed(table, name) for name in key), *(f"s.{quoted(n)}" for n in values)]
+        return (
+            f"SELECT {', '.join(columns)} FROM {self._staged.parts[part]} s "
+            f"WHERE s.{TASK} = ANY(:tasks)"
+        )
+
+    def _fact(self, index: int) -> str:
+        table = self._tables.facts[FACTS[index].name]
+        return quoted(table.schema or "public", table.name)
+
+    def _set(self, *settings: str) -> None:
+        for setting in settings:
+            self._connection.execute(text(f"SET LOCAL {setting}"))
+
+    def _run(self, template: str, **fields: str) -> int:
+        return self._connection.execute(text(template.format(**fields)), self._bound).rowcount
 
 
-def _typed(name: str, fact_table: Table, column: str) -> str:
-    """Cast a staged key to the type of the fact's column, if it was sent as text."""
-    if fact_table.c[column].type.__visit_name__.upper() == "UUID":
-        return f"CAST({name} AS uuid)"
-    return name
+def _typed(table: Table, column: str) -> str:
+    """Return a staged key in the type of a table's column: a uuid was sent as text."""
+    name = quoted(column)
+    if table.c[column].type.__visit_name__.upper() == "UUID":
+        return f"CAST(s.{name} AS uuid) AS {name}"
+    return f"s.{name}"

@@ -5,65 +5,93 @@ Dagster's UI shows them with each run; nothing is computed from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, text
 
-from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY, Fact
-from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.compute.merge import Staged
+from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
+from mcq_analytics.spark.parts import INTERACTIONS, SUMMARIES, TASK
 
 TESTS_NAMED = 10
+NOBODY = "Nobody answered."
 
-_ROWS = "(SELECT DISTINCT {key} FROM {touched}) t JOIN {fact} f USING ({key})"
+_INTERACTIONS = """
+    SELECT count(*) AS results, count(DISTINCT student_id) AS students,
+        count(DISTINCT test_id) AS tests, coalesce(sum(answer_count), 0) AS answers,
+        100.0 * avg(CAST(is_correct AS int)) AS correct,
+        100.0 * avg(CAST(revisited AS int)) AS revisited
+    FROM {staged} s WHERE s.{task} = ANY(:tasks)
+"""
 
-_STATEMENTS: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: f"""
-        SELECT count(*) AS results, count(DISTINCT student_id) AS students,
-            count(DISTINCT test_id) AS tests, coalesce(sum(answer_count), 0) AS answers,
-            100.0 * avg(CAST(is_correct AS int)) AS correct,
-            100.0 * avg(CAST(revisited AS int)) AS revisited
-        FROM {_ROWS}
-    """,
-    TEST_SUMMARY.name: f"""
-        SELECT count(*) AS results, count(DISTINCT student_id) AS students,
-            count(DISTINCT test_id) AS tests, avg(accuracy_percent) AS accuracy,
-            avg(100.0 * questions_attempted / total_questions) AS attempted,
-            avg(time_spent) / 60 AS minutes
-        FROM {_ROWS}
-    """,
-    TEST_FUNNEL.name: f"""
-        SELECT test_id, total_submissions, completion_rate, avg_submit_time / 60 AS minutes,
-            count(*) OVER () AS tests
-        FROM {_ROWS}
-        ORDER BY total_submissions DESC, test_id LIMIT {TESTS_NAMED}
-    """,
-}
+# `totals` is a temporary table of the merge; uuids are staged as text.
+_SUMMARIES = """
+    SELECT count(*) AS results, count(DISTINCT student_id) AS students,
+        count(DISTINCT s.test_id) AS tests, avg(accuracy_percent) AS accuracy,
+        avg(100.0 * questions_attempted / total_questions) AS attempted,
+        avg(time_spent) / 60 AS minutes
+    FROM {staged} s
+    LEFT JOIN totals t ON CAST(t.test_id AS text) = CAST(s.test_id AS text)
+    WHERE s.{task} = ANY(:tasks)
+"""
+
+_FUNNELS = """
+    SELECT f.test_id, total_submissions, completion_rate, avg_submit_time / 60 AS minutes,
+        count(*) OVER () AS tests
+    FROM (SELECT DISTINCT test_id FROM {touched}) t JOIN {funnel} f ON f.test_id = t.test_id
+    ORDER BY total_submissions DESC, f.test_id LIMIT :named
+"""
 
 
-def overview(connection: Connection, fact: Fact, fact_table: str, touched: str) -> str:
-    """Return Markdown on the touched rows. Both table names must be quoted."""
-    statement = _STATEMENTS[fact.name].format(
-        fact=fact_table, touched=touched, key=", ".join(quoted(name) for name in fact.key)
-    )
-    rows = connection.execute(text(statement)).mappings().all()
-    if fact == TEST_FUNNEL:
-        return _tests(rows)
-    [row] = rows
-    if not row["results"]:
-        return "Nobody answered."
-    who = f"**{row['students']:,} students** in **{row['tests']:,} tests**"
-    if fact == TEST_SUMMARY:
-        return (
-            f"{who} have answered {_percent(row['attempted'])} of the questions of their tests, "
-            f"and {_percent(row['accuracy'])} of these correctly; from first to last answer they "
-            f"took {_number(row['minutes'])} minutes on average."
+def overviews(connection: Connection, staged: Staged, funnel: str) -> tuple[dict[str, str], int]:
+    """Return Markdown on the touched rows by fact, and the number of touched rows of the funnel.
+
+    It follows a merge in the same transaction. `funnel` is a quoted name.
+    """
+    bound = {"tasks": list(staged.tasks)}
+
+    def row(template: str, part: str) -> RowMapping:
+        statement = template.format(staged=staged.parts[part], task=TASK)
+        return connection.execute(text(statement), bound).mappings().one()
+
+    tests = (
+        connection.execute(
+            text(_FUNNELS.format(touched=staged.touched, funnel=funnel)), {"named": TESTS_NAMED}
         )
+        .mappings()
+        .all()
+    )
+    found = {
+        QUESTION_INTERACTION.name: _answers(row(_INTERACTIONS, INTERACTIONS)),
+        TEST_SUMMARY.name: _results(row(_SUMMARIES, SUMMARIES)),
+        TEST_FUNNEL.name: _tests(tests),
+    }
+    return found, tests[0]["tests"] if tests else 0
+
+
+def _answers(row: RowMapping) -> str:
+    if not row["results"]:
+        return NOBODY
     return (
-        f"{who} have given **{row['answers']:,} answers**, which are **{row['results']:,} "
+        f"{_who(row)} have given **{row['answers']:,} answers**, which are **{row['results']:,} "
         "results** (one per student, test and question): "
         f"{_percent(row['correct'])} are correct, {_percent(row['revisited'])} were answered more "
         "than once."
     )
+
+
+def _results(row: RowMapping) -> str:
+    if not row["results"]:
+        return NOBODY
+    return (
+        f"{_who(row)} have answered {_percent(row['attempted'])} of the questions of their tests, "
+        f"and {_percent(row['accuracy'])} of these correctly; from first to last answer they "
+        f"took {_number(row['minutes'])} minutes on average."
+    )
+
+
+def _who(row: RowMapping) -> str:
+    return f"**{row['students']:,} students** in **{row['tests']:,} tests**"
 
 
 def _tests(rows: Sequence[RowMapping]) -> str:

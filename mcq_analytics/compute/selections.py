@@ -1,4 +1,4 @@
-"""The queries of an attempt: the keys that its window touches, and all base rows of these keys.
+"""The queries of an attempt: the students' tests that its window touches, and their base rows.
 
 The rules are those of docs/spec.md §3; docs/architecture.md explains them. The fields of the
 statements are in `templates`. The facts are computed from these rows in `mcq_analytics.transforms`,
@@ -10,84 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcq_analytics.compute.base_columns import ALIASES, id_as_sent
-from mcq_analytics.compute.judged_answers import judged
 from mcq_analytics.compute.templates import Templates
-from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
+from mcq_analytics.model.base_tables import BASE_COLUMNS
+from mcq_analytics.model.facts import STUDENT_TEST, IdType
 from mcq_analytics.postgres.identifiers import quoted
 
-TEST_QUESTIONS = "test_questions"
-"""Staging table of `test_summary_fact`: questions of the touched tests with a valid answer."""
-
-# One valid answer stands for each question. Its hour is stored, so that a run of that hour checks
-# again whether the question still counts.
-_TEST_QUESTIONS = (
-    """
-    WITH tests AS (
-        SELECT {a.test_id} AS test_id FROM {answers} a
-        WHERE {answers_in_window} AND {answer_has_keys}
-        UNION
-        SELECT {h.test_id} FROM {hours} h WHERE {hours_in_window}
-    ), """
-    + judged(
-        """
-        SELECT {answer_columns} FROM tests t JOIN {answers} a ON a.test_id = t.test_id
-        WHERE {answer_has_keys}
-    """
-    )
-    + """
-    SELECT DISTINCT ON (test_id, question_id) test_id, question_id, student_id, "timestamp"
-    FROM judged WHERE is_valid
+# In the order of the key, so that probes and merges go through indexes in one direction.
+_TOUCHED = """
+    SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+    FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
+    UNION
+    SELECT {b.student_id}, {b.test_id}
+    FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys}
+    UNION
+    SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
+    ORDER BY 1, 2
 """
-)
 
-_TOUCHED = {
-    QUESTION_INTERACTION.name: """
-        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
-        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-        UNION
-        SELECT {h.student_id}, {h.test_id}, {h.question_id} FROM {hours} h WHERE {hours_in_window}
-    """,
-    # If a test's number of questions has changed, all its students are touched.
-    TEST_SUMMARY.name: """
-        WITH active AS (
-            SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
-            FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-            UNION
-            SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
-        ), totals AS (
-            SELECT t.test_id, count(q.question_id) AS total_questions
-            FROM (SELECT DISTINCT test_id FROM active) t
-            LEFT JOIN {test_questions} q ON q.test_id = t.test_id
-            GROUP BY t.test_id
-        )
-        SELECT student_id, test_id FROM active
-        UNION
-        SELECT {f.student_id}, {f.test_id}
-        FROM totals t
-        JOIN {fact} f ON f.test_id = t.test_id AND f.total_questions <> t.total_questions
-    """,
-    # A test without submissions is listed once, with a null student: its row must go.
-    TEST_FUNNEL.name: """
-        WITH tests AS (
-            SELECT {a.test_id} AS test_id FROM {answers} a
-            WHERE {answers_in_window} AND {answer_has_keys}
-            UNION
-            SELECT {b.test_id} FROM {submissions} b
-            WHERE {submissions_in_window} AND {submission_has_keys}
-            UNION
-            SELECT {h.test_id} FROM {hours} h WHERE {hours_in_window}
-        )
-        SELECT DISTINCT t.test_id, {b.student_id} AS student_id
-        FROM tests t
-        LEFT JOIN {submissions} b ON b.test_id = t.test_id AND {submission_has_keys}
-    """,
-}
-
-# Base rows that belong to no fact: in the window, those without an id or with ids too long for any
-# row; and all rows that lie in no hour.
-_LEFT_OUT = {
+# Counts of the window, and of base rows that belong to no fact: in the window, those without an id
+# or with ids too long for any row; and all rows that lie in no hour.
+_COUNTS = {
     "answers": """
-        SELECT count(*) FILTER (WHERE a.student_id IS NULL OR a.test_id IS NULL
+        SELECT count(*) AS in_window,
+            count(*) FILTER (WHERE a.student_id IS NULL OR a.test_id IS NULL
                 OR a.question_id IS NULL) AS without_keys,
             count(*) FILTER (WHERE NOT {answer_fits}) AS with_too_long_ids,
             (SELECT count(*) FROM {answers} a WHERE a."timestamp" IS NULL
@@ -95,7 +40,8 @@ _LEFT_OUT = {
         FROM {answers} a WHERE {answers_in_window}
     """,
     "submissions": """
-        SELECT count(*) FILTER (WHERE b.student_id IS NULL OR b.test_id IS NULL) AS without_keys,
+        SELECT count(*) AS in_window,
+            count(*) FILTER (WHERE b.student_id IS NULL OR b.test_id IS NULL) AS without_keys,
             count(*) FILTER (WHERE NOT {submission_fits}) AS with_too_long_ids,
             (SELECT count(*) FROM {submissions} b WHERE b.submit_time IS NULL
                 OR b.submit_time = 'infinity' OR b.submit_time = '-infinity') AS without_time
@@ -103,7 +49,23 @@ _LEFT_OUT = {
     """,
 }
 
-_DUPLICATES = """
+_DUPLICATES = {
+    "questions": """
+        SELECT count(*) FROM (
+            SELECT DISTINCT {a.question_id} AS question_id
+            FROM {answers} a WHERE {answers_in_window}
+        ) k WHERE 1 < (SELECT count(*) FROM {questions} q WHERE {question_matches})
+    """,
+    "sessions": """
+        SELECT count(*) FROM (
+            SELECT DISTINCT {a.session_id} AS session_id
+            FROM {answers} a WHERE {answers_in_window}
+        ) k WHERE 1 < (SELECT count(*) FROM {sessions} s WHERE {session_matches})
+    """,
+}
+
+# Without an index that leads to an id, its rows are searched by a join.
+_DUPLICATES_BY_JOIN = """
     SELECT count(*) FROM (
         SELECT FROM (SELECT DISTINCT {a.ID} AS id FROM {answers} a WHERE {answers_in_window}) w
         JOIN {TABLE} d ON d.ID = w.id
@@ -111,76 +73,119 @@ _DUPLICATES = """
     ) doubled
 """
 
-# `k` is a slice of the touched keys.
-_READS = {
-    "answers": """
-        SELECT {answers_as_sent}
-        FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
-    """,
+# `k` are keys: students' tests, or the sessions or questions of their answers.
+_READS_BY_KEY = {
+    "answers": "SELECT {answers_as_sent} FROM {keys} k {answers_of_key} WHERE {answer_has_keys}",
     "sessions": """
-        SELECT DISTINCT {sessions_as_sent}
-        FROM (
-            SELECT DISTINCT {a.session_id} AS session_id
-            FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
-        ) c JOIN {sessions} s ON s.session_id = c.session_id
+        SELECT {sessions_as_sent} FROM {keys} k
+        CROSS JOIN LATERAL (SELECT * FROM {sessions} s WHERE {session_matches} OFFSET 0) s
     """,
     "questions": """
-        SELECT DISTINCT {questions_as_sent}
-        FROM (
-            SELECT DISTINCT {a.question_id} AS question_id
-            FROM {slice} k JOIN {answers} a ON {answer_matches} WHERE {answer_has_keys}
-        ) c JOIN {questions} q ON q.question_id = c.question_id
+        SELECT {questions_as_sent} FROM {keys} k
+        CROSS JOIN LATERAL (SELECT * FROM {questions} q WHERE {question_matches} OFFSET 0) q
     """,
     "submissions": """
-        SELECT {submissions_as_sent}
-        FROM {slice} k JOIN {submissions} b ON {submission_matches} WHERE {submission_has_keys}
+        SELECT {submissions_as_sent} FROM {keys} k {submissions_of_key}
+        WHERE {submission_has_keys}
     """,
-    TEST_QUESTIONS: "SELECT k.test_id, k.question_id FROM {slice} k",
 }
+
+_READS_BY_JOIN = {
+    "sessions": """
+        SELECT {sessions_as_sent} FROM {keys} k JOIN {sessions} s ON {session_matches}
+    """,
+    "questions": """
+        SELECT {questions_as_sent} FROM {keys} k JOIN {questions} q ON {question_matches}
+    """,
+}
+
+_READS_OF_RANGES = {
+    "answers": "SELECT {answers_as_sent} FROM {answers} a WHERE {answer_has_keys}",
+    "sessions": "SELECT {sessions_as_sent} FROM {sessions} s WHERE true",
+    "questions": "SELECT {questions_as_sent} FROM {questions} q WHERE true",
+    "submissions": "SELECT {submissions_as_sent} FROM {submissions} b WHERE {submission_has_keys}",
+}
+
+_IDS_OF_ANSWERS = """
+    (SELECT DISTINCT a.{id} FROM {keys} k {{answers_of_key}} WHERE {{answer_has_keys}})
+"""
+
+IDS = {"sessions": "session_id", "questions": "question_id"}
+"""The base tables that are read for answers, by the id that these name."""
 
 
 @dataclass(frozen=True)
 class Selections(Templates):
-    """The statements of one fact over given base tables.
-
-    `names` has the quoted names of `hours`, `fact` and `test_questions`.
-    """
-
-    def test_questions(self) -> str:
-        """Select `test_id`, `question_id`, and `student_id`, `timestamp` of one valid answer."""
-        return self.fill(_TEST_QUESTIONS)
+    """The statements over given base tables. `names` has the quoted name of `hours`."""
 
     def touched(self) -> str:
-        """Select the columns of the fact's `split_key` for every key that the window touches."""
-        return self.fill(_TOUCHED[self.fact.name])
+        """Select `student_id`, `test_id` of every student's test that the window touches."""
+        return self.fill(_TOUCHED)
 
-    def left_out(self, table: str) -> str:
-        """Count the rows of `answers` or `submissions` that belong to no fact.
+    def counts(self, table: str) -> str:
+        """Count the rows of `answers` or `submissions`, and those that belong to no fact.
 
-        Columns: `without_keys`, `with_too_long_ids` and `without_time`.
+        Columns: `in_window`; of these, `without_keys` and `with_too_long_ids`; `without_time`.
         """
-        return self.fill(_LEFT_OUT[table])
+        return self.fill(_COUNTS[table])
 
     def duplicates(self, table: str) -> str:
         """Count the ids of `questions` or `sessions` in the window that have several rows."""
-        column = {"questions": "question_id", "sessions": "session_id"}[table]
-        return self.fill(_DUPLICATES.replace("ID", column).replace("TABLE", table))
+        if table in self.base.probes:
+            return self.fill(_DUPLICATES[table])
+        return self.fill(_DUPLICATES_BY_JOIN.replace("ID", IDS[table]).replace("TABLE", table))
 
     def rows_in_window(self, table: str) -> str:
         """Select the rows of a base table in the window, for the planner to estimate."""
         return self.fill(f"SELECT 1 FROM {{{table}}} {ALIASES[table]} WHERE {{{table}_in_window}}")
 
-    def read(self, table: str, slice_name: str) -> str:
-        """Select the rows of an input that belong to the keys in the table `slice_name`.
+    def all_rows(self, table: str) -> str:
+        """Select all rows of a base table, for the planner to estimate."""
+        return self.fill(f"SELECT 1 FROM {{{table}}}")
 
-        Columns: those of docs/spec.md §1, in the form in which they are sent to Spark.
+    def read(self, table: str, keys: str) -> str:
+        """Select the rows of a base table by keys, in the form in which they are sent to Spark.
+
+        `keys` is a query, as by `sent_keys`: of students' tests for answers and submissions, of
+        `IDS` for the others. Columns: those of docs/spec.md §1.
         """
-        return self.fill(_READS[table], slice=slice_name)
+        by_join = table in _READS_BY_JOIN and table not in self.base.probes
+        template = (_READS_BY_JOIN if by_join else _READS_BY_KEY)[table]
+        return self.fill(template, keys=keys)
 
-    def key_columns(self, table: str) -> str:
-        """Return the select list of a staging table of keys, in the form sent to Spark."""
-        columns = ("test_id", "question_id") if table == TEST_QUESTIONS else self.fact.split_key
+    def read_for_answers(self, table: str, keys: str) -> str:
+        """Select the rows of `questions` or `sessions` for the answers of students' tests."""
+        ids = self.fill(_IDS_OF_ANSWERS.format(id=IDS[table], keys=keys))
+        return self.read(table, ids)
+
+    def read_range(self, table: str) -> str:
+        """Select the rows of a base table, to be continued by a condition on their addresses."""
+        return self.fill(_READS_OF_RANGES[table])
+
+    def keys_as_sent(self) -> str:
+        """Return the select list of a table of students' tests, in the form sent to Spark."""
         return ", ".join(
-            f"{id_as_sent(quoted(column), self.key_type(column))} AS {quoted(column)}"
-            for column in columns
+            f"{id_as_sent(quoted(name), self.base.student_test_type(name))} AS {quoted(name)}"
+            for name in STUDENT_TEST
         )
+
+    def sent_keys(self, table: str, *columns: str) -> str:
+        """Return a query over a table of ids that came back from Spark or Arrow as sent."""
+        uuids = {
+            column for column in columns if self.base.id_type("answers", column) is IdType.UUID
+        }
+        return "(SELECT {} FROM {})".format(
+            ", ".join(
+                f"CAST({quoted(column)} AS uuid) AS {quoted(column)}"
+                if column in uuids
+                else quoted(column)
+                for column in columns
+            ),
+            table,
+        )
+
+
+def address(table: str) -> str:
+    """Return the address (`ctid`) of a row in the statements of `Selections.read_range`."""
+    assert table in BASE_COLUMNS
+    return f"{ALIASES[table]}.ctid"

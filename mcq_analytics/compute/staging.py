@@ -12,21 +12,32 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from mcq_analytics.compute.selections import TEST_QUESTIONS
-from mcq_analytics.model.facts import ACTIVE_HOURS, Fact, IdType
+from mcq_analytics.model.facts import (
+    QUESTION_INTERACTION,
+    STUDENT_TEST,
+    SUBMISSION_COUNTS,
+    TEST_SUMMARY,
+    IdType,
+)
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.spark.sink import TASK
+from mcq_analytics.postgres.inspection import BaseTables
+from mcq_analytics.spark.parts import (
+    HOURS,
+    INTERACTIONS,
+    OWN_RESULTS,
+    PARTS,
+    SUBMISSIONS,
+    SUMMARIES,
+    TASK,
+)
 
 TOUCHED = "touched"
-"""Staging table of the keys that the window touches."""
-
-ROWS = "rows"
-"""Staging table of the computed fact rows, with the task attempt that wrote each."""
+"""Staging table of the students' tests that the window touches, in the order of their ids."""
 
 _READS = "reads"  # how many rows each split of an input has read
-_EXTENTS = "extents"  # the snapshot, and how many blocks each table of keys fills
 
-_PARTS = (ROWS, _READS, _EXTENTS, TOUCHED, TEST_QUESTIONS)
+_TABLES = (TOUCHED, *PARTS, _READS)
+_PREFIX = "stg_"
 
 _COPIED_AS = {
     IdType.INTEGER: "integer",
@@ -39,115 +50,116 @@ _COPIED_AS = {
 class Staging:
     """The staging tables of one attempt. Their names stay when the attempt is retried."""
 
-    def __init__(self, schema: str, fact: Fact) -> None:
+    def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._fact = fact
-        self._prefix = f"{_prefix(fact)}{uuid.uuid4().hex[:8]}_"
-        self._blocks: dict[str, int] = {}
+        self._prefix = f"{_PREFIX}{uuid.uuid4().hex[:12]}_"
 
     def name(self, part: str) -> str:
         """Return the name of a staging table, without schema or quotes."""
         return self._prefix + part
 
+    def names(self) -> dict[str, str]:
+        """Return the names of the tables of computed rows, by part."""
+        return {part: self.name(part) for part in PARTS}
+
     def quoted(self, part: str) -> str:
         """Return the qualified and quoted name of a staging table."""
         return quoted(self._schema, self.name(part))
 
-    def create(self, connection: Connection, key_types: Mapping[str, IdType]) -> None:
+    def create(self, connection: Connection, base: BaseTables) -> None:
         """Create the tables that Spark's tasks fill."""
-        for part, columns in (
-            (ROWS, staging_columns(self._fact, key_types)),
-            (_READS, "snapshot text, input text, split bigint, rows bigint"),
-            (_EXTENTS, "part text, snapshot text, blocks bigint"),
-        ):
+        for part in PARTS:
+            columns = staging_columns(part, base)
             connection.exec_driver_sql(f"CREATE UNLOGGED TABLE {self.quoted(part)} ({columns})")
-
-    def store_keys(
-        self, connection: Connection, part: str, select: str, bound: Mapping[str, datetime]
-    ) -> int:
-        """Create a table of keys from a query and return the number of its rows."""
-        name = self.quoted(part)
-        rows = connection.execute(text(f"CREATE UNLOGGED TABLE {name} AS {select}"), bound).rowcount
-        connection.exec_driver_sql(f"ANALYZE {name}")
-        # The file may be longer than its rows: the last row's address says where they end.
-        last = connection.execute(text(f"SELECT CAST(max(ctid) AS text) FROM {name}")).scalar()
-        self._blocks[part] = int(last.strip("()").split(",")[0]) + 1 if last else 0
-        return rows
-
-    def store_extents(self, connection: Connection, snapshot: str) -> None:
-        """Store, for the readers, the snapshot and the size in blocks of each table of keys."""
-        connection.execute(
-            text(f"INSERT INTO {self.quoted(_EXTENTS)} VALUES (:part, :snapshot, :blocks)"),
-            [
-                {"part": part, "snapshot": snapshot, "blocks": blocks}
-                for part, blocks in self._blocks.items()
-            ],
+        connection.exec_driver_sql(
+            f"CREATE UNLOGGED TABLE {self.quoted(_READS)} "
+            "(snapshot text, input text, split bigint, rows bigint)"
         )
 
-    def blocks(self, part: str) -> int:
-        """Return how many blocks a table of keys fills."""
-        return self._blocks[part]
+    def store_touched(
+        self, connection: Connection, select: str, bound: Mapping[str, datetime]
+    ) -> int:
+        """Create the table of touched students' tests from a query; return how many there are."""
+        name = self.quoted(TOUCHED)
+        rows = connection.execute(text(f"CREATE UNLOGGED TABLE {name} AS {select}"), bound).rowcount
+        connection.exec_driver_sql(
+            f"ALTER TABLE {name} ADD PRIMARY KEY ({', '.join(STUDENT_TEST)})"
+        )
+        connection.exec_driver_sql(f"ANALYZE {name}")
+        return rows
 
-    def extent_sql(self, part: str) -> str:
-        """Return the query of a reader for the snapshot and the blocks of its keys."""
-        return f"SELECT * FROM {self.quoted(_EXTENTS)} WHERE part = '{part}'"
+    def touched_blocks(self, connection: Connection) -> int:
+        """Return how many blocks the touched students' tests fill.
+
+        The table is larger: the server extends a table by many blocks in advance.
+        """
+        count: int = connection.execute(
+            text(
+                "SELECT coalesce(1 + CAST(split_part(ltrim(CAST(max(ctid) AS text), '('), ',', 1) "
+                f"AS bigint), 0) FROM {self.quoted(TOUCHED)}"
+            )
+        ).scalar_one()
+        return count
 
     @property
     def count_sql(self) -> str:
         """Return the statement by which a reader records the rows that it has read."""
         return f"INSERT INTO {self.quoted(_READS)} VALUES ($1, $2, $3, $4)"
 
-    def rows_read(self, connection: Connection) -> int:
-        """Return how many base rows were read in the snapshot; what Spark read twice counts once.
-
-        Reads of an earlier snapshot, before a retry, do not count.
-        """
+    def rows_read(self, connection: Connection, snapshot: str) -> int:
+        """Return how many base rows readers read in a snapshot; what was read twice counts once."""
         count: int = connection.execute(
             text(
-                "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM "
-                f"(SELECT DISTINCT input, split, rows FROM {self.quoted(_READS)} "
-                f"JOIN {self.quoted(_EXTENTS)} USING (snapshot)) r"
-            )
+                "SELECT CAST(coalesce(sum(rows), 0) AS bigint) FROM (SELECT DISTINCT input, split, "
+                f"rows FROM {self.quoted(_READS)} WHERE snapshot = :snapshot "
+                "AND input <> :touched) r"
+            ),
+            {"snapshot": snapshot, "touched": TOUCHED},
         ).scalar_one()
         return count
 
-    def rows_computed(self, connection: Connection, tasks: Sequence[int]) -> int:
-        """Return how many fact rows the task attempts that count have written."""
+    def rows_computed(self, connection: Connection, part: str, tasks: Sequence[int]) -> int:
+        """Return how many rows of a part the task attempts that count have written."""
         count: int = connection.execute(
-            text(f"SELECT count(*) FROM {self.quoted(ROWS)} WHERE {TASK} = ANY(:tasks)"),
+            text(f"SELECT count(*) FROM {self.quoted(part)} WHERE {TASK} = ANY(:tasks)"),
             {"tasks": list(tasks)},
         ).scalar_one()
         return count
 
     def drop(self, connection: Connection) -> None:
         """Drop the tables, as far as they exist."""
-        for part in _PARTS:
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self.quoted(part)}")
+        names = ", ".join(map(self.quoted, _TABLES))
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {names}")
 
 
-def staging_columns(fact: Fact, key_types: Mapping[str, IdType]) -> str:
+def staging_columns(part: str, base: BaseTables) -> str:
     """Return the column definitions of a table of computed rows, with types as COPY sends them."""
+    ids = {name: base.student_test_type(name) for name in STUDENT_TEST}
+    if part == INTERACTIONS:
+        ids["question_id"] = base.id_type("answers", "question_id")
+    columns = {
+        INTERACTIONS: QUESTION_INTERACTION.columns,
+        SUMMARIES: [column for column in TEST_SUMMARY.columns if column.name in OWN_RESULTS],
+        SUBMISSIONS: SUBMISSION_COUNTS,
+        HOURS: [],
+    }[part]
     return ", ".join(
         [
-            *(f"{quoted(name)} {_COPIED_AS[key_types[name]]}" for name in fact.key),
-            *(f"{quoted(column.name)} {column.type.value}" for column in fact.columns),
-            f"{ACTIVE_HOURS} integer[]",
+            *(f"{quoted(name)} {_COPIED_AS[id_type]}" for name, id_type in ids.items()),
+            *(f"{quoted(column.name)} {column.type.value}" for column in columns),
+            *(["hour integer"] if part == HOURS else []),
             f"{TASK} bigint",
         ]
     )
 
 
-def drop_leftovers(connection: Connection, schema: str, fact: Fact) -> None:
-    """Drop the staging tables of attempts that died. Only the holder of the fact's lock may."""
+def drop_leftovers(connection: Connection, schema: str) -> None:
+    """Drop the staging tables of attempts that died. Only the holder of the facts' lock may."""
     for (name,) in connection.execute(
         text(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname = :schema AND c.relkind = 'r' AND starts_with(c.relname, :prefix)"
         ),
-        {"schema": schema, "prefix": _prefix(fact)},
+        {"schema": schema, "prefix": _PREFIX},
     ).all():
         connection.exec_driver_sql(f"DROP TABLE {quoted(schema, name)}")
-
-
-def _prefix(fact: Fact) -> str:
-    return f"stg_{fact.name}_"

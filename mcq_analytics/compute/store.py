@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.fingerprints import Fingerprints, store_fingerprints, watermark
-from mcq_analytics.compute.merge import merge
-from mcq_analytics.compute.overviews import overview
+from mcq_analytics.compute.merge import Merge, Staged
+from mcq_analytics.compute.overviews import overviews
 from mcq_analytics.compute.report import AttemptReport
-from mcq_analytics.compute.selections import TEST_QUESTIONS
-from mcq_analytics.compute.staging import ROWS, TOUCHED, Staging
-from mcq_analytics.model.facts import TEST_SUMMARY, Fact
+from mcq_analytics.compute.staging import TOUCHED, Staging
+from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.spark.parts import INTERACTIONS, PARTS, SUMMARIES
 
 
 def store_result(
     connection: Connection,
-    fact: Fact,
     window: Window,
     *,
     schema: str,
@@ -32,25 +31,33 @@ def store_result(
     tasks: Sequence[int],
     fingerprints: Fingerprints,
     report: AttemptReport,
+    is_large: bool,
 ) -> None:
-    """Make the staged rows the touched rows of the fact, and complete the report.
+    """Make the staged rows those of the touched students' tests, and complete the report.
 
-    `tasks` are the task attempts whose rows count.
+    `tasks` are the task attempts whose rows count. `is_large` says that much of all is touched:
+    what spans students is then summed up anew, as it is over hours that a check found wrong.
     """
-    connection.exec_driver_sql(f"ANALYZE {staging.quoted(ROWS)}")
-    report.rows_read = staging.rows_read(connection)
-    report.fact_rows = staging.rows_computed(connection, tasks)
-    report.counts = merge(
-        connection,
-        fact,
-        fact_table=tables.facts[fact.name],
-        hours_table=tables.hours[fact.name],
-        staged=staging.quoted(ROWS),
-        touched=staging.quoted(TOUCHED),
-        test_questions=staging.quoted(TEST_QUESTIONS) if fact == TEST_SUMMARY else None,
-        tasks=tasks,
-        window=window,
+    staged = Staged(staging.quoted(TOUCHED), {part: staging.quoted(part) for part in PARTS}, tasks)
+    connection.exec_driver_sql(f"ANALYZE {', '.join(staged.parts.values())}")
+    repairing = is_large or _was_found_wrong(connection, schema, window)
+    report.counts = Merge(connection, tables, staged, window, repairing=repairing).run()
+    report.fact_rows = {
+        QUESTION_INTERACTION.name: staging.rows_computed(connection, INTERACTIONS, tasks),
+        TEST_SUMMARY.name: staging.rows_computed(connection, SUMMARIES, tasks),
+        TEST_FUNNEL.name: 0,
+    }
+    store_fingerprints(connection, schema, fingerprints)
+    report.watermark = watermark(connection, schema)
+    found, tests = overviews(connection, staged, quoted(schema, TEST_FUNNEL.name))
+    report.overviews = found
+    report.fact_rows[TEST_FUNNEL.name] = tests
+
+
+def _was_found_wrong(connection: Connection, schema: str, window: Window) -> bool:
+    statement = (
+        f"SELECT EXISTS (SELECT 1 FROM {quoted(schema, 'wrong_hour')} "
+        "WHERE hour >= :start AND hour < :end)"
     )
-    store_fingerprints(connection, schema, fact, fingerprints)
-    report.watermark = watermark(connection, schema, fact)
-    report.overview = overview(connection, fact, quoted(schema, fact.name), staging.quoted(TOUCHED))
+    bound = {"start": window.start, "end": window.end}
+    return bool(connection.execute(text(statement), bound).scalar_one())

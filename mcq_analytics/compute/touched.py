@@ -1,4 +1,4 @@
-"""The select phase of an attempt: stage the touched keys, and count the window's base rows."""
+"""The select phase of an attempt: stages the touched students' tests, counts the window's rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from sqlalchemy.engine import Engine
 
 from mcq_analytics.compute.fingerprints import Fingerprints, fingerprints
 from mcq_analytics.compute.loads import planned_rows
-from mcq_analytics.compute.selections import TEST_QUESTIONS, Selections
-from mcq_analytics.compute.staging import TOUCHED, Staging
-from mcq_analytics.model.facts import TEST_SUMMARY
+from mcq_analytics.compute.selections import IDS, Selections
+from mcq_analytics.compute.staging import Staging
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import import_snapshot
+from mcq_analytics.postgres.inspection import BaseTables
+
+SCANNED_SHARE = 0.2
+"""A window with at least this share of the answers touches much of all."""
 
 
 @dataclass(frozen=True)
 class Touched:
-    """Number of touched keys, and counts of the window's base rows.
+    """The number of touched students' tests, and counts of the window's base rows.
 
-    `record_count` is the planner's estimate of the window's rows. `left_out` counts those that no
-    fact can hold, by reason; `duplicates` the ids of the window that have several rows in
-    `questions` or `sessions`. `fingerprints` are those of the window's hours.
+    `in_window` counts its answers and submissions. `is_most` says that they are a large part of
+    all. `left_out` counts those that no fact can hold, by reason; `duplicates` the ids of the
+    window that have several rows in `questions` or `sessions`. `fingerprints` are those of the
+    window's hours.
     """
 
     keys: int
-    record_count: int
+    in_window: int
+    is_most: bool
     left_out: dict[str, int]
     duplicates: dict[str, int]
     fingerprints: Fingerprints
@@ -35,36 +41,50 @@ class Touched:
 def stage_touched(
     engine: Engine, selections: Selections, staging: Staging, window: Window, snapshot: str
 ) -> Touched:
-    """Stage the keys that a window touches, as of an exported snapshot."""
+    """Stage the students' tests that a window touches, as of an exported snapshot."""
+    bound = {"window_start": window.start, "window_end": window.end}
     with engine.connect() as plain:
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             import_snapshot(connection, snapshot)
-            bound = {"window_start": window.start, "window_end": window.end}
-            if selections.fact == TEST_SUMMARY:
-                staging.store_keys(connection, TEST_QUESTIONS, selections.test_questions(), bound)
-            keys = staging.store_keys(connection, TOUCHED, selections.touched(), bound)
-            staging.store_extents(connection, snapshot)
-            found = fingerprints(connection, selections.base, selections.fact, window)
-            counts = _window_counts(connection, selections, window)
-    return Touched(keys, *counts, found)
+            in_window, left_out = _counts(connection, selections, window)
+            all_answers = planned_rows(connection, selections.all_rows("answers"))
+            is_most = in_window >= SCANNED_SHARE * all_answers
+            keys = staging.store_touched(connection, selections.touched(), bound)
+            connection.execute(text(plan_setting(selections.base)))
+            duplicates = {
+                table: connection.execute(text(selections.duplicates(table)), bound).scalar_one()
+                for table in IDS
+            }
+            found = fingerprints(connection, selections.base, window)
+    return Touched(keys, in_window, is_most, left_out, duplicates, found)
 
 
-def _window_counts(
+def plan_setting(base: BaseTables) -> str:
+    """Return the statement that keeps the planner of a read by keys from quadratic plans.
+
+    With an index for every probe, no table is scanned, whatever the planner expects. If a table has
+    none, it is scanned once and joined, and never searched again for each key.
+    """
+    plan = "enable_seqscan" if base.probes.keys() == BASE_COLUMNS.keys() else "enable_nestloop"
+    return f"SET LOCAL {plan} = off"
+
+
+def _counts(
     connection: Connection, selections: Selections, window: Window
-) -> tuple[int, dict[str, int], dict[str, int]]:
-    """Return `record_count`, `left_out` and `duplicates`."""
-    bound = {"window_start": window.start, "window_end": window.end}
-    record_count = 0
+) -> tuple[int, dict[str, int]]:
+    """Return how many answers and submissions the window has, and how many are left out."""
+    in_window = 0
     left_out: dict[str, int] = {}
-    duplicates: dict[str, int] = {}
-    for table in selections.fact.reads:
-        if table in ("answers", "submissions"):
-            record_count += planned_rows(connection, selections, table, window)
-            counts = connection.execute(text(selections.left_out(table)), bound).mappings().one()
-            left_out |= {f"{table}_{reason}": count for reason, count in counts.items()}
-        else:
-            duplicates[table] = connection.execute(
-                text(selections.duplicates(table)), bound
-            ).scalar_one()
-    return record_count, left_out, duplicates
+    for table in ("answers", "submissions"):
+        counts = dict(
+            connection.execute(
+                text(selections.counts(table)),
+                {"window_start": window.start, "window_end": window.end},
+            )
+            .mappings()
+            .one()
+        )
+        in_window += counts.pop("in_window")
+        left_out |= {f"{table}_{reason}": count for reason, count in counts.items()}
+    return in_window, left_out

@@ -1,27 +1,31 @@
-"""The three facts as assets: thin wrappers of the functions in `transforms`, with metadata."""
+"""The three facts as assets: a thin wrapper of the function in `transforms`, with metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dagster import (
     AssetIn,
     AssetKey,
+    AssetOut,
     AssetsDefinition,
     BackfillPolicy,
     HourlyPartitionsDefinition,
     MetadataValue,
+    Output,
     TableColumn,
     TableColumnDep,
     TableColumnLineage,
     TableSchema,
-    asset,
+    multi_asset,
 )
 from pyspark.sql import DataFrame
 
 from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import (
+    FACTS,
     KEY_MEANINGS,
     QUESTION_INTERACTION,
     TEST_FUNNEL,
@@ -29,9 +33,12 @@ from mcq_analytics.model.facts import (
     UPDATED_AT_MEANING,
     Fact,
 )
-from mcq_analytics.transforms import funnel, interactions, summary
+from mcq_analytics.transforms.student_tests import student_tests
 
 GROUP = "facts"
+STEP = "facts"
+"""Name of the step that computes the facts, and of its pool, which lets in one run at a time."""
+
 _PAGES = ("exactness", "operations", "architecture")
 
 _VERSIONS: Mapping[str, str] = {
@@ -48,6 +55,8 @@ _FINAL_OPTION = (
     "answers.answer_id",
     "sessions.expiry_time",
 )
+
+_SITTING = ("submissions.submit_time", "answers.timestamp", "sessions.expiry_time")
 
 # The expiry decides which answers are valid: it is a source of every column computed from them.
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -72,54 +81,46 @@ _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "completed_submissions": ("submissions.completion_status",),
         "incomplete_submissions": ("submissions.completion_status",),
         "completion_rate": ("submissions.completion_status",),
-        "avg_submit_time": ("submissions.submit_time", "answers.timestamp", "sessions.expiry_time"),
+        "avg_submit_time": _SITTING,
+        "timed_submissions": _SITTING,
+        "timed_microseconds": _SITTING,
     },
 }
 
 
-def fact_assets(
-    hours: HourlyPartitionsDefinition, docs_url: str | None = None
-) -> list[AssetsDefinition]:
-    """Return the facts, each an hourly-partitioned asset; one run computes a range of hours.
+def fact_assets(hours: HourlyPartitionsDefinition, docs_url: str | None = None) -> AssetsDefinition:
+    """Return the facts: hourly-partitioned assets of one step; one run computes a range of hours.
 
-    `docs_url` is the address of the pages under docs/.
+    The step cannot be split, because a run stores all facts in one transaction. Every output is the
+    same DataFrame, from which the IO manager stores the facts at the first output. `docs_url` is
+    the address of the pages under docs/.
     """
 
-    @_fact_asset(QUESTION_INTERACTION, hours, docs_url)
-    def question_interaction_fact(
-        answers: DataFrame, questions: DataFrame, sessions: DataFrame
-    ) -> DataFrame:
-        return interactions.question_interaction_fact(answers, questions, sessions)
-
-    @_fact_asset(TEST_SUMMARY, hours, docs_url)
-    def test_summary_fact(
-        answers: DataFrame, questions: DataFrame, sessions: DataFrame
-    ) -> DataFrame:
-        return summary.test_summary_fact(answers, questions, sessions)
-
-    @_fact_asset(TEST_FUNNEL, hours, docs_url)
-    def test_funnel_fact(
-        answers: DataFrame, sessions: DataFrame, submissions: DataFrame
-    ) -> DataFrame:
-        return funnel.test_funnel_fact(answers, sessions, submissions)
-
-    return [question_interaction_fact, test_summary_fact, test_funnel_fact]
-
-
-def _fact_asset(
-    fact: Fact, hours: HourlyPartitionsDefinition, docs_url: str | None
-) -> Callable[[Callable[..., DataFrame]], AssetsDefinition]:
-    """Return the decorator that makes a function of the base tables the asset of a fact.
-
-    The metadata of an input names the fact for which the IO manager loads it.
-    """
-    return asset(
-        ins={name: AssetIn(metadata={"fact": fact.name}) for name in fact.reads},
+    @multi_asset(
+        name=STEP,
+        outs={fact.name: _out(fact, docs_url) for fact in FACTS},
+        # By this metadata the IO manager knows that it loads an input of the facts.
+        ins={name: AssetIn(metadata={"step": STEP}) for name in BASE_COLUMNS},
+        internal_asset_deps={fact.name: {AssetKey(name) for name in fact.reads} for fact in FACTS},
         partitions_def=hours,
         backfill_policy=BackfillPolicy.single_run(),
-        io_manager_key=IO_MANAGER_KEY,
-        pool=fact.name,
+        can_subset=False,
+        pool=STEP,
         group_name=GROUP,
+    )
+    def facts(
+        answers: DataFrame, questions: DataFrame, sessions: DataFrame, submissions: DataFrame
+    ) -> Iterator[Output[DataFrame]]:
+        computed = student_tests(answers, questions, sessions, submissions)
+        for fact in FACTS:
+            yield Output(computed, output_name=fact.name)
+
+    return facts
+
+
+def _out(fact: Fact, docs_url: str | None) -> AssetOut:
+    return AssetOut(
+        io_manager_key=IO_MANAGER_KEY,
         kinds={"pyspark", "postgres", "table"},
         owners=["team:analytics"],
         code_version=_VERSIONS[fact.name],
@@ -140,8 +141,9 @@ def _docs(page: str, docs_url: str | None) -> MetadataValue[str]:
 
 def _description(fact: Fact) -> str:
     return (
-        f"{fact.meaning}.\n\nA run makes every row that its hours touch equal to a full recompute "
-        "from the base tables, also after late, changed or deleted base rows."
+        f"{fact.meaning}.\n\nA run brings every student's test that its hours touch to what a full "
+        "recompute from the base tables gives, also after late, changed or deleted base rows. The "
+        "three facts are computed together, in one transaction."
     )
 
 
@@ -151,7 +153,7 @@ def _column_schema(fact: Fact) -> TableSchema:
             *(TableColumn(name, "id", description=KEY_MEANINGS[name]) for name in fact.key),
             *(
                 TableColumn(column.name, column.type.value, description=column.meaning)
-                for column in fact.columns
+                for column in (*fact.columns, *fact.technical)
             ),
             TableColumn("updated_at", "timestamptz", description=UPDATED_AT_MEANING),
         ]

@@ -42,7 +42,7 @@ def build_definitions(settings: Settings, *, largest_load: int = 0) -> Definitio
         warnings.simplefilter("ignore", BetaWarning)
         assets: list[AssetSpec | AssetsDefinition] = [
             *base_table_specs(hours),
-            *fact_assets(hours, settings.docs_url),
+            fact_assets(hours, settings.docs_url),
         ]
     facts = define_asset_job(
         FACTS_JOB,
@@ -58,7 +58,7 @@ def build_definitions(settings: Settings, *, largest_load: int = 0) -> Definitio
         sensors = [automation.idle_sensor(one) for one in sensors]
     return Definitions(
         assets=assets,
-        asset_checks=fact_checks(settings),
+        asset_checks=[fact_checks(settings)],
         jobs=[facts],
         schedules=schedules,
         sensors=sensors,

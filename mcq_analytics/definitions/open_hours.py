@@ -5,16 +5,18 @@ Which of them become runs is decided in `requests`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from dagster import DagsterInstance
 
-from mcq_analytics.definitions.requests import HoursByFact, Request, requests
+from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
-from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import HOUR, Window, hours_so_far
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.hours import hours_of_facts
@@ -26,30 +28,28 @@ NONE_IS_OVER = "The first hour is not over yet."
 
 @dataclass(frozen=True)
 class OpenHours:
-    """Per fact: the open hours, and for each failed hour the window that failed.
+    """The open hours, and for each failed hour the window that failed.
 
-    An hour is open if it is missing, failed or wrong, and no later attempt was cancelled.
+    An hour is open if for any fact it is missing, failed or wrong, and no later attempt was
+    cancelled.
     """
 
-    hours: HoursByFact
-    failed: dict[str, dict[datetime, Window]] = field(default_factory=dict)
+    hours: AbstractSet[datetime]
+    failed: Mapping[datetime, Window] = field(default_factory=dict)
 
-    def failed_beside_others(self) -> HoursByFact:
+    def failed_beside_others(self) -> set[datetime]:
         """Return the open hours that failed in a window of several hours."""
-        return {
-            fact: {hour for hour, window in windows.items() if window.hours > 1} & self.hours[fact]
-            for fact, windows in self.failed.items()
-        }
+        return {hour for hour, window in self.failed.items() if window.hours > 1} & self.hours
 
 
 @dataclass(frozen=True)
 class Tick:
-    """The hours that are over at a tick, and those of them that are in progress, per fact."""
+    """The hours that are over at a tick, and those that are in progress."""
 
     instance: DagsterInstance
     settings: Settings
     span: Window
-    in_progress: HoursByFact
+    in_progress: AbstractSet[datetime]
 
     @classmethod
     def begin(cls, instance: DagsterInstance, settings: Settings) -> Tick | None:
@@ -71,18 +71,21 @@ class Tick:
         engine = database.engine()
         record_ended_runs(self.instance, self.settings, engine)
         known = hours_of_facts(engine, self.settings, FACTS_BY_NAME)
-        open_hours = {name: hours.open_hours(self.span) for name, hours in known.items()}
+        found: set[datetime] = set()
+        failed: dict[datetime, Window] = {}
         for name, wrong in wrong_hours(self.instance, engine, self.settings).items():
             inside = {hour for hour in wrong if self.span.start <= hour < self.span.end}
-            open_hours[name] |= inside - known[name].cancelled(inside)
-        failed = {name: hours.failed_windows() for name, hours in known.items()}
-        return OpenHours(open_hours, failed)
+            found |= inside - known[name].cancelled(inside)
+        for hours in known.values():
+            found |= hours.open_hours(self.span)
+            failed |= hours.failed_windows()
+        return OpenHours(found, failed)
 
     def newest_hour(self) -> OpenHours:
         """Return the newest hour as the only open one: all that is known without the database."""
-        return OpenHours({fact.name: {self.span.end - HOUR} for fact in FACTS})
+        return OpenHours({self.span.end - HOUR})
 
-    def requests(self, hours: HoursByFact, found: OpenHours) -> list[Request]:
-        """Return the runs for some of the open hours, without those in progress."""
+    def requests(self, hours: AbstractSet[datetime], found: OpenHours) -> list[Window]:
+        """Return the windows of the runs for some open hours, without those in progress."""
         limit = self.settings.catch_up_hours
         return requests(hours, self.in_progress, limit, failed=found.failed)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from dagster import AssetKey, HourlyPartitionsDefinition, RunRequest, TimeWindow
+from dagster import HourlyPartitionsDefinition, RunRequest, TimeWindow
 
-from mcq_analytics.definitions.requests import Request
 from mcq_analytics.model.windows import HOUR, Window
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
@@ -47,14 +46,12 @@ def as_window(time_window: TimeWindow) -> Window:
     )
 
 
-def run_request(request: Request, tick: str | None) -> RunRequest:
-    """Return Dagster's run request; if `tick` is given, a repeated tick starts no second run."""
-    selection = [AssetKey(fact) for fact in request.facts]
-    key = f"{tick} {request.window} {' '.join(request.facts)}" if tick else None
-    if request.window.hours == 1:
-        return RunRequest(
-            run_key=key,
-            partition_key=partition_key(request.window.start),
-            asset_selection=selection,
-        )
-    return RunRequest(run_key=key, tags=range_tags(request.window), asset_selection=selection)
+def run_request(window: Window, tick: str | None) -> RunRequest:
+    """Return Dagster's request of a run of the facts' job over a window.
+
+    If `tick` is given, a repeated tick starts no second run.
+    """
+    key = f"{tick} {window}" if tick else None
+    if window.hours == 1:
+        return RunRequest(run_key=key, partition_key=partition_key(window.start))
+    return RunRequest(run_key=key, tags=range_tags(window))

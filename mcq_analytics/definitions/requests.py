@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
@@ -17,51 +16,32 @@ HOURS_PER_RUN = 1_000
 """Hours per run of a long window. Longer runs would save little; they show less progress, and lose
 more by a failure."""
 
-HoursByFact = Mapping[str, AbstractSet[datetime]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A run to request: a window, and the names of the facts to compute over it."""
-
-    window: Window
-    facts: tuple[str, ...]
-
 
 def requests(
-    wanted: HoursByFact,
-    busy: HoursByFact,
+    wanted: AbstractSet[datetime],
+    busy: AbstractSet[datetime],
     limit: int,
     per_run: int = HOURS_PER_RUN,
-    failed: Mapping[str, Mapping[datetime, Window]] | None = None,
-) -> list[Request]:
-    """Return the runs that compute the wanted hours without the busy ones, oldest first.
+    failed: Mapping[datetime, Window] | None = None,
+) -> list[Window]:
+    """Return the windows of the runs that compute the wanted hours without the busy ones.
 
-    A run has at most `per_run` hours, all runs together at most `limit`. The newest of the hours is
-    always among them: old hours that keep failing must not make the facts stale. Consecutive hours
-    share a run if they need the same facts and lie in the same half of the same failed window
+    They are in order. A run has at most `per_run` hours, all runs together at most `limit`. The
+    newest of the hours is always among them: old hours that keep failing must not make the facts
+    stale. Consecutive hours share a run if they lie in the same half of the same failed window
     (`failed`, see `FactHours.failed_windows`). Repeated failures thus isolate the bad hour.
     """
-    facts_by_hour: dict[datetime, list[str]] = {}
-    for fact, hours in wanted.items():
-        for hour in hours - busy.get(fact, frozenset()):
-            facts_by_hour.setdefault(hour, []).append(fact)
-    hours_in_order = sorted(facts_by_hour)
-    chosen = hours_in_order[: limit - 1] + hours_in_order[limit - 1 :][-1:]
-    windows: list[Request] = []
+    hours = sorted(wanted - busy)
+    chosen = hours[: limit - 1] + hours[limit - 1 :][-1:]
+    windows: list[Window] = []
 
     def together(pair: tuple[int, datetime]) -> object:
         index, hour = pair
-        facts = facts_by_hour[hour]
-        halves = [_half(hour, (failed or {}).get(fact, {}).get(hour)) for fact in facts]
-        return facts, hour - index * HOUR, halves
+        return hour - index * HOUR, _half(hour, (failed or {}).get(hour))
 
     for _, pairs in groupby(enumerate(chosen), together):
         run = [hour for _, hour in pairs]
-        facts = tuple(facts_by_hour[run[0]])
-        windows += [
-            Request(chunk, facts) for chunk in Window(run[0], run[-1] + HOUR).chunks(per_run)
-        ]
+        windows += Window(run[0], run[-1] + HOUR).chunks(per_run)
     return windows
 
 

@@ -11,7 +11,10 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import Settings
-from mcq_analytics.spark.session import spark_session
+from mcq_analytics.spark.session import spark_session, start_early
+
+FEW_HOURS = 48
+"""A run over so many hours is taken to be small before its rows are counted."""
 
 
 class DatabaseResource(ConfigurableResource[Database]):
@@ -49,6 +52,11 @@ class ScalingSparkResource(LazyPySparkResource):
             spark_session(cluster, home, self.largest_load)
         self._spark_session = spark_session(cluster, home, record_count)
         return self._spark_session
+
+    def start_early(self, hours: int) -> None:
+        """Start Spark's Java in the background for a run over some hours, if they are few."""
+        if hours <= FEW_HOURS and self._spark_session is None and self.largest_load == 0:
+            start_early(self.settings.spark, self.settings.home)
 
     def _init_session(self) -> None:
         if self._spark_session is None:

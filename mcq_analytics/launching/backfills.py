@@ -8,11 +8,12 @@ Dagster's version is pinned.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from dagster import AssetKey, DagsterInstance
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.selector import (
     PartitionRangeSelector,
     PartitionsByAssetSelector,
@@ -24,12 +25,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.definitions.build import build_definitions
 from mcq_analytics.definitions.partitions import partition_key
-from mcq_analytics.definitions.requests import Request, requests
+from mcq_analytics.definitions.requests import requests
 from mcq_analytics.definitions.run_state.hour_outcomes import record_ended_runs
 from mcq_analytics.definitions.run_state.liveness import end_dead_runs
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS
-from mcq_analytics.model.windows import HOUR, Window, format_hour, ranges
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
+from mcq_analytics.model.windows import HOUR, Window, format_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.postgres.fact_tables import FAILED
@@ -49,21 +50,23 @@ _ENDED = (
     BulkActionStatus.CANCELED,
 )
 
-PartitionsDone = Callable[[int, str], None]
-"""Called with the number of partitions just computed, and what is left."""
+_LAST_RECORDED = AssetKey(FACTS[-1].name)
+"""A run records its hours for one fact after the other: with this one they are done."""
+
+HoursDone = Callable[[int, str], None]
+"""Called with the number of hours just computed, and what is left."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One backfill: the hours of each fact within a chunk of the window, and the planned runs."""
+    """One backfill: the windows of the planned runs within a chunk of the window."""
 
-    hours: Mapping[str, set[datetime]]
-    runs: Sequence[Request]
+    runs: Sequence[Window]
 
     @property
-    def partitions(self) -> int:
-        """Number of partitions: each hour counts once per fact."""
-        return sum(map(len, self.hours.values()))
+    def hours(self) -> int:
+        """Number of hours of all runs."""
+        return sum(run.hours for run in self.runs)
 
 
 def plan(
@@ -78,36 +81,38 @@ def plan(
 ) -> list[Piece]:
     """Return the backfills that compute a window, oldest first: one per `chunk` hours.
 
-    `only_missing` selects, per fact, the hours that were never attempted; `only_failed` those whose
-    latest attempt failed; both together, the hours of either kind.
+    `only_missing` selects the hours over which some fact was never attempted; `only_failed` those
+    whose latest attempt failed; both together, the hours of either kind.
 
     Raises:
         McqError: the database or the instance cannot be read.
 
     """
-    wanted = {fact.name: {hour.start for hour in window.chunks(1)} for fact in FACTS}
+    wanted = set(window.starts())
     if only_missing or only_failed:
         with explaining("reading which hours are missing or failed", SQLAlchemyError):
             engine = database.engine()
             end_dead_runs(instance, settings)
             record_ended_runs(instance, settings, engine)
-            for fact, known in hours_of_facts(engine, settings, wanted).items():
-                statuses = known.statuses()
-                wanted[fact] = {
-                    hour
-                    for hour in wanted[fact]
-                    if (only_missing and hour not in statuses)
+            of_facts = [
+                known.statuses()
+                for known in hours_of_facts(engine, settings, FACTS_BY_NAME).values()
+            ]
+            wanted = {
+                hour
+                for hour in wanted
+                if any(
+                    (only_missing and hour not in statuses)
                     or (only_failed and statuses.get(hour) == FAILED)
-                }
+                    for statuses in of_facts
+                )
+            }
     pieces = []
     for part in window.chunks(chunk):
-        inside = {
-            fact: {hour for hour in hours if part.start <= hour < part.end}
-            for fact, hours in wanted.items()
-        }
-        runs = requests(inside, {}, limit=part.hours, per_run=chunk)
+        inside = wanted.intersection(part.starts())
+        runs = requests(inside, frozenset(), limit=part.hours, per_run=chunk)
         if runs:
-            pieces.append(Piece({fact: hours for fact, hours in inside.items() if hours}, runs))
+            pieces.append(Piece(runs))
     return pieces
 
 
@@ -126,21 +131,17 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     graph = build_definitions(settings).resolve_asset_graph()
     ids = []
     for piece in pieces:
+        partitions = PartitionsSelector(
+            [
+                PartitionRangeSelector(partition_key(run.start), partition_key(run.end - HOUR))
+                for run in piece.runs
+            ]
+        )
         selectors = [
-            PartitionsByAssetSelector(
-                asset_key=AssetKey(fact),
-                partitions=PartitionsSelector(
-                    [
-                        PartitionRangeSelector(
-                            partition_key(window.start), partition_key(window.end - HOUR)
-                        )
-                        for window in ranges(hours)
-                    ]
-                ),
-            )
-            for fact, hours in piece.hours.items()
+            PartitionsByAssetSelector(asset_key=AssetKey(fact), partitions=partitions)
+            for fact in FACTS_BY_NAME
         ]
-        first, last = piece.runs[0].window.start, piece.runs[-1].window.end
+        first, last = piece.runs[0].start, piece.runs[-1].end
         backfill = PartitionBackfill.from_partitions_by_assets(
             backfill_id=make_new_backfill_id(),
             asset_graph=graph,
@@ -157,8 +158,8 @@ def submit(instance: DagsterInstance, settings: Settings, pieces: Sequence[Piece
     return ids
 
 
-def follow(instance: DagsterInstance, ids: Sequence[str], progress: PartitionsDone) -> None:
-    """Wait until backfills have ended; `progress` is called with the partitions done since.
+def follow(instance: DagsterInstance, ids: Sequence[str], progress: HoursDone) -> None:
+    """Wait until backfills have ended; `progress` is called with the hours done since.
 
     Raises:
         McqError: an hour failed, a backfill failed or was cancelled, or the daemon stopped.
@@ -187,7 +188,7 @@ def follow(instance: DagsterInstance, ids: Sequence[str], progress: PartitionsDo
     failed = sum(_failed(backfill) for backfill in found)
     if failed:
         raise McqError(
-            f"{failed:,} hours of facts failed: `mcq-analytics status` shows why; fix the cause, "
+            f"{failed:,} hours failed: `mcq-analytics status` shows why; fix the cause, "
             "then run the command again with --only-failed"
         )
 
@@ -201,14 +202,16 @@ def _backfill(instance: DagsterInstance, backfill_id: str) -> PartitionBackfill:
 
 def _done(backfill: PartitionBackfill) -> int:
     data = backfill.asset_backfill_data
-    return data.materialized_subset.num_partitions_and_non_partitioned_assets if data else 0
+    return _hours(data.materialized_subset) if data else 0
 
 
 def _failed(backfill: PartitionBackfill) -> int:
     data = backfill.asset_backfill_data
-    if data is None:
-        return 0
-    return data.failed_and_downstream_subset.num_partitions_and_non_partitioned_assets
+    return _hours(data.failed_and_downstream_subset) if data else 0
+
+
+def _hours(subset: AssetGraphSubset) -> int:
+    return len(subset.partitions_subsets_by_asset_key.get(_LAST_RECORDED, ()))
 
 
 def _daemon_is_alive(instance: DagsterInstance) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from dagster import (
+    AssetKey,
     DagsterInstance,
     ExecuteInProcessResult,
     FloatMetadataValue,
@@ -24,6 +25,7 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.loads import largest_load
+from mcq_analytics.definitions.assets import STEP
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import range_tags
 from mcq_analytics.definitions.requests import HOURS_PER_RUN
@@ -33,7 +35,7 @@ from mcq_analytics.definitions.run_state.liveness import end_dead_runs, process_
 from mcq_analytics.definitions.run_state.run_errors import first_error
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.instance.storage import connect_to_records
-from mcq_analytics.model.facts import FACTS
+from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.model.windows import Window, format_hour
 from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.postgres.errors import explaining
@@ -98,7 +100,7 @@ def window_to_run(
 ) -> Window | None:
     """Return the window that `run` computes, or None if there is nothing to do.
 
-    Without a start it begins at the earliest start that `next_window` gives for any fact.
+    Without a start it begins at the first hour that has not succeeded for all facts.
 
     Raises:
         UsageError: the window is empty or not in whole hours, or lies outside the partitions.
@@ -107,8 +109,7 @@ def window_to_run(
     """
     engine = database.engine()
     with explaining("reading etl_metadata", SQLAlchemyError):
-        bounds = [next_window(engine, fact.name, settings, start, end) for fact in FACTS]
-    begin, finish = min(bound[0] for bound in bounds), bounds[0][1]
+        begin, finish = next_window(engine, list(FACTS_BY_NAME), settings, start, end)
     if begin >= finish:
         return None
     if begin < settings.partition_start:
@@ -178,11 +179,12 @@ def _execute(
 
 def _add(totals: dict[str, FactTotals], result: ExecuteInProcessResult) -> None:
     """Add the figures of a run; every hour of a ranged run has the figures of the whole run."""
+    events = result.asset_materializations_for_node(STEP)
     for name, total in totals.items():
-        events = result.asset_materializations_for_node(name)
-        if not events:
+        event = next((event for event in events if event.asset_key == AssetKey(name)), None)
+        if event is None:
             continue
-        metadata = events[0].metadata
+        metadata = event.metadata
         total.rows_read += _number(metadata["rows_read"])
         total.rows_inserted += _number(metadata["rows_inserted"])
         total.rows_updated += _number(metadata["rows_updated"])

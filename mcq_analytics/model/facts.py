@@ -23,6 +23,7 @@ class ColumnType(Enum):
 
     TIMESTAMP = "timestamptz"
     COUNT = "bigint"
+    SUM = "numeric"
     FLOAT = "double precision"
     TEXT = "text"
     BOOLEAN = "boolean"
@@ -50,23 +51,18 @@ class Condition:
 class Fact:
     """A fact table: `key` are its id columns, `reads` the base tables that it is computed from.
 
-    The key takes the id types of the base table `key_table`. `split_key` are the columns by which
-    touched rows are split for reading in parallel. `conditions` are CHECK constraints of the table.
+    The key takes the id types of the base table `key_table`. `conditions` are CHECK constraints of
+    the table. `technical` are columns beyond the definition, beside `updated_at`.
     """
 
     name: str
     meaning: str
     key: tuple[str, ...]
     key_table: str
-    split_key: tuple[str, ...]
     columns: tuple[FactColumn, ...]
     reads: tuple[str, ...]
     conditions: tuple[Condition, ...]
-
-    @property
-    def hours_table(self) -> str:
-        """Name of the table of the hours in which each row has source rows."""
-        return f"{self.name}_hour"
+    technical: tuple[FactColumn, ...] = ()
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -90,7 +86,6 @@ QUESTION_INTERACTION = Fact(
     "question with a valid answer",
     key=("student_id", "test_id", "question_id"),
     key_table="answers",
-    split_key=("student_id", "test_id", "question_id"),
     reads=("answers", "questions", "sessions"),
     columns=(
         FactColumn("first_answer_time", ColumnType.TIMESTAMP, "Earliest valid answer, UTC"),
@@ -126,7 +121,6 @@ TEST_SUMMARY = Fact(
     meaning="How a student did in a test: one row per student and test with a valid answer",
     key=("student_id", "test_id"),
     key_table="answers",
-    split_key=("student_id", "test_id"),
     reads=("answers", "questions", "sessions"),
     columns=(
         FactColumn(
@@ -173,7 +167,6 @@ TEST_FUNNEL = Fact(
     meaning="How a test is completed: one row per test with a submission",
     key=("test_id",),
     key_table="submissions",
-    split_key=("test_id", "student_id"),
     reads=("answers", "sessions", "submissions"),
     columns=(
         FactColumn("total_submissions", ColumnType.COUNT, "Submissions of the test"),
@@ -210,13 +203,36 @@ TEST_FUNNEL = Fact(
         Condition("completion_rate", _PERCENT.format("completion_rate")),
         Condition("avg_submit_time", _SECONDS.format("avg_submit_time")),
     ),
+    technical=(
+        FactColumn(
+            "timed_submissions",
+            ColumnType.COUNT,
+            "Submissions with a valid answer in their sitting, over which avg_submit_time is taken",
+        ),
+        FactColumn(
+            "timed_microseconds",
+            ColumnType.SUM,
+            "Sum over these submissions, from the first valid answer of the sitting, microseconds",
+        ),
+    ),
 )
 
 FACTS = (QUESTION_INTERACTION, TEST_SUMMARY, TEST_FUNNEL)
 FACTS_BY_NAME = {fact.name: fact for fact in FACTS}
 
 UPDATED_AT_MEANING = "When the row last changed; an upsert without changes leaves it as it is"
-ACTIVE_HOURS = "active_hours"
-"""Technical column of a computed fact row: the UTC hours in which it has source rows, in hours
-since 1970. They are stored beside the fact, so that a run over such an hour finds the row even if
-its source rows are gone."""
+
+STUDENT_TEST = ("student_id", "test_id")
+"""The key of a student's test, the unit of a run's work (docs/spec.md §3)."""
+
+SUBMISSION_COUNTS = (
+    FactColumn("submissions", ColumnType.COUNT, "Submissions of the test by this student"),
+    FactColumn("completed_submissions", ColumnType.COUNT, "Those that are completed"),
+    FactColumn("timed_submissions", ColumnType.COUNT, "Those with a valid answer in their sitting"),
+    FactColumn(
+        "timed_microseconds",
+        ColumnType.SUM,
+        "Sum over the timed ones, from the first valid answer of the sitting, microseconds",
+    ),
+)
+"""What a student's test adds to the row of its test in `test_funnel_fact`, in whole numbers."""

@@ -26,7 +26,7 @@ class Database:
     """A PostgreSQL database, our two schemas in it, and timeouts.
 
     `statement_seconds` limits each statement, and how long a transaction may wait for Spark;
-    `lock_seconds` limits how long an attempt waits for another attempt of the same fact.
+    `lock_seconds` limits how long an attempt waits for another attempt.
     """
 
     url: URL

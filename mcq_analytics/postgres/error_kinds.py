@@ -197,7 +197,9 @@ _OUR_TABLES = {
     "running_attempt",
     "hour_fingerprint",
     "wrong_hour",
-    *(name for fact in FACTS for name in (fact.name, fact.hours_table)),
+    "student_test_hour",
+    "student_test_submissions",
+    *(fact.name for fact in FACTS),
 }
 _NO_SUCH_SNAPSHOT = ("22023", "42704")
 """Until PostgreSQL 15, and since. Other parameters and objects have these codes too."""

@@ -16,17 +16,28 @@ from sqlalchemy import (
     Identity,
     Index,
     MetaData,
+    Numeric,
     Table,
     Text,
     func,
 )
 from sqlalchemy.types import TypeEngine
 
-from mcq_analytics.model.facts import FACTS, KEY_MEANINGS, UPDATED_AT_MEANING, ColumnType, Fact
+from mcq_analytics.model.facts import (
+    FACTS,
+    KEY_MEANINGS,
+    STUDENT_TEST,
+    SUBMISSION_COUNTS,
+    UPDATED_AT_MEANING,
+    ColumnType,
+    Fact,
+    FactColumn,
+)
 
 _TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
     ColumnType.TIMESTAMP: DateTime(timezone=True),
     ColumnType.COUNT: BigInteger(),
+    ColumnType.SUM: Numeric(),
     ColumnType.FLOAT: Float(53),
     ColumnType.TEXT: Text(),
     ColumnType.BOOLEAN: Boolean(),
@@ -39,11 +50,16 @@ SUCCESS, FAILED, CANCELLED = "success", "failed", "cancelled"
 
 @dataclass(frozen=True)
 class FactTables:
-    """Our tables in one schema; `facts` and `hours` by fact name."""
+    """Our tables in one schema; `facts` by fact name.
+
+    `submissions` has what each student's test adds to the funnel, `hours` the hours in which each
+    student's test was active.
+    """
 
     metadata: MetaData
     facts: Mapping[str, Table]
-    hours: Mapping[str, Table]
+    submissions: Table
+    hours: Table
     attempts: Table
     running: Table
     fingerprints: Table
@@ -53,16 +69,16 @@ class FactTables:
 def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTables:
     """Return our tables in `schema`, with key columns of the types in `key_types`.
 
-    `key_types` is by column: `student_id`, `test_id`, `question_id`; and `submissions.test_id`,
-    which may be a wider integer than the `test_id` of answers.
+    `key_types` has `student_id`, `test_id` and `question_id`. It also has `submissions.test_id`,
+    which may be a wider integer than in answers, and `student_test.student_id` and
+    `student_test.test_id`, which hold the ids of both.
     """
     metadata = MetaData(schema=schema)
-    facts = {fact.name: _fact(metadata, fact, key_types) for fact in FACTS}
-    hours = {fact.name: _hours(metadata, fact, key_types) for fact in FACTS}
     return FactTables(
         metadata,
-        facts,
-        hours,
+        facts={fact.name: _fact(metadata, fact, key_types) for fact in FACTS},
+        submissions=_submissions(metadata, key_types),
+        hours=_hours(metadata, key_types),
         attempts=etl_metadata_table(metadata),
         running=running_attempt_table(metadata),
         fingerprints=_fingerprints(metadata),
@@ -70,30 +86,25 @@ def fact_tables(schema: str, key_types: Mapping[str, TypeEngine[Any]]) -> FactTa
     )
 
 
-def _key_columns(fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> list[Column[Any]]:
-    return [
-        Column(
-            name,
-            key_types.get(f"{fact.key_table}.{name}", key_types[name]),
-            primary_key=True,
-            autoincrement=False,
-            comment=KEY_MEANINGS[name],
-        )
-        for name in fact.key
-    ]
+def _key(name: str, sql_type: TypeEngine[Any]) -> Column[Any]:
+    return Column(name, sql_type, primary_key=True, autoincrement=False, comment=KEY_MEANINGS[name])
+
+
+def _value(column: FactColumn) -> Column[Any]:
+    return Column(
+        column.name, _TYPES[column.type], nullable=column.nullable, comment=column.meaning
+    )
 
 
 def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
     table = Table(
         fact.name,
         metadata,
-        *_key_columns(fact, key_types),
         *(
-            Column(
-                column.name, _TYPES[column.type], nullable=column.nullable, comment=column.meaning
-            )
-            for column in fact.columns
+            _key(name, key_types.get(f"{fact.key_table}.{name}", key_types[name]))
+            for name in fact.key
         ),
+        *map(_value, fact.columns),
         Column(
             "updated_at",
             DateTime(timezone=True),
@@ -101,6 +112,7 @@ def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any
             server_default=func.now(),
             comment=UPDATED_AT_MEANING,
         ),
+        *map(_value, fact.technical),
         *(
             CheckConstraint(condition.sql, name=f"{fact.name}_{condition.name}_check")
             for condition in fact.conditions
@@ -115,9 +127,21 @@ def _fact(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any
     return table
 
 
-def _hours(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
+def _submissions(metadata: MetaData, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
     return Table(
-        fact.hours_table,
+        "student_test_submissions",
+        metadata,
+        # The test first: the rows of a test are read together.
+        *(_key(name, key_types[f"student_test.{name}"]) for name in reversed(STUDENT_TEST)),
+        *map(_value, SUBMISSION_COUNTS),
+        comment="What each student's test with a submission adds to test_funnel_fact, as it was "
+        "last computed",
+    )
+
+
+def _hours(metadata: MetaData, key_types: Mapping[str, TypeEngine[Any]]) -> Table:
+    return Table(
+        "student_test_hour",
         metadata,
         Column(
             "hour",
@@ -125,18 +149,9 @@ def _hours(metadata: MetaData, fact: Fact, key_types: Mapping[str, TypeEngine[An
             primary_key=True,
             comment="Start of the UTC hour",
         ),
-        *(
-            Column(
-                name,
-                key_types.get(f"{fact.key_table}.{name}", key_types[name]),
-                primary_key=True,
-                autoincrement=False,
-                comment=KEY_MEANINGS[name],
-            )
-            for name in fact.key
-        ),
-        comment=f"Hours in which rows of {fact.name} had source rows when they were last computed: "
-        "a run over such an hour finds the row even if its source rows are gone",
+        *(_key(name, key_types[f"student_test.{name}"]) for name in STUDENT_TEST),
+        comment="Hours in which a student's test had valid answers or submissions when it was last "
+        "computed: a run over such an hour finds it even if they are gone",
     )
 
 
@@ -189,12 +204,11 @@ def _fingerprints(metadata: MetaData) -> Table:
     return Table(
         "hour_fingerprint",
         metadata,
-        Column("pipeline_name", Text, primary_key=True, comment="The fact"),
         Column("hour", DateTime(timezone=True), primary_key=True, comment="Start of the UTC hour"),
         Column("answers", Text, comment="Fingerprint of the hour's answers"),
-        Column("submissions", Text, comment="Fingerprint of the hour's submissions, if it has any"),
-        comment="Row count and hash sum, per hour, of the base rows a fact was computed from. If "
-        "they differ now, the hour is computed again",
+        Column("submissions", Text, comment="Fingerprint of the hour's submissions"),
+        comment="Row count and hash sum, per hour, of the base rows that the facts were computed "
+        "from. If they differ now, the hour is computed again",
     )
 
 

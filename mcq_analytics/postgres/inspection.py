@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
+    BIGINT,
+    INTEGER,
+    TEXT,
+    UUID,
     Column,
     Connection,
     DateTime,
     Index,
-    Integer,
     MetaData,
     Table,
     Text,
-    Uuid,
     inspect,
     text,
 )
@@ -46,6 +47,7 @@ from mcq_analytics.postgres.base_table_checks import (
     check_type,
     id_type_of,
 )
+from mcq_analytics.postgres.probes import Probe, probes
 
 OTHERS_NAMED = 5
 """Unknown columns named in the error on a missing column: it may have been renamed to one."""
@@ -74,11 +76,11 @@ _RELATIONS = """
     FROM stands_on ORDER BY name
 """
 
-_TYPES: Mapping[IdType, TypeEngine[Any]] = {
-    IdType.INTEGER: Integer(),
-    IdType.BIGINT: BigInteger(),
-    IdType.TEXT: Text(),
-    IdType.UUID: Uuid(as_uuid=False),
+SQL_TYPES: Mapping[IdType, TypeEngine[Any]] = {
+    IdType.INTEGER: INTEGER(),
+    IdType.BIGINT: BIGINT(),
+    IdType.TEXT: TEXT(),
+    IdType.UUID: UUID(as_uuid=False),
 }
 
 
@@ -86,11 +88,13 @@ _TYPES: Mapping[IdType, TypeEngine[Any]] = {
 class BaseTables:
     """The four base tables by name, reflected, with the columns of docs/spec.md.
 
-    `relations` are the oids of these tables and of all tables and views under them.
+    `relations` are the oids of these tables and of all tables and views under them. `probes` has
+    the tables whose rows an index finds by key (see `postgres.probes`).
     """
 
     tables: Mapping[str, Table]
     relations: frozenset[int]
+    probes: Mapping[str, Probe]
 
     def __getitem__(self, name: str) -> Table:
         return self.tables[name]
@@ -100,6 +104,11 @@ class BaseTables:
         found = id_type_of(self.tables[table].c[column].type)
         assert found is not None  # checked when the tables were inspected
         return found
+
+    def student_test_type(self, column: str) -> IdType:
+        """Return the type that holds an id of a student's test, in answers and submissions."""
+        found = {self.id_type(table, column) for table in ("answers", "submissions")}
+        return IdType.BIGINT if len(found) > 1 else found.pop()
 
     def sql_type(self, table: str, column: str) -> TypeEngine[Any]:
         """Return the SQL type of a column of a base table."""
@@ -140,7 +149,7 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             schema=schema,
         )
     check_collations(connection, schema)
-    base = BaseTables(tables, base_relations(connection, schema))
+    base = BaseTables(tables, base_relations(connection, schema), probes(connection, tables))
     check_joinable(base.id_type, schema)
     return base
 
@@ -157,7 +166,7 @@ def _no_column(table: str, column: str, others: AbstractSet[str]) -> str:
 def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> list[str]:
     """Return the statements that create the indexes that runs need and the base tables lack.
 
-    An index will do if its first columns are the needed ones, in that order. Unique and primary
+    An index will do if its first columns are the needed ones, in any order. Unique and primary
     keys count.
     """
     inspector = inspect(connection)
@@ -168,7 +177,7 @@ def missing_indexes(connection: Connection, base: BaseTables, schema: str) -> li
         statements += [
             _create_index(base[name], columns, concurrently=True)
             for columns in wanted
-            if not any(index[: len(columns)] == columns for index in known)
+            if not any(set(index[: len(columns)]) == set(columns) for index in known)
         ]
     return statements
 
@@ -203,7 +212,7 @@ def create_missing_base_tables(
             *(
                 Column(
                     column,
-                    _new_type(role, known_types.get(column) or _TYPES[id_type]),
+                    _new_type(role, known_types.get(column) or SQL_TYPES[id_type]),
                     primary_key=column == primary.get(name),
                     autoincrement=False,
                 )

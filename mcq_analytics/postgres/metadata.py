@@ -6,11 +6,28 @@ An attempt normally writes its own row, see `compute`. What the rows say about e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import MetaData, Table, and_, delete, exists, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Insert,
+    MetaData,
+    Table,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Engine
 
 from mcq_analytics.errors import UsageError
@@ -24,6 +41,7 @@ from mcq_analytics.model.windows import (
 from mcq_analytics.postgres.fact_tables import (
     CANCELLED,
     FAILED,
+    SUCCESS,
     etl_metadata_table,
     running_attempt_table,
 )
@@ -31,6 +49,10 @@ from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.settings import Settings
 
 CANCELLED_TEXT = "somebody cancelled the run"
+NOT_IN_DAGSTER_TEXT = (
+    "the run ended after it had stored the facts, before Dagster had recorded all of them: nothing "
+    "is lost, and the next run over these hours completes the record"
+)
 
 
 @dataclass(frozen=True)
@@ -71,16 +93,16 @@ def latest_attempts(
 
 def next_window(
     engine: Engine,
-    pipeline_name: str,
+    fact_names: Sequence[str],
     settings: Settings,
     start_override: datetime | str | None = None,
     end_override: datetime | str | None = None,
 ) -> tuple[datetime, datetime]:
-    """Return the window to compute next for a fact, as `(start, end)` in UTC.
+    """Return the window to compute next for some facts, as `(start, end)` in UTC.
 
     An override wins. The default start is the first hour, from the partition start on, that has
-    not succeeded; the default end is the end of the last closed hour. Both are equal if there is
-    nothing to do.
+    not succeeded for one of them; the default end is the end of the last closed hour. Both are
+    equal if there is nothing to do.
 
     Raises:
         UsageError: an override is off the hour or in the future, or the end is before the start.
@@ -101,11 +123,11 @@ def next_window(
                 f"{format_hour(start)}: give an end that is later than the start"
             )
     else:
-        hours = hours_of_facts(engine, settings, [pipeline_name])[pipeline_name]
-        start = hours.succeeded_until(settings.partition_start)
+        known = hours_of_facts(engine, settings, fact_names)
+        start = min(hours.succeeded_until(settings.partition_start) for hours in known.values())
         if end_override is not None and end <= start:
             raise UsageError(
-                f"all hours of {pipeline_name} before {format_hour(end)} have succeeded: "
+                f"all hours of {', '.join(fact_names)} before {format_hour(end)} have succeeded: "
                 "give a start to compute them again"
             )
     return min(start, end), end
@@ -115,51 +137,69 @@ def record_ended(engine: Engine, settings: Settings, ended: Iterable[PastAttempt
     """Record attempts that failed or were cancelled and could not record that themselves.
 
     An attempt is left out if its run is recorded already, or if the fact was attempted again since.
-    A run recorded as failed that was really cancelled is corrected. Its row in `running_attempt`
-    goes: otherwise the next attempt, perhaps much later, would record the run once more.
+    A run that has stored the facts is recorded as failed, however it ended: Dagster does not know
+    of its success. A run recorded as failed that was really cancelled is corrected. Its row in
+    `running_attempt` goes: otherwise the next attempt, perhaps much later, would record the run
+    once more.
     """
     metadata = MetaData(schema=settings.fact_schema)
     table, running = etl_metadata_table(metadata), running_attempt_table(metadata)
     with engine.begin() as connection:
         for attempt in ended:
-            values = {
-                "pipeline_name": attempt.pipeline_name,
-                "window_start": attempt.window.start,
-                "window_end": attempt.window.end,
-                "status": attempt.status,
-                "started_at": attempt.started_at,
-                "finished_at": attempt.finished_at,
-                "run_id": attempt.run_id,
-                "error": attempt.error,
-            }
-            overlaps = and_(
-                table.c.window_start < attempt.window.end, table.c.window_end > attempt.window.start
-            )
             if attempt.status == CANCELLED:
+                stored = table.alias()
+                has_stored = exists().where(*_of_run(stored, attempt), stored.c.status == SUCCESS)
                 connection.execute(
                     update(table)
-                    .where(
-                        table.c.pipeline_name == attempt.pipeline_name,
-                        table.c.run_id == attempt.run_id,
-                        table.c.status == FAILED,
-                    )
+                    .where(*_of_run(table, attempt), table.c.status == FAILED, ~has_stored)
                     .values(status=CANCELLED)
                 )
-            connection.execute(
-                delete(running).where(
-                    running.c.pipeline_name == attempt.pipeline_name,
-                    running.c.run_id == attempt.run_id,
-                )
-            )
-            known = exists().where(
-                table.c.pipeline_name == attempt.pipeline_name,
-                or_(
-                    and_(table.c.run_id == attempt.run_id, overlaps),
-                    and_(table.c.finished_at > attempt.finished_at, overlaps),
-                ),
-            )
-            row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
-            connection.execute(insert(table).from_select(list(values), row.where(~known)))
+            connection.execute(delete(running).where(*_of_run(running, attempt)))
+            connection.execute(_insertion(table, attempt))
+
+
+def _insertion(table: Table, attempt: PastAttempt) -> Insert:
+    """Return the statement that records an attempt, unless it is known."""
+    values = {
+        "pipeline_name": attempt.pipeline_name,
+        "window_start": attempt.window.start,
+        "window_end": attempt.window.end,
+        "status": attempt.status,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "run_id": attempt.run_id,
+        "error": attempt.error,
+    }
+    overlaps = and_(
+        table.c.window_start < attempt.window.end, table.c.window_end > attempt.window.start
+    )
+    of_run = (
+        select(table.c.status)
+        .where(*_of_run(table, attempt), overlaps)
+        .order_by(table.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    since = exists().where(
+        table.c.pipeline_name == attempt.pipeline_name,
+        table.c.finished_at > attempt.finished_at,
+        overlaps,
+    )
+    found: dict[str, ColumnElement[Any]] = {
+        name: literal(value, table.c[name].type) for name, value in values.items()
+    }
+    is_stored = of_run == SUCCESS
+    found["status"] = case((is_stored, FAILED), else_=found["status"])
+    found["error"] = case((is_stored, NOT_IN_DAGSTER_TEXT), else_=found["error"])
+    # Null, if there is no row of the run.
+    is_known = or_(func.coalesce(of_run != SUCCESS, False), since)
+    return insert(table).from_select(list(found), select(*found.values()).where(~is_known))
+
+
+def _of_run(
+    table: FromClause, attempt: PastAttempt
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return table.c.pipeline_name == attempt.pipeline_name, table.c.run_id == attempt.run_id
 
 
 def _hour(moment: datetime | str) -> datetime:

@@ -93,10 +93,10 @@ BEGIN
             AND relowner <> 'mcq_writer'::regrole
             AND (
                 relname ~ '^(question_interaction|test_summary|test_funnel)_fact(_hour)?$'
-                OR relname ~ '^stg_(question_interaction|test_summary|test_funnel)_fact_'
+                OR relname ~ '^stg_([0-9a-f]{12}|(question_interaction|test_summary|test_funnel)_fact)_'
                 OR relname IN (
-                    'etl_metadata', 'running_attempt', 'hour_fingerprint', 'wrong_hour',
-                    'alembic_version'
+                    'student_test_hour', 'student_test_submissions', 'etl_metadata',
+                    'running_attempt', 'hour_fingerprint', 'wrong_hour', 'alembic_version'
                 )
             )
         -- The schema first: the new owner of a table needs the right to create tables in it.

@@ -18,11 +18,11 @@ from sqlalchemy.schema import SetColumnComment, SetTableComment
 from sqlalchemy.types import TypeEngine
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.facts import FACTS, KEY_MEANINGS
+from mcq_analytics.model.facts import FACTS, KEY_MEANINGS, STUDENT_TEST
 from mcq_analytics.postgres.error_kinds import CHECK_VIOLATION
 from mcq_analytics.postgres.fact_tables import fact_tables
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import BaseTables
+from mcq_analytics.postgres.inspection import SQL_TYPES, BaseTables
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,13 @@ _MIGRATION_LOCK = 0x6D63715F616E  # "mcq_an"
 def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
     """Return the types of the facts' key columns, which are those of the base tables.
 
-    `submissions.test_id` has an entry of its own: it may be a wider integer than in `answers`.
+    `submissions.test_id` has an entry of its own: it may be a wider integer than in `answers`. So
+    have the ids of a student's test, which are those of both tables.
     """
     types = {name: base.sql_type("answers", name) for name in KEY_MEANINGS}
     types["submissions.test_id"] = base.sql_type("submissions", "test_id")
+    for name in STUDENT_TEST:
+        types[f"student_test.{name}"] = SQL_TYPES[base.student_test_type(name)]
     return types
 
 
@@ -139,13 +142,13 @@ def require_fact_tables(
                 raise McqError(
                     f"{schema}.{table.name}.{column.name} is missing: run mcq-analytics init-db"
                 )
-    for fact in FACTS:
-        for key in fact.key:
-            wanted = expected.facts[fact.name].c[key].type
-            has = found[fact.name, key]
+    for table in (*expected.facts.values(), expected.submissions, expected.hours):
+        for key in KEY_MEANINGS.keys() & table.primary_key.columns.keys():
+            wanted = table.c[key].type
+            has = found[table.name, key]
             if not _same_type(has, wanted):
                 raise McqError(
-                    f"{schema}.{fact.name}.{key} is {has}, but the base tables have "
+                    f"{schema}.{table.name}.{key} is {has}, but the base tables have "
                     f"{str(wanted).lower()}: move the fact schema aside, run mcq-analytics "
                     "init-db, and compute the facts again"
                 )

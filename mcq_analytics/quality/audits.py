@@ -1,80 +1,64 @@
-"""Audits of stored fact rows in plain SQL, independent of the Spark code that computed them.
+"""Audits of stored rows in plain SQL, independent of the Spark code that computed them.
 
-Per window: a recompute of some rows, and counts of base rows without a counterpart. What every row
-must satisfy is left to the constraints of the tables. `definitions.checks` turns the results into
-asset checks.
+Per window: a recompute of some students' tests, what spans students against what is stored of each,
+and counts of base rows without a counterpart. What every row must satisfy is left to the
+constraints of the tables. `definitions.checks` turns the results into asset checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 
-from mcq_analytics.compute.fingerprints import computed_hours, stale_hours
+from mcq_analytics.compute.fingerprints import computed_hours, stale_hours, stored_rows
+from mcq_analytics.compute.handed_in import handed_in
 from mcq_analytics.compute.judged_answers import judged, outcomes
+from mcq_analytics.compute.spanning import TOTALS
 from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.facts import (
     QUESTION_INTERACTION,
+    STUDENT_TEST,
+    SUBMISSION_COUNTS,
     TEST_FUNNEL,
     TEST_SUMMARY,
     ColumnType,
     Fact,
+    FactColumn,
 )
-from mcq_analytics.model.windows import Window, ranges
+from mcq_analytics.model.windows import HOUR, Window, ranges
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.postgres.inspection import BaseTables
+from mcq_analytics.postgres.inspection import SQL_TYPES, BaseTables
 
 SAMPLE = 20
-"""Rows of a window that are recomputed: their whole history is read, in one session."""
+"""Students' tests of a window that are recomputed, from their whole history."""
+SAMPLED_ROWS = 100_000
+"""The sample of a window with more base rows is drawn from a part of it."""
+SUMMED_ROWS = 50_000
+"""Tests of the sample are summed up until they have this many submissions; at least one is."""
 
-_CANDIDATES: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: """
-        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id, {a.question_id} AS question_id
-        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-    """,
-    TEST_SUMMARY.name: """
+# Some of the students' tests that the window touches, in a temporary table: they are found once.
+_SAMPLE = """
+    CREATE TEMPORARY TABLE sample AS
+    SELECT * FROM (
         SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
         FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-    """,
-    TEST_FUNNEL.name: """
-        SELECT {b.test_id} AS test_id FROM {submissions} b
-        WHERE {submissions_in_window} AND {submission_has_keys}
-    """,
-}
+        UNION
+        SELECT {b.student_id}, {b.test_id}
+        FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys}
+        UNION
+        SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
+    ) touched
+    ORDER BY hash_record_extended(ROW(student_id, test_id), :seed) LIMIT :sample
+"""
 
-# A recompute is one statement, `_DIFFERENT_ROWS`, with these common table expressions in order:
-#   sample    the keys of the fact to recompute, at most SAMPLE of them
-#   sittings  the funnel only: submissions by student, test and time
-#   judged    the answers that `_ANSWERS` selects, with `is_valid` and `correct_option`
-#   expected  the rows that the fact should have for the sample, and actual: those that it has
-# Each may use those before it. `{outcomes}` is a query over `judged`, `{outcomes_of_sample}` the
-# same for the students and tests of `sample`: see `outcomes` in `compute.judged_answers`.
-_ANSWERS: Mapping[str, str] = {
-    QUESTION_INTERACTION.name: """
-        SELECT {answer_columns}
-        FROM sample k JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
-            AND a.question_id = k.question_id
-        WHERE {answer_has_keys}
-    """,
-    # The totals need all answers of a test; the rest needs those of the sampled students only.
-    TEST_SUMMARY.name: """
-        SELECT {answer_columns}
-        FROM (SELECT DISTINCT test_id FROM sample) k
-        JOIN {answers} a ON a.test_id = k.test_id
-        WHERE {answer_has_keys}
-    """,
-    TEST_FUNNEL.name: """
-        SELECT {answer_columns}
-        FROM (SELECT DISTINCT student_id, test_id FROM sittings) k
-        JOIN {answers} a ON a.student_id = k.student_id AND a.test_id = k.test_id
-        WHERE {answer_has_keys}
-    """,
-}
+_ANSWERS = "SELECT {answer_columns} FROM sample k {answers_of_key} WHERE {answer_has_keys}"
 
+# What the rows of the sample should be, by the name of their table: common table expressions, the
+# last of which is `expected`.
 _EXPECTED: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
     {judged}, expected AS (
@@ -84,82 +68,69 @@ _EXPECTED: Mapping[str, str] = {
             extract(epoch FROM last_answer_time - first_answer_time) AS time_spent
         FROM ({outcomes}) o
     )""",
+    # The totals follow from the stored interactions of all students.
     TEST_SUMMARY.name: """
-    {judged}, totals AS (
-        SELECT test_id, count(DISTINCT question_id) AS total_questions
-        FROM judged WHERE is_valid GROUP BY test_id
-    ), expected AS (
+    {judged}, totals AS MATERIALIZED ({totals}), expected AS (
         SELECT o.student_id, o.test_id, t.total_questions,
             count(*) AS questions_attempted,
             count(*) FILTER (WHERE o.is_correct) AS correct_answers,
             100.0 * count(*) FILTER (WHERE o.is_correct) / count(*) AS accuracy_percent,
             extract(epoch FROM max(o.last_answer_time) - min(o.first_answer_time)) AS time_spent
-        FROM ({outcomes_of_sample}) o
-        JOIN totals t ON t.test_id = o.test_id
+        FROM ({outcomes}) o LEFT JOIN totals t ON t.test_id = o.test_id
         GROUP BY o.student_id, o.test_id, t.total_questions
     )""",
-    # An answer belongs to the next submission. Instead of a join, both are ordered and numbered.
-    TEST_FUNNEL.name: """
-    sittings AS (
-        SELECT student_id, test_id, submit_time, count(*) AS submissions,
-            count(*) FILTER (WHERE lower(completion_status) = 'completed') AS completed
-        FROM (
-            SELECT {submission_columns}
-            FROM sample k JOIN {submissions} b ON b.test_id = k.test_id
-            WHERE {submission_has_keys}
-        ) b
-        GROUP BY student_id, test_id, submit_time
-    ), {judged}, events AS (
-        SELECT student_id, test_id, submit_time AS moment, true AS is_submission,
-            submissions, completed
-        FROM sittings
-        UNION ALL SELECT student_id, test_id, "timestamp", false, 0, 0 FROM judged WHERE is_valid
-    ), numbered AS (
-        SELECT *, count(*) FILTER (WHERE is_submission) OVER (
-            PARTITION BY student_id, test_id ORDER BY moment, is_submission
-            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS number
-        FROM events
-    ), timed AS (
-        SELECT test_id, sum(submissions) AS submissions, sum(completed) AS completed,
-            extract(epoch FROM max(moment) - min(moment) FILTER (WHERE NOT is_submission))
-                AS seconds
-        FROM numbered GROUP BY student_id, test_id, number HAVING bool_or(is_submission)
-    ), expected AS (
-        SELECT test_id, sum(submissions) AS total_submissions,
-            sum(completed) AS completed_submissions,
-            sum(submissions - completed) AS incomplete_submissions,
-            100.0 * sum(completed) / sum(submissions) AS completion_rate,
-            sum(seconds * submissions) / sum(submissions) FILTER (WHERE seconds IS NOT NULL)
-                AS avg_submit_time
-        FROM timed GROUP BY test_id
-    )""",
+    TEST_FUNNEL.name: "{handed_in}, expected AS (SELECT * FROM handed_in)",
 }
 
 _DIFFERENT_ROWS = """
-    WITH sample AS MATERIALIZED (
-        SELECT * FROM (
-            {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
-        ) c ORDER BY hash_record_extended(ROW({key}), :seed) LIMIT :sample
-    ), {expected}, actual AS (
-        SELECT f.* FROM sample k JOIN {fact} f USING ({key})
+    WITH {expected}, actual AS (
+        SELECT f.* FROM sample k CROSS JOIN LATERAL (
+            SELECT * FROM {table} f
+            WHERE f.student_id = k.student_id AND f.test_id = k.test_id OFFSET 0
+        ) f
     )
-    SELECT CAST(ROW({key}) AS text) AS key, test_id FROM actual FULL JOIN expected USING ({key})
+    SELECT CAST(ROW({key}) AS text) AS key, student_id, test_id
+    FROM actual FULL JOIN expected USING ({key})
     WHERE actual.test_id IS NULL OR expected.test_id IS NULL OR {different}
 """
 
-_SAMPLE_SIZE = """
-    SELECT least(:sample, count(*)) FROM (
-        {candidates} UNION SELECT {hours_key} FROM {hours} h WHERE {hours_in_window}
-    ) c
+# The funnel of some tests, small ones first, against the sum of what is stored of each student.
+_DIFFERENT_SUMS = """
+    WITH counted AS (
+        SELECT t.test_id, coalesce(f.total_submissions, 0) AS size
+        FROM (SELECT DISTINCT test_id FROM sample) t LEFT JOIN {table} f ON f.test_id = t.test_id
+    ), tests AS MATERIALIZED (
+        SELECT test_id FROM (
+            SELECT test_id, size, sum(size) OVER (ORDER BY size, test_id) AS up_to_here FROM counted
+        ) s WHERE up_to_here <= :summed OR up_to_here = size
+    ), expected AS (
+        SELECT t.test_id, {sums} FROM tests t CROSS JOIN LATERAL (
+            SELECT {counts} FROM {stored} s WHERE s.test_id = t.test_id HAVING count(*) > 0
+        ) s
+    ), actual AS (
+        SELECT f.* FROM tests t JOIN {table} f ON f.test_id = t.test_id
+    )
+    SELECT CAST(ROW(test_id) AS text) FROM actual FULL JOIN expected USING (test_id)
+    WHERE actual.total_submissions IS NULL OR expected.total_submissions IS NULL OR {different}
 """
+_SUMS = {
+    "total_submissions": "submissions",
+    "completed_submissions": "completed_submissions",
+    "incomplete_submissions": "submissions - completed_submissions",
+    "completion_rate": "100.0 * completed_submissions / submissions",
+    "avg_submit_time": "timed_microseconds / nullif(timed_submissions, 0) / 1000000",
+    "timed_submissions": "timed_submissions",
+    "timed_microseconds": "timed_microseconds",
+}
 
-_HOURS_OF_TESTS = """
-    SELECT DISTINCT date_trunc('hour', {answer_time}, 'UTC') AS hour, {a.test_id}
-    FROM {answers} a WHERE a.test_id = ANY({tests}) AND {answer_has_keys}
-    UNION SELECT DISTINCT date_trunc('hour', {submit_time}, 'UTC'), {b.test_id}
-    FROM {submissions} b WHERE b.test_id = ANY({tests}) AND {submission_has_keys}
-    UNION SELECT h.hour, {h.test_id} FROM {hours} h
-    WHERE h.test_id = ANY({tests}) AND h.hour BETWEEN {earliest} AND {latest}
+_HOURS_OF_STUDENT_TESTS = """
+    WITH k AS MATERIALIZED (
+        SELECT * FROM unnest({students}, {tests}) AS k (student_id, test_id)
+    )
+    SELECT DISTINCT date_trunc('hour', {answer_time}, 'UTC') AS hour, k.student_id, k.test_id
+    FROM k {answers_of_key} WHERE {answer_has_keys}
+    UNION SELECT DISTINCT date_trunc('hour', {submit_time}, 'UTC'), k.student_id, k.test_id
+    FROM k {submissions_of_key} WHERE {submission_has_keys}
 """
 
 _REFERENCES: Mapping[str, Mapping[str, str]] = {
@@ -183,13 +154,15 @@ _REFERENCES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_Pair = tuple[object, object]
+
 
 @dataclass(frozen=True)
 class Recomputed:
-    """The result of recomputing a sample of rows: its size, and the keys of rows that differ.
+    """The result of recomputing a sample of students' tests: its size, and the keys of wrong rows.
 
-    Rows in `awaiting` differ because base rows of their tests arrived or changed since, in hours
-    that are still to run. Rows in `wrong` have no such excuse.
+    Rows in `awaiting` differ because base rows of the student's test arrived or changed since, in
+    hours that are still to run. Rows in `wrong` have no such excuse.
     """
 
     sampled: int
@@ -207,90 +180,137 @@ class Audits:
     window: Window
 
     def computed_until(self, connection: Connection) -> datetime | None:
-        """Return the end of the latest hour that the fact was computed over, or None."""
+        """Return the end of the latest hour that the facts were computed over, or None."""
         statement = (
-            f"SELECT max(hour) + interval '1 hour' FROM {quoted(self.schema, 'hour_fingerprint')} "
-            "WHERE pipeline_name = :fact"
+            f"SELECT max(hour) + interval '1 hour' FROM {quoted(self.schema, 'hour_fingerprint')}"
         )
-        found: datetime | None = connection.execute(
-            text(statement), {"fact": self.fact.name}
-        ).scalar()
+        found: datetime | None = connection.execute(text(statement)).scalar()
         return found
 
     def references(self, connection: Connection) -> dict[str, int]:
         """Return the number of base rows of the window without a counterpart, by kind."""
         statements = _REFERENCES.get(self.fact.name, {})
-        return {what: self._count(connection, statement) for what, statement in statements.items()}
+        return {
+            what: int(connection.execute(text(self._fill(statement)), self._window).scalar_one())
+            for what, statement in statements.items()
+        }
 
     def recomputed(self, connection: Connection, seed: int = 0) -> Recomputed:
-        """Recompute a sample of rows, drawn by `seed`, from their whole history."""
-        candidates = self._fill(_CANDIDATES[self.fact.name])
-        bound = {**self._bound, "sample": SAMPLE, "seed": seed}
-        sampled = connection.execute(
-            text(self._fill(_SAMPLE_SIZE, candidates=candidates)), bound
-        ).scalar_one()
-        expected = self._fill(
-            _EXPECTED[self.fact.name],
-            judged=self._fill(judged(_ANSWERS[self.fact.name])),
-            outcomes=outcomes(),
-            outcomes_of_sample=outcomes("judged JOIN sample USING (student_id, test_id)"),
-        )
-        statement = self._fill(
-            _DIFFERENT_ROWS, candidates=candidates, expected=expected, different=self._different
-        )
-        rows = connection.execute(text(statement), bound).all()
-        unsettled = self._unsettled_tests(connection, {row.test_id for row in rows})
+        """Recompute a sample of students' tests, drawn by `seed`; check what spans students.
+
+        For the funnel, the rows are those of which its sums are made; then the sums are compared.
+        """
+        part = self._sampled(connection, seed)
+        bound = {
+            "window_start": part.start,
+            "window_end": part.end,
+            "sample": SAMPLE,
+            "seed": seed,
+        }
+        sampled = connection.execute(text(self._fill(_SAMPLE)), bound).rowcount
+        connection.execute(text("ANALYZE sample"))
+        rows = connection.execute(text(self._different_rows())).all()
+        unsettled = self._unsettled(connection, {(row.student_id, row.test_id) for row in rows})
+        wrong = [row.key for row in rows if (row.student_id, row.test_id) not in unsettled]
+        if self.fact == TEST_FUNNEL:
+            statement = text(self._different_sums())
+            wrong += connection.execute(statement, {"summed": SUMMED_ROWS}).scalars()
+        connection.execute(text("DROP TABLE sample"))
         return Recomputed(
             sampled,
-            wrong=tuple(row.key for row in rows if row.test_id not in unsettled),
-            awaiting=tuple(row.key for row in rows if row.test_id in unsettled),
+            wrong=tuple(wrong),
+            awaiting=tuple(row.key for row in rows if (row.student_id, row.test_id) in unsettled),
         )
 
-    def _unsettled_tests(self, connection: Connection, tests: Iterable[object]) -> set[object]:
-        """Return the tests with an hour that was never computed, or has changed since."""
-        chosen = list(tests)
+    def _sampled(self, connection: Connection, seed: int) -> Window:
+        """Return the part of the window that the sample is drawn from."""
+        rows = stored_rows(connection, self.schema, self.window)
+        part = self.window
+        while part.hours > 1 and sum(rows.get(hour, 0) for hour in part.starts()) > SAMPLED_ROWS:
+            middle = part.start + part.hours // 2 * HOUR
+            halves = (Window(part.start, middle), Window(middle, part.end))
+            filled = [half for half in halves if any(rows.get(hour) for hour in half.starts())]
+            part = filled[seed % len(filled)]
+            seed //= 2
+        return part
+
+    def _different_rows(self) -> str:
+        of_submissions = self.fact == TEST_FUNNEL
+        table = "student_test_submissions" if of_submissions else self.fact.name
+        key = STUDENT_TEST if of_submissions else self.fact.key
+        return self._fill(
+            _DIFFERENT_ROWS,
+            expected=self._fill(
+                _EXPECTED[self.fact.name],
+                judged=self._fill(judged(_ANSWERS)),
+                outcomes=outcomes(),
+                totals=TOTALS.format(
+                    touched="sample", interactions=quoted(self.schema, QUESTION_INTERACTION.name)
+                ),
+                handed_in=self._fill(handed_in("sample")),
+            ),
+            table=quoted(self.schema, table),
+            key=", ".join(map(quoted, key)),
+            different=_different(SUBMISSION_COUNTS if of_submissions else self.fact.columns),
+        )
+
+    def _different_sums(self) -> str:
+        return self._fill(
+            _DIFFERENT_SUMS,
+            table=quoted(self.schema, TEST_FUNNEL.name),
+            stored=quoted(self.schema, "student_test_submissions"),
+            counts=", ".join(f"sum({one.name}) AS {one.name}" for one in SUBMISSION_COUNTS),
+            sums=", ".join(f"{sql} AS {name}" for name, sql in _SUMS.items()),
+            different=_different([*TEST_FUNNEL.columns, *TEST_FUNNEL.technical]),
+        )
+
+    def _unsettled(self, connection: Connection, pairs: Iterable[_Pair]) -> set[_Pair]:
+        """Return the students' tests with an hour that was never computed, or has changed since."""
+        chosen = list(pairs)
         if not chosen:
             return set()
-        id_type = self.base.sql_type(self.fact.key_table, "test_id").compile(postgresql.dialect())
-        statement = self._fill(_HOURS_OF_TESTS, tests=f"CAST(:tests AS {id_type}[])")
-        tests_of: dict[datetime, set[object]] = {}
-        for hour, test in connection.execute(text(statement), {"tests": chosen}):
-            tests_of.setdefault(hour, set()).add(test)
-        done = computed_hours(connection, self.schema, self.fact)
-        unsettled = set().union(*(tests_of[hour] for hour in tests_of.keys() - done))
-        # Comparing hours is expensive: only those that can still decide about a test.
-        rest = (hour for hour, some in tests_of.items() if hour in done and some - unsettled)
+        types = {
+            name: SQL_TYPES[self.base.student_test_type(name)].compile(postgresql.dialect())
+            for name in STUDENT_TEST
+        }
+        statement = self._fill(
+            _HOURS_OF_STUDENT_TESTS,
+            students=f"CAST(:students AS {types['student_id']}[])",
+            tests=f"CAST(:tests AS {types['test_id']}[])",
+        )
+        bound = {"students": [pair[0] for pair in chosen], "tests": [pair[1] for pair in chosen]}
+        pairs_of: dict[datetime, set[_Pair]] = {}
+        for hour, student, test in connection.execute(text(statement), bound):
+            pairs_of.setdefault(hour, set()).add((student, test))
+        done = computed_hours(connection, self.schema)
+        unsettled = set().union(*(pairs_of[hour] for hour in pairs_of.keys() - done))
+        # Comparing hours is expensive: only those that can still decide about a student's test.
+        rest = (hour for hour, some in pairs_of.items() if hour in done and some - unsettled)
         for window in ranges(rest):
-            for hour in stale_hours(connection, self.base, self.schema, self.fact, window):
-                unsettled |= tests_of[hour]
+            for hour in stale_hours(connection, self.base, self.schema, window):
+                unsettled |= pairs_of[hour]
         return unsettled
 
     @property
-    def _different(self) -> str:
-        conditions = []
-        for column in self.fact.columns:
-            one, other = f"actual.{quoted(column.name)}", f"expected.{quoted(column.name)}"
-            if column.type is ColumnType.FLOAT:
-                # Sums in another order differ in the last digits.
-                conditions.append(
-                    f"({one} IS NULL) <> ({other} IS NULL) "
-                    f"OR abs({one} - {other}) > 1e-9 * greatest(1, abs({other}))"
-                )
-            else:
-                conditions.append(f"{one} IS DISTINCT FROM {other}")
-        return " OR ".join(conditions)
-
-    @property
-    def _bound(self) -> dict[str, object]:
+    def _window(self) -> dict[str, object]:
         return {"window_start": self.window.start, "window_end": self.window.end}
 
-    def _count(self, connection: Connection, template: str) -> int:
-        return int(connection.execute(text(self._fill(template)), self._bound).scalar_one())
-
     def _fill(self, template: str, **more: str) -> str:
-        names = {
-            "fact": quoted(self.schema, self.fact.name),
-            "hours": quoted(self.schema, self.fact.hours_table),
-            "key": ", ".join(quoted(name) for name in self.fact.key),
-        }
-        return Templates(self.fact, self.base, names).fill(template, **more)
+        names = {"hours": quoted(self.schema, "student_test_hour")}
+        return Templates(self.base, names).fill(template, **more)
+
+
+def _different(columns: Sequence[FactColumn]) -> str:
+    """Return the condition that `actual` and `expected` differ in some column."""
+    conditions = []
+    for column in columns:
+        one, other = f"actual.{quoted(column.name)}", f"expected.{quoted(column.name)}"
+        if column.type is ColumnType.FLOAT:
+            # Sums in another order differ in the last digits.
+            conditions.append(
+                f"({one} IS NULL) <> ({other} IS NULL) "
+                f"OR abs({one} - {other}) > 1e-9 * greatest(1, abs({other}))"
+            )
+        else:
+            conditions.append(f"{one} IS DISTINCT FROM {other}")
+    return " OR ".join(conditions)

@@ -1,8 +1,9 @@
 """Compares base tables with facts in pieces, as many as fit into a tick of the late data sensor.
 
-What a piece compares is in `compute.fingerprints` and `corrections`. If a piece takes too long, the
-server cancels it and the next one is half as large. A tick continues where the last one stopped,
-but always compares the newest hours first.
+What a piece compares is in `compute.fingerprints` and `corrections`. A tick compares the newest
+hours, then goes on with the lookback and with the past where the last one stopped, until it has
+read about `ROWS_PER_TICK` rows: recent hours are compared often, old ones the more rarely the more
+there are. If a piece takes too long, the server cancels it and the next one is half as large.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from mcq_analytics.compute.fingerprints import Fingerprints, stale_hours
-from mcq_analytics.model.facts import FACTS, QUESTION_INTERACTION, TEST_SUMMARY, Fact
+from mcq_analytics.compute.fingerprints import stale_hours, stored_rows
+from mcq_analytics.model.facts import QUESTION_INTERACTION
 from mcq_analytics.model.windows import HOUR, Window, format_hour, parse_hour
 from mcq_analytics.postgres.errors import QUERY_CANCELED
 from mcq_analytics.postgres.inspection import BaseTables
@@ -28,6 +29,13 @@ PIECE_SECONDS = 8
 """Time limit of a piece. Dagster gives a tick a minute for all of them."""
 RECENT_SECONDS, PAST_SECONDS, KEY_SECONDS = 15, 25, 42
 """Since the start of the tick: when the last piece of each kind may begin."""
+NEWEST_HOURS = 3
+"""The newest hours, which every tick compares."""
+TICKS_PER_LOOKBACK = 11
+"""Within this many ticks, which is less than an hour, the whole lookback is compared."""
+ROWS_PER_TICK, ROWS_OF_LOOKBACK = 500_000, 300_000
+"""Base rows that a tick compares, and those of them in the lookback. At two to three microseconds
+a row, a tick of five minutes takes less than 1 % of one core."""
 HOURS_AT_ONCE = 168
 ROWS_AT_ONCE = 50_000
 FEWEST_ROWS = 100
@@ -50,7 +58,7 @@ class ComparisonState:
 
     `answer_key` is the fingerprint of the key that all rows agreed with; None during a `round`.
     `compared_until` is how far this pass over the past has come. `recent_down_to` is how far back
-    the lookback was compared, None if completely.
+    the lookback was compared, None if completely: the next pass begins with its newest hours.
     """
 
     answer_key: str | None = None
@@ -105,7 +113,7 @@ class ComparisonState:
 class Comparison:
     """The comparison of one tick, in one snapshot.
 
-    `hours` are the hours to compute again, by fact; `changed` the new fingerprints, by hour and
+    `hours` are the hours to compute again; `changed` the new fingerprints, by hour and
     base table; `failure` names a piece of minimal size that took too long.
     """
 
@@ -113,30 +121,56 @@ class Comparison:
         self, connection: Connection, base: BaseTables, schema: str, state: ComparisonState
     ) -> None:
         self.state = state
-        self.hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+        self.hours: set[datetime] = set()
         self.changed: dict[tuple[datetime, str], str] = {}
         self.failure: str | None = None
         self._connection = connection
         self._base = base
         self._schema = schema
+        self._rows = 0
         self._began = monotonic()
 
     def compare_recent(self, window: Window) -> None:
-        """Compare the fingerprints of the newest hours, then go back through the window."""
-        edge = self._advance(window.end, window.start, RECENT_SECONDS, pieces=1)
-        if edge == window.end:
+        """Compare the newest hours, then go on back through the lookback `window`."""
+        newest = max(window.start, window.end - NEWEST_HOURS * HOUR)
+        if self._advance(window.end, newest, RECENT_SECONDS) != newest:
             return
+        self._count(Window(newest, window.end))
         stopped_at = self.state.recent_down_to
-        if stopped_at is not None and window.start < stopped_at < edge:
-            edge = stopped_at
-        edge = self._advance(edge, window.start, RECENT_SECONDS)
-        down_to = edge if edge > window.start else None
+        edge = stopped_at if stopped_at and window.start < stopped_at < newest else newest
+        down_to = None
+        if window.start < edge:
+            part = Window(window.start, edge)
+            share = -(-window.hours // TICKS_PER_LOOKBACK)
+            limit = edge - self._affordable(part, ROWS_OF_LOOKBACK, share, backwards=True) * HOUR
+            edge = self._advance(edge, limit, RECENT_SECONDS)
+            if edge < part.end:
+                self._count(Window(edge, part.end))
+            down_to = edge if edge > window.start else None
         self.state = replace(self.state, recent_down_to=down_to)
 
     def compare_past(self, window: Window) -> None:
-        """Compare the fingerprints of past hours, oldest first."""
-        edge = self._advance(window.start, window.end, PAST_SECONDS)
+        """Compare hours before the lookback, oldest first, as many as the tick has left."""
+        hours = self._affordable(window, ROWS_PER_TICK, 1)
+        edge = self._advance(window.start, window.start + hours * HOUR, PAST_SECONDS)
         self.state = replace(self.state, compared_until=edge)
+
+    def _affordable(
+        self, window: Window, limit: int, at_least: int, *, backwards: bool = False
+    ) -> int:
+        """Return how many hours of a window can be compared before `limit` rows are read."""
+        rows = stored_rows(self._connection, self._schema, window)
+        left = limit - self._rows
+        hours = 0
+        for hour in sorted(window.starts(), reverse=backwards):
+            left -= rows.get(hour, 0)
+            if left < 0 and hours >= at_least:
+                break
+            hours += 1
+        return hours
+
+    def _count(self, window: Window) -> None:
+        self._rows += sum(stored_rows(self._connection, self._schema, window).values())
 
     def compare_answer_key(self) -> None:
         """Compare the rows with the answer key, unless all agreed with this one before.
@@ -172,8 +206,7 @@ class Comparison:
         if page is None:
             self.state = replace(self.state, rows_at_once=max(FEWEST_ROWS, rows // 2))
             return rows > FEWEST_ROWS
-        for fact in (QUESTION_INTERACTION, TEST_SUMMARY):
-            self.hours[fact.name] |= page.hours
+        self.hours |= page.hours
         is_wrong = current.is_wrong or bool(page.hours)
         if page.last is None or page.rows < rows:
             agreed = None if is_wrong else current.answer_key
@@ -185,12 +218,9 @@ class Comparison:
         self.state = replace(self.state, round=reached, rows_at_once=rows)
         return True
 
-    def _advance(
-        self, edge: datetime, limit: datetime, until: float, pieces: int | None = None
-    ) -> datetime:
+    def _advance(self, edge: datetime, limit: datetime, until: float) -> datetime:
         """Compare hours from `edge` to `limit`, forwards or backwards; return how far it got."""
-        compared = 0
-        while edge != limit and self._elapsed() < until and compared != pieces:
+        while edge != limit and self._elapsed() < until:
             at_once = self.state.hours_at_once
             step = at_once * HOUR
             reached = max(limit, edge - step) if limit < edge else min(limit, edge + step)
@@ -198,7 +228,6 @@ class Comparison:
             # A single hour that takes too long is skipped, and reported.
             if self._compare_hours(piece) or piece.hours == 1:
                 edge = reached
-                compared += 1
             else:
                 at_once = max(1, piece.hours // 2)
                 self.state = replace(self.state, hours_at_once=at_once)
@@ -207,28 +236,24 @@ class Comparison:
     def _compare_hours(self, window: Window) -> bool:
         """Compare the fingerprints of a window; return whether there was enough time."""
         began = monotonic()
-        stale: dict[str, Fingerprints] = {}
-        for fact in FACTS:
-            left = PIECE_SECONDS - (monotonic() - began)
-            smallest = f"the hour {format_hour(window.start)}" if window.hours == 1 else None
-            found = self._piece(left, self._stale(fact, window), smallest)
-            if found is None:
-                return False
-            stale[fact.name] = found
-        for fact_name, hours in stale.items():
-            self.hours[fact_name] |= set(hours)
-            self.changed.update(
-                ((hour, table), fingerprint)
-                for hour, tables in hours.items()
-                for table, fingerprint in tables.items()
-            )
+        smallest = f"the hour {format_hour(window.start)}" if window.hours == 1 else None
+        stale = self._piece(
+            PIECE_SECONDS,
+            lambda: stale_hours(self._connection, self._base, self._schema, window),
+            smallest,
+        )
+        if stale is None:
+            return False
+        self.hours |= set(stale)
+        self.changed.update(
+            ((hour, table), fingerprint)
+            for hour, tables in stale.items()
+            for table, fingerprint in tables.items()
+        )
         at_once = self.state.hours_at_once
         if window.hours >= at_once and monotonic() - began < PIECE_SECONDS / 4:
             self.state = replace(self.state, hours_at_once=min(2 * at_once, HOURS_AT_ONCE))
         return True
-
-    def _stale(self, fact: Fact, window: Window) -> Callable[[], Fingerprints]:
-        return lambda: stale_hours(self._connection, self._base, self._schema, fact, window)
 
     def _piece(self, seconds: float, work: Callable[[], _T], smallest: str | None) -> _T | None:
         """Do a piece of work in a savepoint; return None if the server cancelled it.

@@ -56,17 +56,27 @@ _QUESTION_IS_KNOWN = """
         OR EXISTS (SELECT 1 FROM {interactions} f WHERE CAST(f.question_id AS text) = :question)
 """
 
+# The hours of its answers; and of what is stored, in case the answers are gone.
 _QUESTION_HOURS = """
-    SELECT DISTINCT h.hour FROM {interaction_hours} h
-    WHERE CAST(h.question_id AS text) = :question AND h.hour BETWEEN {earliest} AND {latest}
+    WITH asked AS MATERIALIZED (
+        SELECT {f.student_id} AS student_id, {f.test_id} AS test_id,
+            f.first_answer_time, f.last_answer_time
+        FROM {interactions} f WHERE CAST(f.question_id AS text) = :question
+    ), found AS (
+        SELECT {answer_time} AS moment FROM asked k {answers_of_key}
+        WHERE {answer_has_keys} AND CAST(a.question_id AS text) = :question
+        UNION ALL SELECT first_answer_time FROM asked
+        UNION ALL SELECT last_answer_time FROM asked
+    )
+    SELECT DISTINCT date_trunc('hour', moment, 'UTC') FROM found
+    WHERE moment BETWEEN {earliest} AND {latest}
 """
 
 # `pairs` are the students' tests with an answer in one of the hours, now or when last computed.
 # `judged` has the answers that `_ANSWERS_OF_PAIRS` selects.
 _ANSWERS_OF_PAIRS = """
     SELECT {answer_columns}
-    FROM pairs p JOIN {answers} a ON a.student_id = p.student_id AND a.test_id = p.test_id
-    WHERE {answer_has_keys}
+    FROM pairs k {answers_of_key} WHERE {answer_has_keys}
 """
 _MOVES = """
     WITH pairs AS (
@@ -76,16 +86,21 @@ _MOVES = """
         WHERE {answer_has_keys}
             AND (CAST(:question AS text) IS NULL OR CAST(a.question_id AS text) = :question)
         UNION
-        SELECT {h.student_id}, {h.test_id} FROM {interaction_hours} h
+        SELECT {h.student_id}, {h.test_id} FROM {hours} h
         WHERE h.hour = ANY(CAST(:hours AS timestamptz[]))
-            AND (CAST(:question AS text) IS NULL OR CAST(h.question_id AS text) = :question)
+            AND (CAST(:question AS text) IS NULL OR EXISTS (
+                SELECT 1 FROM {interactions} f
+                WHERE f.student_id = h.student_id AND f.test_id = h.test_id
+                    AND CAST(f.question_id AS text) = :question))
     ), {judged}, rows_now AS (
         {outcomes}
     ), rows_before AS (
         SELECT {f.student_id} AS student_id, {f.test_id} AS test_id,
             {f.question_id} AS question_id, f.is_correct
-        FROM pairs p JOIN {interactions} f
-            ON f.student_id = p.student_id AND f.test_id = p.test_id
+        FROM pairs p CROSS JOIN LATERAL (
+            SELECT * FROM {interactions} f
+            WHERE f.student_id = p.student_id AND f.test_id = p.test_id OFFSET 0
+        ) f
     ), compared AS (
         SELECT student_id, test_id, n.is_correct AS is_correct,
             n.question_id IS NOT NULL AS is_now,
@@ -171,7 +186,7 @@ class Corrections:
         return Page(found.rows, last, set(found.hours))
 
     def hours_of_question(self, connection: Connection, question: str) -> set[datetime] | None:
-        """Return the hours in which a question was answered, or None if it does not exist."""
+        """Return the hours of the answers to a question, or None if it does not exist."""
         bound = {"question": question}
         if not connection.execute(text(self._fill(_QUESTION_IS_KNOWN)), bound).scalar_one():
             return None
@@ -192,7 +207,7 @@ class Corrections:
     def _fill(self, template: str, **more: str) -> str:
         names = {
             "interactions": quoted(self.schema, QUESTION_INTERACTION.name),
-            "interaction_hours": quoted(self.schema, QUESTION_INTERACTION.hours_table),
+            "hours": quoted(self.schema, "student_test_hour"),
             "summaries": quoted(self.schema, TEST_SUMMARY.name),
         }
-        return Templates(QUESTION_INTERACTION, self.base, names).fill(template, **more)
+        return Templates(self.base, names).fill(template, **more)

@@ -13,7 +13,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.fingerprints import stale_hours
 from mcq_analytics.errors import UsageError
-from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import Window, hours_so_far, ranges
 from mcq_analytics.postgres.base_snapshot import snapshot_connection
 from mcq_analytics.postgres.database import Database
@@ -43,7 +42,7 @@ def find_rescore(
 ) -> Rescore:
     """Compare the facts with the base tables, over all hours or those of one question.
 
-    The answers of these hours are read once per fact. `progress` is called with the number of
+    The answers of these hours are read once. `progress` is called with the number of
     hours compared since the last call.
 
     Raises:
@@ -63,9 +62,8 @@ def find_rescore(
                 raise UsageError(f"no question {question!r}: it has no answer key and no answers")
         stale: set[datetime] = set()
         for window in _windows_to_compare(settings, asked):
-            for fact in FACTS:
-                found = stale_hours(connection, base, database.fact_schema, fact, window)
-                stale |= {hour for hour in found if asked is None or hour in asked}
+            found = stale_hours(connection, base, database.fact_schema, window)
+            stale |= {hour for hour in found if asked is None or hour in asked}
             progress(window.hours)
         return Rescore(bridged(stale), len(stale), corrections.moves(connection, stale, question))
 

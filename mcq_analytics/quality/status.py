@@ -68,6 +68,19 @@ class FactStatus:
         return len({hour for cause in (*self.failed, *self.wrong) for hour in cause.hours})
 
 
+def named_causes(by_fact: Mapping[str, Iterable[Cause]]) -> list[tuple[tuple[str, ...], Cause]]:
+    """Return each cause once, the latest first, with the names of the facts that it concerns."""
+    facts: dict[tuple[str, tuple[datetime, ...]], list[str]] = {}
+    latest: dict[tuple[str, tuple[datetime, ...]], Cause] = {}
+    for name, causes in by_fact.items():
+        for cause in causes:
+            key = (cause.text, cause.hours)
+            facts.setdefault(key, []).append(name)
+            latest[key] = max(latest.get(key, cause), cause, key=_recency)
+    found = sorted(latest.items(), key=lambda item: _recency(item[1]), reverse=True)
+    return [(tuple(facts[key]), cause) for key, cause in found]
+
+
 def fact_statuses(
     database: Database, settings: Settings, wrong: Mapping[str, Mapping[datetime, Failure]]
 ) -> list[FactStatus]:
@@ -137,4 +150,8 @@ def _causes(failures: Iterable[tuple[str, datetime, datetime | None]]) -> tuple[
         )
         for error, hours in by_error.items()
     ]
-    return tuple(sorted(causes, key=lambda cause: cause.last_at or max(cause.hours), reverse=True))
+    return tuple(sorted(causes, key=_recency, reverse=True))
+
+
+def _recency(cause: Cause) -> datetime:
+    return cause.last_at or max(cause.hours)

@@ -45,6 +45,7 @@ class Settings:
     catch_up_hours: int
     lookback_hours: int
     audit_hours: int
+    driver_rows: int
     alert_after: int
     webserver_url: str
     docs_url: str | None
@@ -88,6 +89,7 @@ def load_settings(env: str | None = None, *, to_connect_only: bool = False) -> S
         catch_up_hours=variables.MCQ_CATCH_UP_HOURS,
         lookback_hours=variables.MCQ_LOOKBACK_HOURS,
         audit_hours=variables.MCQ_AUDIT_HOURS,
+        driver_rows=variables.MCQ_DRIVER_ROWS,
         alert_after=variables.MCQ_ALERT_AFTER,
         webserver_url=webserver_url.rstrip("/"),
         docs_url=variables.MCQ_DOCS_URL,

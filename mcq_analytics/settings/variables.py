@@ -75,6 +75,7 @@ class Variables(Source):
     MCQ_CATCH_UP_HOURS: Count = 1_000
     MCQ_LOOKBACK_HOURS: CountOrZero = 72
     MCQ_AUDIT_HOURS: CountOrZero = 168
+    MCQ_DRIVER_ROWS: CountOrZero = 200_000
     MCQ_HOME: Path = Path(".mcq")
     MCQ_DAGSTER_URL: OptionalSecret = None
     MCQ_DAGSTER_PASSWORD: OptionalSecret = None

@@ -18,20 +18,19 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 from pyspark import SparkContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
-from mcq_analytics.model.facts import FACTS
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session
-from mcq_analytics.transforms import TRANSFORMS
+from mcq_analytics.transforms.student_tests import student_tests
 
 _ROW = {
-    Role.ID: ("bigint", 1),
-    Role.TEXT: ("string", "A"),
-    Role.TIME: ("timestamp", datetime(2024, 1, 1, tzinfo=timezone.utc)),
+    Role.ID: (pa.int64(), 1),
+    Role.TEXT: (pa.string(), "A"),
+    Role.TIME: (pa.timestamp("us", "UTC"), datetime(2024, 1, 1, tzinfo=timezone.utc)),
 }
 
 
@@ -51,23 +50,24 @@ def make_class_archive() -> None:
 
 
 def compute_each_fact(spark: SparkSession) -> None:
-    """Compute the facts from one row per base table, in the same steps as a run."""
+    """Compute the facts from one row per base table, in the steps of a small and a large run."""
 
     def copied(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from batches
 
-    for fact in FACTS:
-        inputs = {name: _base_table(spark, name) for name in fact.reads}
-        frame = TRANSFORMS[fact.name](**inputs)
-        assert frame.mapInArrow(copied, frame.schema).count() == 1
+    tables = {name: _base_table(name) for name in BASE_COLUMNS}
+    small = {name: spark.createDataFrame(rows).coalesce(1) for name, rows in tables.items()}
+    assert student_tests(**small).toArrow().num_rows == 1
+    large = {name: spark.createDataFrame(rows).persist() for name, rows in tables.items()}
+    frame = student_tests(**large)
+    assert frame.mapInArrow(copied, frame.schema).count() == 1
 
 
-def _base_table(spark: SparkSession, name: str) -> DataFrame:
+def _base_table(name: str) -> pa.Table:
     roles = BASE_COLUMNS[name]
-    schema = ", ".join(f"`{column}` {_ROW[role][0]}" for column, role in roles.items())
-    return spark.createDataFrame(
-        [tuple(_ROW[role][1] for role in roles.values())], schema
-    ).persist()
+    return pa.table(
+        {column: pa.array([_ROW[role][1]], _ROW[role][0]) for column, role in roles.items()}
+    )
 
 
 @contextmanager

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
-import psutil
-from py4j.java_gateway import JavaGateway
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
-from pyspark.java_gateway import launch_gateway
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
@@ -24,6 +21,7 @@ from mcq_analytics.postgres.errors import first_line
 from mcq_analytics.settings.home import ready_home
 from mcq_analytics.settings.spark import SparkSettings
 from mcq_analytics.spark.java import ensure_java
+from mcq_analytics.spark.java_process import java_for, start_in_background
 from mcq_analytics.spark.launchers import python_launcher
 
 MILLION = 1_000_000
@@ -33,6 +31,7 @@ QUICK_RECORDS = 100_000
 CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
 """The archive that `mcq_analytics.spark.class_archive` makes in a Python environment."""
 
+LOG = "spark.log"
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
 
 # Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
@@ -44,10 +43,10 @@ _STEPS = (
 )
 _BEYOND = (8, 16, 64, 1024)
 
-# Joins by Spark's defaults; for few records, each input is one partition, and the joins run in one
-# stage without a shuffle or broadcast.
+# Sessions and answer keys of some million rows are sent to all tasks. For few records, each input
+# is one partition, and the joins run in one stage without a shuffle or broadcast.
 _JOINS = {
-    "spark.sql.autoBroadcastJoinThreshold": str(10 * 2**20),
+    "spark.sql.autoBroadcastJoinThreshold": str(64 * 2**20),
     "spark.sql.maxSinglePartitionBytes": str(128 * 2**20),
     "spark.sql.defaultSizeInBytes": str(2**63 - 1),
 }
@@ -56,6 +55,7 @@ _QUICK_JOINS = {
     "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
     "spark.sql.defaultSizeInBytes": "1",
 }
+_OF_SESSION = ("spark.sql.", "spark.dynamicAllocation.", "spark.python.")
 # Settings that change with each load; the others are fixed when a session starts.
 _PER_QUERY = ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage", *_JOINS)
 
@@ -154,20 +154,12 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
         for name in _PER_QUERY:
             active.conf.set(name, config[name])
         return active
-    java_home = ensure_java(ready_home(home))
-    os.environ["JAVA_HOME"] = str(java_home)
-    if settings.cluster == "local":
-        os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    else:
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    java_home = _prepare(settings, home)
     conf = SparkConf().setAppName(f"mcq_analytics {settings.cluster}").setAll(list(config.items()))
-    log = home / "spark.log"
+    log = home / LOG
     try:
-        # Java's output goes to a file; errors that matter are raised in Python.
-        with log.open("ab") as stderr:
-            gateway = _start_java(conf, stderr)
-        SparkContext(gateway=gateway, conf=conf)
+        # Errors that matter are raised in Python.
+        SparkContext(gateway=java_for(_of_java(config), log), conf=conf)
         session = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
@@ -179,17 +171,35 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
     return session
 
 
-def _start_java(conf: SparkConf, stderr: BinaryIO) -> JavaGateway:
-    """Start Spark's Java; end it if the start is interrupted.
+def start_early(settings: SparkSettings, home: Path) -> None:
+    """Start Java for a small load in the background, if a session will soon need one.
 
-    pyspark then removes the file that Java reports to, and Java would run on for ever.
+    A session for a larger load starts another. Errors are raised when the session starts.
     """
-    this = psutil.Process()
-    before = set(this.children())
-    try:
-        return launch_gateway(conf, {"stderr": stderr})
-    except BaseException:
-        for process in set(this.children()) - before:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        raise
+    if settings.cluster != "local" or SparkSession.getActiveSession() is not None:
+        return
+    with suppress(McqError):
+        _prepare(settings, home)
+        start_in_background(_of_java(session_config(settings, 0)), home / LOG)
+
+
+def _prepare(settings: SparkSettings, home: Path) -> Path:
+    """Set the environment variables with which Java and Python workers start; return Java's home.
+
+    Raises:
+        McqError: there is no Java 17 or newer.
+
+    """
+    java_home = ensure_java(ready_home(home))
+    os.environ["JAVA_HOME"] = str(java_home)
+    if settings.cluster == "local":
+        os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    return java_home
+
+
+def _of_java(config: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that Java needs at its start; the others are those of the session."""
+    return {name: value for name, value in config.items() if not name.startswith(_OF_SESSION)}

@@ -1,33 +1,52 @@
-"""Writing a DataFrame to a staging table: the tasks send their rows by binary COPY, in parallel.
+"""Storing a result in the staging tables: from the driver, or from Spark's tasks in parallel.
 
 `compute.merge` upserts the staged rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
+from mcq_analytics.spark.parts import TASK, copy_parts
+from mcq_analytics.spark.task_connections import connect_task
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TASK = "task_attempt_id"
-"""Column of a staging table: the Spark task attempt that wrote the row. Rows of task attempts that
-Spark discarded (failed and retried, or speculative copies) stay in the table and do not count."""
+DRIVER = 0
+"""Stands for a task attempt in rows that the driver has copied."""
 
 
-def copy_to_staging(frame: DataFrame, url: str, schema: str, table: str) -> list[int]:
-    """Copy the rows of `frame` into the staging table and return the task attempts that count.
+def collect_to_staging(
+    frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]
+) -> list[int]:
+    """Copy a small result through the driver, without Python workers; return `[DRIVER]`.
+
+    `frame` has the columns of `student_tests`, `tables` the staging tables by part.
+    """
+    result = frame.toArrow()
+    with connect_task(url) as connection, connection.cursor() as cursor:
+        for batch in result.combine_chunks().to_batches():
+            copy_parts(cursor, batch, schema, tables, DRIVER)
+        connection.commit()
+    return [DRIVER]
+
+
+def copy_to_staging(
+    frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]
+) -> list[int]:
+    """Copy a result in Spark's tasks, and return the task attempts whose rows count.
 
     A task commits its rows with the id of its task attempt. One that fails after that, or that
-    loses to a speculative copy, leaves rows in the table whose id is not returned.
+    loses to a speculative copy, leaves rows in the tables whose id is not returned.
     """
-    return [row[TASK] for row in copying(frame, url, schema, table).collect()]
+    return [row[TASK] for row in copying(frame, url, schema, tables).collect()]
 
 
-def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
+def copying(frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]) -> DataFrame:
     """Return a DataFrame that copies `frame` when computed, with a row per task: its attempt id."""
 
     def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -35,38 +54,22 @@ def copying(frame: DataFrame, url: str, schema: str, table: str) -> DataFrame:
         from pyspark import TaskContext  # noqa: PLC0415
 
         from mcq_analytics.postgres.task_errors import telling_the_driver  # noqa: PLC0415
-        from mcq_analytics.spark.task_connections import connect_task  # noqa: PLC0415
 
         context = TaskContext.get()
         assert context is not None
         task_attempt = context.taskAttemptId()
-        filled = (_with_task(batch, task_attempt) for batch in batches if batch.num_rows)
+        filled = (batch for batch in batches if batch.num_rows)
         first = next(filled, None)
         if first is not None:
-
-            def stream() -> Iterator[pa.RecordBatch]:
-                yield first
-                yield from filled
-
             with (
                 telling_the_driver(url),
                 connect_task(url) as connection,
                 connection.cursor() as cursor,
             ):
-                cursor.adbc_ingest(
-                    table,
-                    pa.RecordBatchReader.from_batches(first.schema, stream()),
-                    mode="append",
-                    db_schema_name=schema,
-                )
+                copy_parts(cursor, first, schema, tables, task_attempt)
+                for batch in filled:
+                    copy_parts(cursor, batch, schema, tables, task_attempt)
                 connection.commit()
         yield pa.RecordBatch.from_pydict({TASK: pa.array([task_attempt], pa.int64())})
 
     return frame.mapInArrow(copy, f"{TASK} bigint")
-
-
-def _with_task(batch: pa.RecordBatch, task_attempt: int) -> pa.RecordBatch:
-    import pyarrow as pa  # noqa: PLC0415
-
-    numbers = pa.array([task_attempt] * batch.num_rows, pa.int64())
-    return batch.append_column(TASK, numbers)

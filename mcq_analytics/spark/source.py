@@ -1,13 +1,15 @@
 """Reading PostgreSQL into Spark: a data source that yields Arrow batches by binary COPY.
 
-Each split reads its slice of the touched keys from the staging table, and joins the base table to
-them in the attempt's exported snapshot. `compute.selections` has the queries.
+Every reader imports the attempt's exported snapshot. A table is split either by keys (each split
+has a range of the staged students' tests) or by the addresses of its rows. `compute.selections` has
+the queries. Small windows are read without Spark, by `read_in_driver`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -23,15 +25,16 @@ from pyspark.sql.types import (
 )
 
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
-from mcq_analytics.model.facts import IdType
+from mcq_analytics.model.facts import STUDENT_TEST, IdType
 from mcq_analytics.postgres.inspection import BaseTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from adbc_driver_manager.dbapi import Cursor
 
 FORMAT = "mcq_postgres"
 SLICE = "touched_slice"
-"""Name of the temporary table that holds a split's keys."""
+"""Name of the temporary table that holds the keys of a reader."""
 
 _SPARK_IDS: Mapping[IdType, DataType] = {
     IdType.INTEGER: IntegerType(),
@@ -45,36 +48,29 @@ _SPARK_IDS: Mapping[IdType, DataType] = {
 class SnapshotRead:
     """Parameters of a read. `url` holds a password: Spark redacts an option of that name.
 
-    `extent_sql` selects the snapshot and the number of blocks that the staged keys fill (part,
-    snapshot, blocks), `keys_sql` all those keys, `rows_sql` the rows of the base table for the keys
-    in `SLICE`; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
-
-    No snapshot is named here: when an attempt is retried and Spark computes the DataFrame again,
-    it reads in the new snapshot.
+    `rows_sql` selects the rows. With `keys_sql`, which selects all staged keys and is continued by
+    a condition on their addresses, they are those of the keys in `SLICE`. Without it, `rows_sql` is
+    continued so itself. `address` is the address of a row in the query that is continued, `blocks`
+    how many blocks these rows fill; with no blocks, nothing is split. `setting_sql` prepares the
+    planner; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
     """
 
     url: str
+    snapshot: str
     input_name: str
-    extent_sql: str
     keys_sql: str
     rows_sql: str
+    address: str
+    blocks: int
+    setting_sql: str
     count_sql: str
-    splits: int
-    schema: StructType
 
-    def load(self, spark: SparkSession) -> DataFrame:
+    def load(self, spark: SparkSession, schema: StructType, splits: int) -> DataFrame:
         """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame."""
         spark.dataSource.register(SnapshotSource)
-        options = {
-            "url": self.url,
-            "input": self.input_name,
-            "extent": self.extent_sql,
-            "keys": self.keys_sql,
-            "rows": self.rows_sql,
-            "count": self.count_sql,
-            "splits": str(self.splits),
-        }
-        return spark.read.format(FORMAT).schema(self.schema).options(**options).load()
+        options = {name: str(value) for name, value in asdict(self).items()}
+        options["splits"] = str(max(1, min(self.blocks, splits)))
+        return spark.read.format(FORMAT).schema(schema).options(**options).load()
 
 
 def spark_schema(base: BaseTables, table: str) -> StructType:
@@ -87,9 +83,11 @@ def spark_schema(base: BaseTables, table: str) -> StructType:
     )
 
 
-def spark_id(id_type: IdType) -> DataType:
-    """Return the Spark type of an id."""
-    return _SPARK_IDS[id_type]
+def key_schema(base: BaseTables) -> StructType:
+    """Return the Spark schema of students' tests."""
+    return StructType(
+        [StructField(name, _SPARK_IDS[base.student_test_type(name)]) for name in STUDENT_TEST]
+    )
 
 
 def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataType:
@@ -97,15 +95,27 @@ def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataTy
         return TimestampType()
     if role is Role.TEXT:
         return StringType()
-    return spark_id(base.id_type(table, column))
+    if column in STUDENT_TEST:
+        return _SPARK_IDS[base.student_test_type(column)]
+    return _SPARK_IDS[base.id_type(table, column)]
 
 
 @dataclass(frozen=True)
 class Split(InputPartition):
-    """One of `count` even ranges of the blocks that the staged keys fill."""
+    """One of `count` even ranges of blocks."""
 
     index: int
     count: int
+
+    def condition(self, address: str, blocks: int) -> str:
+        """Return the condition on addresses; the first and the last range have no outer bound."""
+        first, end = (blocks * index // self.count for index in (self.index, self.index + 1))
+        conditions = []
+        if self.index > 0:
+            conditions.append(f"{address} >= CAST('({first},0)' AS tid)")
+        if self.index < self.count - 1:
+            conditions.append(f"{address} < CAST('({end},0)' AS tid)")
+        return " AND ".join(conditions) or "true"
 
 
 class SnapshotSource(DataSource):
@@ -135,43 +145,57 @@ class SnapshotReader(DataSourceReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
-        from mcq_analytics.postgres.task_errors import (  # noqa: PLC0415
-            lost_connection,
-            telling_the_driver,
-        )
-        from mcq_analytics.spark.task_connections import connect_task  # noqa: PLC0415
+        from mcq_analytics.postgres.task_errors import telling_the_driver  # noqa: PLC0415
 
         options = self._options
         rows = 0
+        condition = partition.condition(options["address"], int(options["blocks"]))
+        by_keys = bool(options["keys_sql"])
+        keys_sql = f"{options['keys_sql']} WHERE {condition}" if by_keys else ""
+        rows_sql = options["rows_sql"] if by_keys else f"{options['rows_sql']} AND {condition}"
         with (
             telling_the_driver(options["url"]),
-            connect_task(options["url"]) as connection,
-            connection.cursor() as cursor,
+            reading_snapshot(options["url"], options["snapshot"], keys_sql) as cursor,
         ):
-            cursor.execute(options["extent"])
-            extent = cursor.fetchone()
-            if extent is None:
-                # Unlogged tables are empty after a crash; the snapshot has gone with it.
-                raise lost_connection("the connection was lost with the server, which restarted")
-            _, snapshot, blocks = extent
-            first, end = (
-                blocks * index // partition.count
-                for index in (partition.index, partition.index + 1)
-            )
-            cursor.execute(
-                f"{options['keys']} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid",
-                (f"({first},0)", f"({end},0)"),
-            )
-            keys = cursor.fetch_arrow_table()
-            # The snapshot is older than the staged keys, so it needs a transaction of its own.
-            connection.rollback()
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            cursor.adbc_ingest(SLICE, keys, mode="create", temporary=True)
-            cursor.execute(f"ANALYZE {SLICE}")
-            cursor.execute(options["rows"])
+            if options["setting_sql"]:
+                cursor.execute(options["setting_sql"])
+            cursor.execute(rows_sql)
             for batch in cursor.fetch_record_batch():
                 rows += batch.num_rows
                 yield batch
-            cursor.execute(options["count"], (snapshot, options["input"], partition.index, rows))
-            connection.commit()
+            cursor.execute(
+                options["count_sql"],
+                (options["snapshot"], options["input_name"], partition.index, rows),
+            )
+            cursor.connection.commit()
+
+
+@contextmanager
+def reading_snapshot(url: str, snapshot: str, keys_sql: str = "") -> Iterator[Cursor]:
+    """Yield a cursor in an exported snapshot, in which `SLICE` has the keys of `keys_sql`, if any.
+
+    Raises:
+        adbc_driver_manager.Error: the server cannot be reached, or refuses; also when the snapshot
+            has ended with the session that exported it.
+
+    """
+    from mcq_analytics.spark.task_connections import connect_task  # noqa: PLC0415
+
+    with connect_task(url) as connection, connection.cursor() as cursor:
+        keys = None
+        if keys_sql:
+            cursor.execute(keys_sql)
+            keys = cursor.fetch_arrow_table()
+            # The snapshot is older than the staged keys, so it needs a transaction of its own.
+            connection.rollback()
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        if keys is not None:
+            put_temporary(cursor, SLICE, keys)
+        yield cursor
+
+
+def put_temporary(cursor: Cursor, table: str, rows: pa.Table) -> None:
+    """Create a temporary table of a reader's own with some rows."""
+    cursor.adbc_ingest(table, rows, mode="create", temporary=True)
+    cursor.execute(f"ANALYZE {table}")

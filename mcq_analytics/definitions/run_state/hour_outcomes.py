@@ -27,40 +27,33 @@ from mcq_analytics.quality import verdicts
 from mcq_analytics.settings import Settings
 
 LOCK_TIMEOUT_TAG = "mcq/lock_timeout"
-_GAVE_UP_TEXT = "It gave up waiting for another run of the same fact, and computed nothing."
+_GAVE_UP_TEXT = "It gave up waiting for another run, and computed nothing."
 _STOPPED_TEXT = "Somebody stopped its process."
 
 
 @dataclass(frozen=True)
 class UnfinishedHours:
-    """The hours whose latest run has not succeeded, with that run, per fact.
+    """The hours whose latest run has not succeeded, with that run.
 
     `failed_runs` are the records of those runs that failed for good, `cancelled_runs` of those that
     somebody cancelled.
     """
 
-    runs: dict[str, dict[datetime, DagsterRun]]
+    runs: dict[datetime, DagsterRun]
     failed_runs: dict[str, RunRecord]
     cancelled_runs: dict[str, RunRecord]
 
-    def failed(self, *, in_backfill: bool | None = None) -> dict[str, set[datetime]]:
-        """Return, per fact, the hours that failed for good; optionally only (not) in backfills."""
+    def failed(self, *, in_backfill: bool | None = None) -> set[datetime]:
+        """Return the hours that failed for good; optionally only (not) in backfills."""
         return {
-            fact: {
-                hour
-                for hour, run in runs.items()
-                if run.run_id in self.failed_runs
-                and in_backfill in (None, BACKFILL_TAG in run.tags)
-            }
-            for fact, runs in self.runs.items()
+            hour
+            for hour, run in self.runs.items()
+            if run.run_id in self.failed_runs and in_backfill in (None, BACKFILL_TAG in run.tags)
         }
 
-    def unsettled(self) -> dict[str, set[datetime]]:
-        """Return, per fact, the hours in progress, about to be retried, or cancelled."""
-        return {
-            fact: {hour for hour, run in runs.items() if run.run_id not in self.failed_runs}
-            for fact, runs in self.runs.items()
-        }
+    def unsettled(self) -> set[datetime]:
+        """Return the hours in progress, about to be retried, or cancelled."""
+        return {hour for hour, run in self.runs.items() if run.run_id not in self.failed_runs}
 
 
 def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
@@ -69,15 +62,8 @@ def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
     A run that was interrupted, or gave up waiting for another one, is no failure: it is reported to
     Dagster as cancelled, which leaves its hours as they were.
     """
-    events = instance.event_log_storage
-    latest = events.get_latest_asset_partition_materialization_attempts_without_materializations
-    run_ids = {
-        fact.name: {
-            hour_of(key): run_id for key, (run_id, _) in latest(AssetKey(fact.name)).items()
-        }
-        for fact in FACTS
-    }
-    wanted = sorted({run_id for hours in run_ids.values() for run_id in hours.values()})
+    run_ids = _latest_runs(instance)
+    wanted = sorted(set(run_ids.values()))
     records = instance.get_run_records(RunsFilter(run_ids=wanted)) if wanted else []
     by_id = {record.dagster_run.run_id: record for record in records}
     ended = {
@@ -98,12 +84,7 @@ def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
         # Dagster's pages cache the failure of such a run if they were opened before.
         instance.wipe_asset_cached_status([AssetKey(fact.name) for fact in FACTS])
     return UnfinishedHours(
-        {
-            fact: {
-                hour: by_id[run_id].dagster_run for hour, run_id in hours.items() if run_id in by_id
-            }
-            for fact, hours in run_ids.items()
-        },
+        {hour: by_id[run_id].dagster_run for hour, run_id in run_ids.items() if run_id in by_id},
         {run_id: ended[run_id] for run_id, one in endings.items() if one is Ending.FAILED},
         {
             run_id: record
@@ -115,6 +96,22 @@ def unfinished_hours(instance: DagsterInstance) -> UnfinishedHours:
             )
         },
     )
+
+
+def _latest_runs(instance: DagsterInstance) -> dict[datetime, str]:
+    """Return the id of the latest run over each hour that Dagster does not know to be computed.
+
+    A run that died while Dagster recorded its success has materialized some of the facts only: an
+    hour counts as computed once all of them are materialized.
+    """
+    events = instance.event_log_storage
+    latest = events.get_latest_asset_partition_materialization_attempts_without_materializations
+    found: dict[datetime, tuple[int, str]] = {}
+    for fact in FACTS:
+        for key, (run_id, event) in latest(AssetKey(fact.name)).items():
+            hour = hour_of(key)
+            found[hour] = max(found.get(hour, (event, run_id)), (event, run_id))
+    return {hour: run_id for hour, (_, run_id) in found.items()}
 
 
 def wrong_hours(
@@ -155,8 +152,9 @@ def record_ended_runs(
 ) -> UnfinishedHours:
     """Record in `etl_metadata` the runs that only Dagster knows to have ended.
 
-    These are runs that died, never reached the database, or were cancelled. Returns the unfinished
-    hours.
+    These are runs that died, never reached the database, or were cancelled. If one ended after it
+    had stored the facts but before Dagster knew, its hours count as failed: the run that follows
+    changes no row, and completes Dagster's record. Returns the unfinished hours.
     """
     found = unfinished_hours(instance)
     errors = {run_id: error_of_run(instance, run_id) for run_id in found.failed_runs}
@@ -165,24 +163,24 @@ def record_ended_runs(
         *((run_id, record, CANCELLED) for run_id, record in found.cancelled_runs.items()),
     ]
     attempts = []
-    for fact, runs in found.runs.items():
-        for run_id, record, status in ended:
-            hours = [hour for hour, run in runs.items() if run.run_id == run_id]
-            at = record.end_time or record.update_timestamp.timestamp()
-            attempts += [
-                PastAttempt(
-                    pipeline_name=fact,
-                    window=window,
-                    status=status,
-                    rows_read=None,
-                    rows_written=None,
-                    started_at=_moment(record.start_time or at),
-                    finished_at=_moment(at),
-                    run_id=run_id,
-                    error=errors.get(run_id, CANCELLED_TEXT),
-                )
-                for window in ranges(hours)
-            ]
+    for run_id, record, status in ended:
+        hours = [hour for hour, run in found.runs.items() if run.run_id == run_id]
+        at = record.end_time or record.update_timestamp.timestamp()
+        attempts += [
+            PastAttempt(
+                pipeline_name=fact.name,
+                window=window,
+                status=status,
+                rows_read=None,
+                rows_written=None,
+                started_at=_moment(record.start_time or at),
+                finished_at=_moment(at),
+                run_id=run_id,
+                error=errors.get(run_id, CANCELLED_TEXT),
+            )
+            for fact in FACTS
+            for window in ranges(hours)
+        ]
     record_ended(engine, settings, attempts)
     return found
 

@@ -1,4 +1,4 @@
-"""The hours that runs and backfills in progress will compute, per fact.
+"""The hours that runs and backfills in progress will compute.
 
 Runs whose process died without a word are found by `liveness`.
 """
@@ -21,6 +21,7 @@ _IN_PROGRESS = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+_FACT_KEYS = {AssetKey(fact.name) for fact in FACTS}
 _PARTITION_TAG = "dagster/partition"
 _WILL_RETRY_TAG = "dagster/will_retry"
 MAX_RETRIES_TAG = "dagster/max_retries"
@@ -35,25 +36,22 @@ _UNFINISHED_BACKFILLS = [
 ]
 
 
-def hours_in_progress(instance: DagsterInstance) -> dict[str, set[datetime]]:
-    """Return, per fact, the hours of all runs and backfills that have not ended.
+def hours_in_progress(instance: DagsterInstance) -> set[datetime]:
+    """Return the hours of all runs and backfills of the facts that have not ended.
 
     Failed runs that Dagster is about to retry count too.
     """
-    hours: dict[str, set[datetime]] = {fact.name: set() for fact in FACTS}
+    hours: set[datetime] = set()
     for run in [*instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)), *_retried_runs(instance)]:
-        for fact in FACTS:
-            # A run of the whole job has no selection, or an empty one.
-            if not run.asset_selection or AssetKey(fact.name) in run.asset_selection:
-                hours[fact.name].update(_hours_of(run))
+        # A run of the whole job has no selection, or an empty one. One of checks alone has one.
+        if not run.asset_selection or not _FACT_KEYS.isdisjoint(run.asset_selection):
+            hours.update(hours_of_run(run))
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
         if not backfill.asset_backfill_data:
             continue
         target = backfill.asset_backfill_data.target_subset
-        for fact in FACTS:
-            if AssetKey(fact.name) in target.asset_keys:
-                keys = target.get_partitions_subset(AssetKey(fact.name)).get_partition_keys()
-                hours[fact.name].update(map(hour_of, keys))
+        for key in _FACT_KEYS & target.asset_keys:
+            hours.update(map(hour_of, target.get_partitions_subset(key).get_partition_keys()))
     return hours
 
 
@@ -85,7 +83,8 @@ def _retried_runs(instance: DagsterInstance) -> list[DagsterRun]:
     ]
 
 
-def _hours_of(run: DagsterRun) -> set[datetime]:
+def hours_of_run(run: DagsterRun) -> set[datetime]:
+    """Return the hours that a run computes, by its tags."""
     first = run.tags.get(RANGE_START_TAG) or run.tags.get(_PARTITION_TAG)
     if first is None:
         return set()

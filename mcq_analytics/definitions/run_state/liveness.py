@@ -96,7 +96,7 @@ def end_dead_runs(instance: DagsterInstance, settings: Settings) -> None:
     """Report runs whose process is gone to Dagster as failed.
 
     On the machine and in the container where it ran, this is seen at once; elsewhere, once its lock
-    has been free for `GONE_AFTER_SECONDS`. The next attempt of its fact cleans up the database.
+    has been free for `GONE_AFTER_SECONDS`. The next attempt cleans up the database.
     """
     begun = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED]))
     for run in _gone([run for run in begun if process_of(run) is not None], settings):

@@ -33,7 +33,7 @@ from mcq_analytics.alerting.outbox import (
     without_expired_pause,
 )
 from mcq_analytics.alerting.send import AlertError, send_alert
-from mcq_analytics.alerting.state import BACKFILL, CHECK, LIVE, Incident, Message, State
+from mcq_analytics.alerting.state import ALL_FACTS, BACKFILL, CHECK, LIVE, Incident, Message, State
 from mcq_analytics.alerting.texts import FailedRun, opening_text, recovery_text
 from mcq_analytics.definitions.run_state.failing_ticks import failing_ticks
 from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
@@ -119,20 +119,16 @@ def _updated(instance: DagsterInstance, state: State, settings: Settings, now: d
     found = unfinished_hours(instance)
     wrong = _wrong(instance, state, settings)
     failed = {
-        LIVE: found.failed(in_backfill=False),
-        BACKFILL: found.failed(in_backfill=True),
+        LIVE: {ALL_FACTS: found.failed(in_backfill=False)},
+        BACKFILL: {ALL_FACTS: found.failed(in_backfill=True)},
         CHECK: {fact: set(hours) for fact, hours in wrong.items()},
     }
     state, change = decide(state, Seen(failed, found.unsettled()), now, settings.alert_after)
     for incident in change.recovered:
         state = with_message(state, recovery_text(incident))
     for incident in change.opened:
-        known = {
-            fact: wrong[fact]
-            if incident.kind == CHECK
-            else {hour: run.run_id for hour, run in found.runs[fact].items()}
-            for fact in incident.hours
-        }
+        run_ids = {hour: run.run_id for hour, run in found.runs.items()}
+        known = wrong if incident.kind == CHECK else {ALL_FACTS: run_ids}
         runs, older = _failed_runs(instance, incident, known)
         state = with_message(state, opening_text(incident, runs, settings.webserver_url, older))
     return state

@@ -79,10 +79,10 @@ def late_data_sensor(job_name: str, settings: Settings) -> SensorDefinition:
                 raise McqError(reason)
             context.log.warning("%s", reason)
         cursor.forget()
-        requested = {hour for request in found for hour in request.window.starts()}
+        requested = {hour for window in found for hour in window.starts()}
         return SensorResult(
             # Without a run key: the same change may happen again, and needs the same run again.
-            run_requests=[run_request(request, None) for request in found],
+            run_requests=[run_request(window, None) for window in found],
             skip_reason=None if found else SkipReason(_nothing_found(compared.state)),
             cursor=reached,
             asset_events=[
@@ -114,9 +114,10 @@ def _compare(
         if past is not None:
             compared.compare_past(past)
         compared.compare_answer_key()
-    for fact_name, known in hours_of_facts(engine, settings, FACTS_BY_NAME).items():
-        found = {hour for hour in compared.hours[fact_name] if span.start <= hour < span.end}
-        compared.hours[fact_name] = known.done(found)
+    found = {hour for hour in compared.hours if span.start <= hour < span.end}
+    for known in hours_of_facts(engine, settings, FACTS_BY_NAME).values():
+        found = known.done(found)
+    compared.hours = found
     return compared
 
 

@@ -1,0 +1,1 @@
+"""The contestants: each computes the same three facts in the measured database."""

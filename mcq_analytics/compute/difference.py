@@ -1,0 +1,160 @@
+"""Makes the staged rows the rows of one of our tables, writing only what differs.
+
+The staged rows are compared with the stored ones of some keys, and the difference is kept in a
+temporary table, from which rows are inserted, updated and deleted. `merge` says which tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, text
+
+from mcq_analytics.postgres.identifiers import quoted
+
+# Rows of a student's test are found by their range in the primary key, which no other index has:
+# with `=`, an index on the test alone can look as good, and reads all students of the test for
+# each one. Both sides then meet in a full join, which PostgreSQL cannot run as a nested loop.
+_DIFFERENCE = """
+    CREATE TEMPORARY TABLE {difference} ON COMMIT DROP AS
+    WITH stored AS MATERIALIZED (
+        SELECT f.* FROM {touched} k CROSS JOIN LATERAL (
+            SELECT f.ctid AS place, {key_and_values}
+            FROM {table} f
+            WHERE ({first}) >= ({first_of_k}) AND ({first}) <= ({first_of_k}) OFFSET 0
+        ) f
+    ), staged AS MATERIALIZED ({staged})
+    SELECT {keys}, {new_values}, {old_values}, n.is_staged, o.place
+    FROM (SELECT *, true AS is_staged FROM staged) n FULL JOIN stored o ON {key_matches}
+    WHERE CASE WHEN n.is_staged AND o.place IS NOT NULL
+        THEN ({staged_values}) IS DISTINCT FROM ({stored_values}) ELSE true END
+"""
+
+_INSERT_ALL = """
+    INSERT INTO {table} ({key}, {values}{stamp_name})
+    SELECT {key}, {values}{stamp} FROM ({staged}) staged ORDER BY {key}
+"""
+
+# Only rows that are new or differ are written, so that `updated_at` shows real changes.
+_STORE = """
+    INSERT INTO {table} ({key}, {values}{stamp_name})
+    SELECT {key}, {new_names}{stamp} FROM {difference} WHERE is_staged ORDER BY {key}
+    ON CONFLICT ({key}) DO UPDATE SET {assignments}
+"""
+
+_COUNT = """
+    SELECT count(*) FILTER (WHERE is_staged AND place IS NULL),
+        count(*) FILTER (WHERE is_staged AND place IS NOT NULL) FROM {difference}
+"""
+
+# By the address of the row: nobody else writes our tables while we hold the lock.
+_DELETE = """
+    DELETE FROM {table}
+    WHERE ctid = ANY(ARRAY(SELECT place FROM {difference} WHERE is_staged IS NULL))
+"""
+
+
+@dataclass(frozen=True)
+class MergeCounts:
+    """Rows of a fact that a merge inserted, updated and deleted."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+    @property
+    def written(self) -> int:
+        """All rows that changed."""
+        return self.inserted + self.updated + self.deleted
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table of ours that is compared with a query for its new rows, over some keys.
+
+    `ordered` are the columns that the primary key starts with, which the query `keys` has.
+    """
+
+    table: Table
+    values: tuple[str, ...]
+    staged: str
+    keys: str
+    ordered: tuple[str, ...]
+    is_fact: bool = True
+
+    @property
+    def name(self) -> str:
+        """Qualified and quoted name of the table."""
+        return quoted(self.table.schema or "public", self.table.name)
+
+    @property
+    def difference(self) -> str:
+        """Name of the temporary table of the rows that differ."""
+        return f"{self.table.name}_difference"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of the statements in this module."""
+        key = [column.name for column in self.table.primary_key.columns]
+        names = [quoted(name) for name in (*key, *self.values)]
+        first = [quoted(name) for name in self.ordered]
+        values = [quoted(name) for name in self.values]
+        stamped = [*values, *(["updated_at"] if self.is_fact else [])]
+        return {
+            "table": self.name,
+            "difference": self.difference,
+            "touched": self.keys,
+            "staged": self.staged,
+            "key": listed(key),
+            "values": ", ".join(values),
+            "new_names": ", ".join(values),
+            "stamp_name": ", updated_at" if self.is_fact else "",
+            "stamp": ", now()" if self.is_fact else "",
+            "key_and_values": ", ".join(f"f.{name}" for name in names),
+            "first": ", ".join(f"f.{name}" for name in first),
+            "first_of_k": ", ".join(f"k.{name}" for name in first),
+            "keys": ", ".join(
+                f"coalesce(n.{name}, o.{name}) AS {name}" for name in map(quoted, key)
+            ),
+            "new_values": ", ".join(f"n.{name}" for name in values),
+            "old_values": ", ".join(
+                f"o.{quoted(name)} AS {quoted(f'old_{name}')}" for name in self.values
+            ),
+            "key_matches": " AND ".join(f"n.{name} = o.{name}" for name in map(quoted, key)),
+            "staged_values": ", ".join(f"n.{name}" for name in values),
+            "stored_values": ", ".join(f"o.{name}" for name in values),
+            "assignments": ", ".join(f"{name} = EXCLUDED.{name}" for name in stamped),
+        }
+
+
+def replace_rows(
+    connection: Connection, target: Target, bound: Mapping[str, object]
+) -> MergeCounts:
+    """Make the staged rows the rows of a table for the target's keys; `bound` are parameters.
+
+    An empty table takes them as they are, and there is no table of differences then.
+    """
+    fields = target.fields
+
+    def run(template: str) -> int:
+        return connection.execute(text(template.format(**fields)), bound).rowcount
+
+    if is_empty(connection, target.table):
+        return MergeCounts(inserted=run(_INSERT_ALL))
+    run(_DIFFERENCE)
+    inserted, updated = connection.execute(text(_COUNT.format(**fields))).one()
+    if inserted or updated:
+        run(_STORE)
+    return MergeCounts(inserted, updated, run(_DELETE))
+
+
+def is_empty(connection: Connection, table: Table) -> bool:
+    """Return whether a table has no row."""
+    name = quoted(table.schema or "public", table.name)
+    return bool(connection.execute(text(f"SELECT NOT EXISTS (SELECT 1 FROM {name})")).scalar_one())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in SQL."""
+    return ", ".join(map(quoted, names))
