@@ -49,29 +49,40 @@ _COUNTS = {
     """,
 }
 
-_DUPLICATES = {
-    "questions": """
-        SELECT count(*) FROM (
-            SELECT DISTINCT {a.question_id} AS question_id
-            FROM {answers} a WHERE {answers_in_window}
-        ) k WHERE 1 < (SELECT count(*) FROM {questions} q WHERE {question_matches})
-    """,
+_DUPLICATES = """
+    WITH k AS MATERIALIZED (
+        SELECT DISTINCT {a.session_id} AS session_id, {a.question_id} AS question_id
+        FROM {answers} a WHERE {answers_in_window}
+    )
+    SELECT ({of_sessions}) AS sessions, ({of_questions}) AS questions
+"""
+
+_OF_IDS = {
     "sessions": """
-        SELECT count(*) FROM (
-            SELECT DISTINCT {a.session_id} AS session_id
-            FROM {answers} a WHERE {answers_in_window}
-        ) k WHERE 1 < (SELECT count(*) FROM {sessions} s WHERE {session_matches})
+        SELECT count(*) FROM (SELECT DISTINCT session_id FROM k) k
+        WHERE 1 < (SELECT count(*) FROM {sessions} s WHERE {session_matches})
+    """,
+    "questions": """
+        SELECT count(*) FROM (SELECT DISTINCT question_id FROM k) k
+        WHERE 1 < (SELECT count(*) FROM {questions} q WHERE {question_matches})
     """,
 }
 
 # Without an index that leads to an id, its rows are searched by a join.
-_DUPLICATES_BY_JOIN = """
-    SELECT count(*) FROM (
-        SELECT FROM (SELECT DISTINCT {a.ID} AS id FROM {answers} a WHERE {answers_in_window}) w
-        JOIN {TABLE} d ON d.ID = w.id
-        GROUP BY w.id HAVING count(*) > 1
-    ) doubled
-"""
+_OF_IDS_BY_JOIN = {
+    "sessions": """
+        SELECT count(*) FROM (
+            SELECT FROM (SELECT DISTINCT session_id FROM k) k JOIN {sessions} s ON {session_matches}
+            GROUP BY k.session_id HAVING count(*) > 1
+        ) doubled
+    """,
+    "questions": """
+        SELECT count(*) FROM (
+            SELECT FROM (SELECT DISTINCT question_id FROM k) k
+            JOIN {questions} q ON {question_matches} GROUP BY k.question_id HAVING count(*) > 1
+        ) doubled
+    """,
+}
 
 # `k` are keys: students' tests, or the sessions or questions of their answers.
 _READS_BY_KEY = {
@@ -129,11 +140,17 @@ class Selections(Templates):
         """
         return self.fill(_COUNTS[table])
 
-    def duplicates(self, table: str) -> str:
-        """Count the ids of `questions` or `sessions` in the window that have several rows."""
-        if table in self.base.probes:
-            return self.fill(_DUPLICATES[table])
-        return self.fill(_DUPLICATES_BY_JOIN.replace("ID", IDS[table]).replace("TABLE", table))
+    def duplicates(self) -> str:
+        """Count the ids of `sessions` and `questions` in the window that have several rows."""
+        return self.fill(
+            _DUPLICATES,
+            **{
+                f"of_{table}": self.fill(
+                    (_OF_IDS if table in self.base.probes else _OF_IDS_BY_JOIN)[table]
+                )
+                for table in IDS
+            },
+        )
 
     def rows_in_window(self, table: str) -> str:
         """Select the rows of a base table in the window, for the planner to estimate."""

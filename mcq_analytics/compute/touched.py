@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine
 
 from mcq_analytics.compute.fingerprints import Fingerprints, fingerprints
 from mcq_analytics.compute.loads import planned_rows
-from mcq_analytics.compute.selections import IDS, Selections
+from mcq_analytics.compute.selections import Selections
 from mcq_analytics.compute.staging import Staging
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.windows import Window
@@ -52,12 +52,9 @@ def stage_touched(
             is_most = in_window >= SCANNED_SHARE * all_answers
             keys = staging.store_touched(connection, selections.touched(), bound)
             connection.execute(text(plan_setting(selections.base)))
-            duplicates = {
-                table: connection.execute(text(selections.duplicates(table)), bound).scalar_one()
-                for table in IDS
-            }
+            duplicates = connection.execute(text(selections.duplicates()), bound).mappings().one()
             found = fingerprints(connection, selections.base, window)
-    return Touched(keys, in_window, is_most, left_out, duplicates, found)
+    return Touched(keys, in_window, is_most, left_out, dict(duplicates), found)
 
 
 def plan_setting(base: BaseTables) -> str:
