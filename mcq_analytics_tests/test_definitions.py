@@ -36,7 +36,7 @@ from mcq_analytics.model.facts import (
     Fact,
 )
 from mcq_analytics.postgres.database import Database
-from mcq_analytics.quality.audits import _EXPECTED, _SUMS
+from mcq_analytics.quality.audit_statements import EXPECTED, SUMS
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import scalar
@@ -108,11 +108,11 @@ def test_the_recompute_of_the_check_covers_every_column(fact: Fact) -> None:
         # What each student's test adds is recomputed; the row of the test is compared with the sum.
         names = [column.name for column in SUBMISSION_COUNTS]
         expected = handed_in("sample")
-        assert set(_SUMS) == {column.name for column in (*fact.columns, *fact.technical)}
+        assert set(SUMS) == {column.name for column in (*fact.columns, *fact.technical)}
     else:
-        names, expected = list(fact.column_names), _EXPECTED[fact.name]
+        names, expected = list(fact.column_names), EXPECTED[fact.name]
     without = [name for name in names if not re.search(rf"\b{name}\b", expected)]
-    assert without == [], "quality/audits.py, _EXPECTED"
+    assert without == [], "quality/audit_statements.py, EXPECTED"
 
 
 def test_the_lineage_names_columns_that_exist(definitions: Definitions) -> None:

@@ -11,7 +11,7 @@ from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SU
 
 # Some of the students' tests that the window touches, in a temporary table: they are found once for
 # all facts that are audited in a snapshot.
-SAMPLE = """
+SAMPLE_OF_WINDOW = """
     CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS
     SELECT * FROM (
         SELECT {a.student_id} AS student_id, {a.test_id} AS test_id

@@ -39,7 +39,7 @@ from mcq_analytics.quality.audit_statements import (
     EXPECTED,
     HOURS_OF_STUDENT_TESTS,
     REFERENCES,
-    SAMPLE,
+    SAMPLE_OF_WINDOW,
     SUMS,
 )
 
@@ -125,7 +125,7 @@ class Audits:
                 "sample": SAMPLE,
                 "seed": seed,
             }
-            connection.execute(text(self._fill(SAMPLE, name=name)), bound)
+            connection.execute(text(self._fill(SAMPLE_OF_WINDOW, name=name)), bound)
             connection.execute(text(f"ANALYZE {name}"))
         count: int = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
         return name, count
