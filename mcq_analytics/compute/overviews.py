@@ -38,7 +38,8 @@ _SUMMARIES = """
 _FUNNELS = """
     SELECT f.test_id, total_submissions, completion_rate, avg_submit_time / 60 AS minutes,
         count(*) OVER () AS tests
-    FROM (SELECT DISTINCT test_id FROM {touched}) t JOIN {funnel} f ON f.test_id = t.test_id
+    FROM (SELECT DISTINCT test_id FROM {touched}) t
+    CROSS JOIN LATERAL (SELECT * FROM {funnel} f WHERE f.test_id = t.test_id OFFSET 0) f
     ORDER BY total_submissions DESC, f.test_id LIMIT :named
 """
 

@@ -28,16 +28,23 @@ _TOUCHED = """
 """
 
 # Counts of the window, and of base rows that belong to no fact: in the window, those without an id
-# or with ids too long for any row; and all rows that lie in no hour.
+# or with ids too long for any row; and all rows that lie in no hour. Of answers also the ids of
+# sessions and questions that have several rows.
 _COUNTS = {
     "answers": """
+        WITH w AS MATERIALIZED (
+            SELECT {a.session_id} AS session_id, {a.question_id} AS question_id,
+                a.student_id IS NULL OR a.test_id IS NULL OR a.question_id IS NULL AS lacks_keys,
+                {answer_fits} AS fits
+            FROM {answers} a WHERE {answers_in_window}
+        )
         SELECT count(*) AS in_window,
-            count(*) FILTER (WHERE a.student_id IS NULL OR a.test_id IS NULL
-                OR a.question_id IS NULL) AS without_keys,
-            count(*) FILTER (WHERE NOT {answer_fits}) AS with_too_long_ids,
+            count(*) FILTER (WHERE lacks_keys) AS without_keys,
+            count(*) FILTER (WHERE NOT fits) AS with_too_long_ids,
             (SELECT count(*) FROM {answers} a WHERE a."timestamp" IS NULL
-                OR a."timestamp" = 'infinity' OR a."timestamp" = '-infinity') AS without_time
-        FROM {answers} a WHERE {answers_in_window}
+                OR a."timestamp" = 'infinity' OR a."timestamp" = '-infinity') AS without_time,
+            ({of_sessions}) AS several_sessions, ({of_questions}) AS several_questions
+        FROM w
     """,
     "submissions": """
         SELECT count(*) AS in_window,
@@ -49,21 +56,13 @@ _COUNTS = {
     """,
 }
 
-_DUPLICATES = """
-    WITH k AS MATERIALIZED (
-        SELECT DISTINCT {a.session_id} AS session_id, {a.question_id} AS question_id
-        FROM {answers} a WHERE {answers_in_window}
-    )
-    SELECT ({of_sessions}) AS sessions, ({of_questions}) AS questions
-"""
-
 _OF_IDS = {
     "sessions": """
-        SELECT count(*) FROM (SELECT DISTINCT session_id FROM k) k
+        SELECT count(*) FROM (SELECT DISTINCT session_id FROM w) k
         WHERE 1 < (SELECT count(*) FROM {sessions} s WHERE {session_matches})
     """,
     "questions": """
-        SELECT count(*) FROM (SELECT DISTINCT question_id FROM k) k
+        SELECT count(*) FROM (SELECT DISTINCT question_id FROM w) k
         WHERE 1 < (SELECT count(*) FROM {questions} q WHERE {question_matches})
     """,
 }
@@ -72,13 +71,13 @@ _OF_IDS = {
 _OF_IDS_BY_JOIN = {
     "sessions": """
         SELECT count(*) FROM (
-            SELECT FROM (SELECT DISTINCT session_id FROM k) k JOIN {sessions} s ON {session_matches}
+            SELECT FROM (SELECT DISTINCT session_id FROM w) k JOIN {sessions} s ON {session_matches}
             GROUP BY k.session_id HAVING count(*) > 1
         ) doubled
     """,
     "questions": """
         SELECT count(*) FROM (
-            SELECT FROM (SELECT DISTINCT question_id FROM k) k
+            SELECT FROM (SELECT DISTINCT question_id FROM w) k
             JOIN {questions} q ON {question_matches} GROUP BY k.question_id HAVING count(*) > 1
         ) doubled
     """,
@@ -136,19 +135,14 @@ class Selections(Templates):
     def counts(self, table: str) -> str:
         """Count the rows of `answers` or `submissions`, and those that belong to no fact.
 
-        Columns: `in_window`; of these, `without_keys` and `with_too_long_ids`; `without_time`.
+        Columns: `in_window`; of these, `without_keys` and `with_too_long_ids`; `without_time`. Of
+        answers also `several_sessions` and `several_questions`: ids that have several rows.
         """
-        return self.fill(_COUNTS[table])
-
-    def duplicates(self) -> str:
-        """Count the ids of `sessions` and `questions` in the window that have several rows."""
         return self.fill(
-            _DUPLICATES,
+            _COUNTS[table],
             **{
-                f"of_{table}": self.fill(
-                    (_OF_IDS if table in self.base.probes else _OF_IDS_BY_JOIN)[table]
-                )
-                for table in IDS
+                f"of_{of}": self.fill((_OF_IDS if of in self.base.probes else _OF_IDS_BY_JOIN)[of])
+                for of in IDS
             },
         )
 

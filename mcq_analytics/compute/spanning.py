@@ -39,10 +39,11 @@ OTHER_TOTALS = """
 MOVED = """
     CREATE TEMPORARY TABLE funnels ON COMMIT DROP AS
     WITH moved AS MATERIALIZED (SELECT test_id, {net} FROM {difference} GROUP BY test_id)
-    SELECT d.test_id, {moved} FROM moved d JOIN {funnel} f ON f.test_id = d.test_id
+    SELECT d.test_id, {moved} FROM moved d
+    CROSS JOIN LATERAL (SELECT * FROM {funnel} f WHERE f.test_id = d.test_id OFFSET 0) f
     UNION ALL
     SELECT d.test_id, {summed} FROM moved d LEFT JOIN {submissions} s ON s.test_id = d.test_id
-    WHERE NOT EXISTS (SELECT 1 FROM {funnel} f WHERE f.test_id = d.test_id)
+    WHERE 0 = (SELECT count(*) FROM {funnel} f WHERE f.test_id = d.test_id)
     GROUP BY d.test_id
 """
 

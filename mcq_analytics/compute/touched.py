@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine
 
 from mcq_analytics.compute.fingerprints import Fingerprints, fingerprints
 from mcq_analytics.compute.loads import planned_rows
-from mcq_analytics.compute.selections import Selections
+from mcq_analytics.compute.selections import IDS, Selections
 from mcq_analytics.compute.staging import Staging
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.windows import Window
@@ -47,14 +47,16 @@ def stage_touched(
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             import_snapshot(connection, snapshot)
-            in_window, left_out = _counts(connection, selections, window)
+            connection.execute(text(plan_setting(selections.base)))
+            in_window, left_out, duplicates = _counts(connection, selections, window)
             all_answers = planned_rows(connection, selections.all_rows("answers"))
             is_most = in_window >= SCANNED_SHARE * all_answers
+            # A sorted query without an index on the time would walk through another one.
+            connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
             keys = staging.store_touched(connection, selections.touched(), bound)
             connection.execute(text(plan_setting(selections.base)))
-            duplicates = connection.execute(text(selections.duplicates()), bound).mappings().one()
             found = fingerprints(connection, selections.base, window)
-    return Touched(keys, in_window, is_most, left_out, dict(duplicates), found)
+    return Touched(keys, in_window, is_most, left_out, duplicates, found)
 
 
 def plan_setting(base: BaseTables) -> str:
@@ -69,10 +71,11 @@ def plan_setting(base: BaseTables) -> str:
 
 def _counts(
     connection: Connection, selections: Selections, window: Window
-) -> tuple[int, dict[str, int]]:
-    """Return how many answers and submissions the window has, and how many are left out."""
+) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Return `in_window`, `left_out` and `duplicates`."""
     in_window = 0
     left_out: dict[str, int] = {}
+    duplicates: dict[str, int] = {}
     for table in ("answers", "submissions"):
         counts = dict(
             connection.execute(
@@ -83,5 +86,7 @@ def _counts(
             .one()
         )
         in_window += counts.pop("in_window")
+        if table == "answers":
+            duplicates = {of: counts.pop(f"several_{of}") for of in IDS}
         left_out |= {f"{table}_{reason}": count for reason, count in counts.items()}
-    return in_window, left_out
+    return in_window, left_out, duplicates

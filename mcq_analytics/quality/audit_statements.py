@@ -68,7 +68,9 @@ DIFFERENT_ROWS = """
 DIFFERENT_SUMS = """
     WITH counted AS (
         SELECT t.test_id, coalesce(f.total_submissions, 0) AS size
-        FROM (SELECT DISTINCT test_id FROM {sample}) t LEFT JOIN {table} f ON f.test_id = t.test_id
+        FROM (SELECT DISTINCT test_id FROM {sample}) t LEFT JOIN LATERAL (
+            SELECT * FROM {table} f WHERE f.test_id = t.test_id OFFSET 0
+        ) f ON true
     ), tests AS MATERIALIZED (
         SELECT test_id FROM (
             SELECT test_id, size, sum(size) OVER (ORDER BY size, test_id) AS up_to_here FROM counted
@@ -78,7 +80,8 @@ DIFFERENT_SUMS = """
             SELECT {counts} FROM {stored} s WHERE s.test_id = t.test_id HAVING count(*) > 0
         ) s
     ), actual AS (
-        SELECT f.* FROM tests t JOIN {table} f ON f.test_id = t.test_id
+        SELECT f.* FROM tests t
+        CROSS JOIN LATERAL (SELECT * FROM {table} f WHERE f.test_id = t.test_id OFFSET 0) f
     )
     SELECT CAST(ROW(test_id) AS text) FROM actual FULL JOIN expected USING (test_id)
     WHERE actual.total_submissions IS NULL OR expected.total_submissions IS NULL OR {different}
