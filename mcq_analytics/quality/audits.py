@@ -43,7 +43,7 @@ from mcq_analytics.quality.audit_statements import (
     SUMS,
 )
 
-SAMPLE = 20
+SAMPLE = 12
 """Students' tests of a window that are recomputed, from their whole history."""
 SAMPLED_ROWS = 100_000
 """The sample of a window with more base rows is drawn from a part of it."""
