@@ -28,7 +28,7 @@ _DIFFERENCE = """
     SELECT {keys}, {new_values}, {old_values}, n.is_staged, o.place
     FROM (SELECT *, true AS is_staged FROM staged) n FULL JOIN stored o ON {key_matches}
     WHERE CASE WHEN n.is_staged AND o.place IS NOT NULL
-        THEN ({staged_values}) IS DISTINCT FROM ({stored_values}) ELSE true END
+        THEN ({new_values}) IS DISTINCT FROM ({stored_values}) ELSE true END
 """
 
 _INSERT_ALL = """
@@ -39,7 +39,7 @@ _INSERT_ALL = """
 # Only rows that are new or differ are written, so that `updated_at` shows real changes.
 _STORE = """
     INSERT INTO {table} ({key}, {values}{stamp_name})
-    SELECT {key}, {new_names}{stamp} FROM {difference} WHERE is_staged ORDER BY {key}
+    SELECT {key}, {values}{stamp} FROM {difference} WHERE is_staged ORDER BY {key}
     ON CONFLICT ({key}) DO UPDATE SET {assignments}
 """
 
@@ -108,7 +108,6 @@ class Target:
             "staged": self.staged,
             "key": listed(key),
             "values": ", ".join(values),
-            "new_names": ", ".join(values),
             "stamp_name": ", updated_at" if self.is_fact else "",
             "stamp": ", now()" if self.is_fact else "",
             "key_and_values": ", ".join(f"f.{name}" for name in names),
@@ -122,7 +121,6 @@ class Target:
                 f"o.{quoted(name)} AS {quoted(f'old_{name}')}" for name in self.values
             ),
             "key_matches": " AND ".join(f"n.{name} = o.{name}" for name in map(quoted, key)),
-            "staged_values": ", ".join(f"n.{name}" for name in values),
             "stored_values": ", ".join(f"o.{name}" for name in values),
             "assignments": ", ".join(f"{name} = EXCLUDED.{name}" for name in stamped),
         }

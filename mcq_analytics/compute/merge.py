@@ -32,7 +32,7 @@ from mcq_analytics.model.facts import (
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.spark.parts import HOURS, INTERACTIONS, SUBMISSIONS, SUMMARIES, TASK
+from mcq_analytics.spark.parts import HOURS, INTERACTIONS, OWN_RESULTS, SUBMISSIONS, SUMMARIES, TASK
 
 _ADD_HOURS = """
     INSERT INTO {hours} (hour, {student_test})
@@ -122,11 +122,10 @@ class Merge:
 
     def _summaries(self) -> Target:
         table = self._tables.facts[TEST_SUMMARY.name]
-        own = tuple(name for name in TEST_SUMMARY.column_names if name != "total_questions")
-        staged = self._select(SUMMARIES, table, TEST_SUMMARY.key, own)
+        staged = self._select(SUMMARIES, table, TEST_SUMMARY.key, OWN_RESULTS)
         return Target(
             table,
-            ("total_questions", *own),
+            ("total_questions", *OWN_RESULTS),
             f"SELECT s.*, t.total_questions FROM ({staged}) s JOIN totals t USING (test_id)",
             self._staged.touched,
             STUDENT_TEST,
