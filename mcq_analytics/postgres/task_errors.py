@@ -17,8 +17,6 @@ from pathlib import PurePath
 
 from mcq_analytics.masking import mask, remember
 
-CONNECTION_FAILURE = "08006"
-
 _OF_LIBPQ = re.compile(
     r"[A-Z_]+: \[libpq\] (?:(Failed to connect: )|Failed to [^:\n]*: |"
     r"(?:PQ\w+\(\)|COPY query) failed: |Execution error \[[^\]\n]*\]: )"
@@ -56,11 +54,6 @@ class TaskError(Exception):
 
     Contents of rows can only be inside the JSON, where they are escaped.
     """
-
-
-def lost_connection(message: str) -> TaskError:
-    """Return the error of a task that lost its connection without an error from the driver."""
-    return _task_error(Report(message, CONNECTION_FAILURE))
 
 
 @contextmanager
