@@ -11,7 +11,8 @@ import click
 from mcq_analytics.cli.opening import base_tables, open_from_settings
 from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.output import number_of, show_table
-from mcq_analytics.model.windows import format_hour
+from mcq_analytics.errors import McqError
+from mcq_analytics.model.windows import Window, format_hour, parse_hour
 from mcq_analytics.progress import progress_bar
 from mcq_analytics.settings import load_settings
 
@@ -42,11 +43,19 @@ def run(start: str | None, end: str | None, lock_timeout: int | None) -> None:
     from mcq_analytics.spark.session import start_early  # noqa: PLC0415
 
     # While Dagster is imported and the database finds the rows.
-    start_early(settings.spark, settings.home)
+    start_early(settings.spark, settings.home, _hours(start, end))
 
     from mcq_analytics.postgres.database import open_database  # noqa: PLC0415
 
     run_and_report(settings, open_database(settings), start, end)
+
+
+def _hours(start: str | None, end: str | None) -> int:
+    """Return how many hours a run is asked for; one if that is not known yet."""
+    try:
+        return Window(parse_hour(start or ""), parse_hour(end or "")).hours
+    except McqError:
+        return 1
 
 
 def run_and_report(

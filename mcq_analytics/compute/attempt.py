@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,13 +19,15 @@ from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcq_analytics.compute.attempt_rows import AttemptRows
+from mcq_analytics.compute.background import InBackground
+from mcq_analytics.compute.fingerprints import Fingerprints
 from mcq_analytics.compute.inputs import Inputs
 from mcq_analytics.compute.lock import LockSession
 from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.compute.selections import Selections
 from mcq_analytics.compute.staging import Staging, drop_leftovers
 from mcq_analytics.compute.store import store_result
-from mcq_analytics.compute.touched import Touched, stage_touched
+from mcq_analytics.compute.touched import Touched, fingerprints_of, stage_touched
 from mcq_analytics.errors import LockTimeoutError, McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import FACTS_BY_NAME
@@ -53,6 +56,7 @@ class _Begun:
     tables: FactTables
     inputs: Inputs
     touched: Touched
+    fingerprints: InBackground[Fingerprints]
 
 
 class Attempt:
@@ -208,6 +212,12 @@ class Attempt:
     def _select(self, snapshot: BaseSnapshot, tables: FactTables) -> _Begun:
         """Find the students' tests that the window touches, and read their rows if they are few."""
         report, staging = self.report, self._staging
+        fingerprints = InBackground(
+            self._engine,
+            snapshot.identifier,
+            partial(fingerprints_of, snapshot.base, self.window),
+        )
+        self._held.callback(fingerprints.stop)
         selections = Selections(snapshot.base, {"hours": quoted(self._schema, tables.hours.name)})
         touched = stage_touched(self._engine, selections, staging, self.window, snapshot.identifier)
         report.touched = touched.keys
@@ -223,16 +233,17 @@ class Attempt:
             self._driver_rows,
         )
         inputs.read_if_few()
-        if inputs.tables is not None:
-            report.rows_read = inputs.record_count
-            self._release(snapshot)
+        if inputs.are_here:
+            report.rows_read = inputs.rows_here
+            self._release(snapshot, fingerprints)
         else:
             inputs.measure(self._session.connection())
         report.phase_ended("read")
-        return _Begun(snapshot, tables, inputs, touched)
+        return _Begun(snapshot, tables, inputs, touched, fingerprints)
 
-    def _release(self, snapshot: BaseSnapshot) -> None:
+    def _release(self, snapshot: BaseSnapshot, fingerprints: InBackground[Fingerprints]) -> None:
         """Let the base tables go, once all that is needed of them is read."""
+        fingerprints.result()
         snapshot.require_unchanged()
         self._held.close()
 
@@ -240,14 +251,14 @@ class Attempt:
         begun, report, staging = self._begun(), self.report, self._staging
         report.phase_ended("plan")
         target = (self._task_url(), self._schema, staging.names())
-        if begun.inputs.tables is not None:
+        if begun.inputs.are_here:
             # Without a row to read there is none to compute.
             tasks = collect_to_staging(frame, *target) if report.rows_read else []
         else:
             begun.inputs.cache()
             tasks = copy_to_staging(frame, *target)
-            self._release(begun.snapshot)
-            report.rows_read = staging.rows_read(
+            self._release(begun.snapshot, begun.fingerprints)
+            report.rows_read = begun.inputs.rows_here + staging.rows_read(
                 self._session.connection(), begun.snapshot.identifier
             )
         report.phase_ended("compute")
@@ -260,9 +271,9 @@ class Attempt:
                 tables=begun.tables,
                 staging=staging,
                 tasks=tasks,
-                fingerprints=begun.touched.fingerprints,
+                fingerprints=begun.fingerprints.result(),
                 report=report,
-                is_large=begun.touched.is_most and begun.inputs.tables is None,
+                is_large=begun.touched.is_most and not begun.inputs.are_here,
             )
             staging.drop(connection)
             self._rows.withdraw(connection)

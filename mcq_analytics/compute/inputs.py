@@ -7,7 +7,6 @@ the tables by ranges of their blocks, and Spark picks the rows of the touched st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -30,9 +29,12 @@ from mcq_analytics.spark.source import (
     reading_snapshot,
     spark_schema,
 )
+from mcq_analytics.spark.task_connections import connect_task
 
 DRIVER_ROWS = 200_000
 """Up to this many rows are read by this process, unless a setting says otherwise."""
+ROWS_OF_SMALL_TABLES = 5
+"""Of tables with few columns so many times more."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
 
@@ -52,7 +54,7 @@ _EXTENT = """
 
 @dataclass
 class Inputs:
-    """The inputs of one attempt. `tables` has the rows if this process has read them."""
+    """The inputs of one attempt. Up to `driver_rows` base rows are read by this process."""
 
     url: str
     snapshot: str
@@ -60,22 +62,52 @@ class Inputs:
     staging: Staging
     touched: Touched
     driver_rows: int | None
-    tables: Mapping[str, pa.Table] | None = None
+    _tables: dict[str, pa.Table] = field(default_factory=dict)
+    _keys: pa.Table | None = None
     _frames: list[DataFrame] = field(default_factory=list)
     _blocks: dict[str, int] = field(default_factory=dict)
 
     @property
+    def are_here(self) -> bool:
+        """Return whether this process has read all rows."""
+        return self._tables.keys() == BASE_COLUMNS.keys()
+
+    @property
     def record_count(self) -> int:
         """About how many base rows Spark will read."""
-        if self.tables is not None:
-            return sum(rows.num_rows for rows in self.tables.values())
+        if self.are_here:
+            return self.rows_here
         return self.touched.in_window
 
+    @property
+    def rows_here(self) -> int:
+        """How many base rows this process has read."""
+        return sum(rows.num_rows for rows in self._tables.values())
+
     def read_if_few(self) -> None:
-        """Read the rows into `tables` if they are few."""
+        """Read the rows in this process if they are few."""
         left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
-        if max(self.touched.in_window, self.touched.keys) > left:
+        if self.touched.is_most:
+            self._read_small_tables(left)
+        if max(self.touched.in_window, self.touched.keys) <= left:
+            self._read_all(left)
+
+    def _read_small_tables(self, left: int) -> None:
+        """Read whole tables that are small beside the answers: Spark need not shuffle them."""
+        most = ROWS_OF_SMALL_TABLES * left
+        if self.touched.keys > most:
             return
+        with reading_snapshot(self.url, self.snapshot) as cursor:
+            for table in (*IDS, "submissions"):
+                cursor.execute(self.selections.read_range(table))
+                rows = _at_most(cursor.fetch_record_batch(), most)
+                if rows is not None:
+                    self._tables[table] = rows
+        with connect_task(self.url) as connection, connection.cursor() as cursor:
+            cursor.execute(self._keys_sql)
+            self._keys = cursor.fetch_arrow_table()
+
+    def _read_all(self, left: int) -> None:
         with reading_snapshot(self.url, self.snapshot, self._keys_sql) as cursor:
             cursor.execute(plan_setting(self.selections.base))
             keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
@@ -92,7 +124,7 @@ class Inputs:
                     return
                 found[table] = rows
                 left -= rows.num_rows
-        self.tables = found
+        self._tables = found
 
     def measure(self, connection: Connection) -> None:
         """Find out how many blocks there are to split."""
@@ -105,27 +137,27 @@ class Inputs:
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
         """Return the rows of a base table that belong to the touched students' tests."""
-        base = self.selections.base
-        schema = spark_schema(base, table)
-        if self.tables is not None:
-            rows = spark.createDataFrame(self.tables[table], schema)
-            if self.record_count <= QUICK_RECORDS:
-                # Spark joins and groups a single partition as it is, without a shuffle.
-                rows = rows.coalesce(1)
-            return rows
-        if self.touched.is_most:
+        schema = spark_schema(self.selections.base, table)
+        if self.are_here:
+            rows = spark.createDataFrame(self._tables[table], schema)
+            # Spark joins and groups a single partition as it is, without a shuffle.
+            return rows.coalesce(1) if self.record_count <= QUICK_RECORDS else rows
+        if table in self._tables:
+            rows = spark.createDataFrame(self._tables[table], schema)
+        elif self.touched.is_most:
             splits = -(-self.record_count // ROWS_PER_SPLIT)
             rows = self._range_read(table).load(spark, schema, splits)
-            if table not in IDS:
-                rows = rows.join(self._touched(spark), list(STUDENT_TEST), "left_semi")
         else:
             splits = -(-self.touched.keys // KEYS_PER_SPLIT)
             rows = self._key_read(table).load(spark, schema, splits)
         if table not in IDS:
+            if self.touched.is_most:
+                rows = rows.join(self._touched(spark), list(STUDENT_TEST), "left_semi")
             # Shuffled once: everything that follows works within a student's test.
             return rows.repartition(*STUDENT_TEST)
-        rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
-        self._frames.append(rows)
+        if table not in self._tables:
+            rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+            self._frames.append(rows)
         return rows
 
     def cache(self) -> None:
@@ -141,12 +173,14 @@ class Inputs:
         for frame in self._frames:
             frame.unpersist()
         self._frames.clear()
-        self.tables = None
+        self._tables, self._keys = {}, None
 
     def _touched(self, spark: SparkSession) -> DataFrame:
-        read = self._key_read("touched")
-        return read.load(
-            spark, key_schema(self.selections.base), -(-self.touched.keys // ROWS_PER_SPLIT)
+        schema = key_schema(self.selections.base)
+        if self._keys is not None:
+            return spark.createDataFrame(self._keys, schema)
+        return self._key_read("touched").load(
+            spark, schema, -(-self.touched.keys // ROWS_PER_SPLIT)
         )
 
     @property

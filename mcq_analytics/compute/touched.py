@@ -26,8 +26,7 @@ class Touched:
 
     `in_window` counts its answers and submissions. `is_most` says that they are a large part of
     all. `left_out` counts those that no fact can hold, by reason; `duplicates` the ids of the
-    window that have several rows in `questions` or `sessions`. `fingerprints` are those of the
-    window's hours.
+    window that have several rows in `questions` or `sessions`.
     """
 
     keys: int
@@ -35,7 +34,6 @@ class Touched:
     is_most: bool
     left_out: dict[str, int]
     duplicates: dict[str, int]
-    fingerprints: Fingerprints
 
 
 def stage_touched(
@@ -54,9 +52,13 @@ def stage_touched(
             # A sorted query without an index on the time would walk through another one.
             connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
             keys = staging.store_touched(connection, selections.touched(), bound)
-            connection.execute(text(plan_setting(selections.base)))
-            found = fingerprints(connection, selections.base, window)
-    return Touched(keys, in_window, is_most, left_out, duplicates, found)
+    return Touched(keys, in_window, is_most, left_out, duplicates)
+
+
+def fingerprints_of(base: BaseTables, window: Window, connection: Connection) -> Fingerprints:
+    """Return the fingerprints of a window's hours, as `connection` sees them."""
+    connection.execute(text(plan_setting(base)))
+    return fingerprints(connection, base, window)
 
 
 def plan_setting(base: BaseTables) -> str:

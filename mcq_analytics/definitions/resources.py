@@ -13,9 +13,6 @@ from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import Settings
 from mcq_analytics.spark.session import spark_session, start_early
 
-FEW_HOURS = 48
-"""A run over so many hours is taken to be small before its rows are counted."""
-
 
 class DatabaseResource(ConfigurableResource[Database]):
     """The database of the settings.
@@ -54,9 +51,9 @@ class ScalingSparkResource(LazyPySparkResource):
         return self._spark_session
 
     def start_early(self, hours: int) -> None:
-        """Start Spark's Java in the background for a run over some hours, if they are few."""
-        if hours <= FEW_HOURS and self._spark_session is None and self.largest_load == 0:
-            start_early(self.settings.spark, self.settings.home)
+        """Start a session in the background for a run over some hours."""
+        if self._spark_session is None and self.largest_load == 0:
+            start_early(self.settings.spark, self.settings.home, hours)
 
     def _init_session(self) -> None:
         if self._spark_session is None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import read_variables
+from mcq_analytics.spark.java_process import end_session
 from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session
 from mcq_analytics.transforms.student_tests import student_tests
 
@@ -75,13 +75,8 @@ def _session(home: Path, java_options: str) -> Iterator[SparkSession]:
     """Yield a session whose Java has these options; afterwards wait until that Java has ended."""
     os.environ["SPARK_SUBMIT_OPTS"] = java_options
     spark = spark_session(cluster_settings("local", read_variables()), home, 0)
-    gateway = SparkContext._gateway
-    assert gateway is not None
     yield spark
-    spark.stop()
-    gateway.shutdown()
-    gateway.proc.stdin.close()
-    gateway.proc.wait()
+    end_session()
 
 
 if __name__ == "__main__":

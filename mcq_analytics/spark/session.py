@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from py4j.protocol import Py4JError
@@ -20,13 +19,17 @@ from mcq_analytics.masking import without_secrets
 from mcq_analytics.postgres.errors import first_line
 from mcq_analytics.settings.home import ready_home
 from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark.early_start import start_in_background, take_over
 from mcq_analytics.spark.java import ensure_java
-from mcq_analytics.spark.java_process import java_for, start_in_background
+from mcq_analytics.spark.java_process import end_session, start_java
 from mcq_analytics.spark.launchers import python_launcher
 
 MILLION = 1_000_000
 QUICK_RECORDS = 100_000
 """Up to this many records, optimising a job takes longer than running it."""
+
+FEW_HOURS = 48
+"""A run over so many hours is taken to be small before its rows are counted."""
 
 CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
 """The archive that `mcq_analytics.spark.class_archive` makes in a Python environment."""
@@ -55,6 +58,7 @@ _QUICK_JOINS = {
     "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
     "spark.sql.defaultSizeInBytes": "1",
 }
+_QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
 _OF_SESSION = ("spark.sql.", "spark.dynamicAllocation.", "spark.python.")
 # Settings that change with each load; the others are fixed when a session starts.
 _PER_QUERY = ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage", *_JOINS)
@@ -104,6 +108,9 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.codegen.wholeStage": "true",
         # The three facts reuse more compiled classes than the hundred that Spark keeps by default.
         "spark.sql.codegen.cache.maxEntries": "1000",
+        # Lists are aggregated in the order of their groups, which one sort makes for all steps.
+        # Spark's hash map gives up at 128 groups, and sorts what is left for each step.
+        "spark.sql.execution.useObjectHashAggregateExec": "false",
         # Recording the Python line of each column takes several Java calls per column.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
     }
@@ -128,10 +135,10 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
                 f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}" -Xlog:disable -Xlog:all=warning:stderr'
             )
         if record_count <= QUICK_RECORDS:
-            config["spark.driver.extraJavaOptions"] += (
-                " -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
-            )
+            config["spark.driver.extraJavaOptions"] += f" {_QUICK_JAVA}"
             config["spark.sql.codegen.wholeStage"] = "false"
+        else:
+            config["spark.driver.extraJavaOptions"] += " -XX:+UseParallelGC"
     elif settings.master is not None:
         config["spark.master"] = settings.master
     return {**config, **settings.conf}
@@ -149,17 +156,34 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
 
     """
     config = session_config(settings, record_count)
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        for name in _PER_QUERY:
-            active.conf.set(name, config[name])
-        return active
+    session = _session_that_is_up(config)
+    if session is None:
+        return _start(settings, home, config)
+    for name in _PER_QUERY:
+        session.conf.set(name, config[name])
+    return session
+
+
+def start_early(settings: SparkSettings, home: Path, hours: int) -> None:
+    """Start a session on this machine in the background, for a run over some hours.
+
+    If the load turns out to be of another kind than the hours suggest, it is ended again. Errors
+    are raised when the session is needed.
+    """
+    is_here = settings.cluster == "local" and settings.master is None
+    if not is_here or SparkContext._active_spark_context is not None:
+        return
+    config = session_config(settings, 0 if hours <= FEW_HOURS else QUICK_RECORDS + 1)
+    start_in_background(config, lambda: _start(settings, home, config))
+
+
+def _start(settings: SparkSettings, home: Path, config: Mapping[str, str]) -> SparkSession:
     java_home = _prepare(settings, home)
     conf = SparkConf().setAppName(f"mcq_analytics {settings.cluster}").setAll(list(config.items()))
     log = home / LOG
     try:
         # Errors that matter are raised in Python.
-        SparkContext(gateway=java_for(_of_java(config), log), conf=conf)
+        SparkContext(gateway=start_java(_of_java(config), log), conf=conf)
         session = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
         raise McqError(
@@ -171,16 +195,26 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
     return session
 
 
-def start_early(settings: SparkSettings, home: Path) -> None:
-    """Start Java for a small load in the background, if a session will soon need one.
+def _session_that_is_up(config: Mapping[str, str]) -> SparkSession | None:
+    """Return the process's session, also one that was started early if it suits a load."""
+    early = take_over()
+    if early is not None:
+        try:
+            early.session.result()
+        except Exception:
+            # It is started again, and its error is raised where it is expected.
+            return None
+        if _is_quick(early.config) and not _is_quick(config):
+            end_session()
+    if SparkContext._active_spark_context is None:
+        return None
+    # The active session is one of the thread that made it.
+    return SparkSession.builder.getOrCreate()
 
-    A session for a larger load starts another. Errors are raised when the session starts.
-    """
-    if settings.cluster != "local" or SparkSession.getActiveSession() is not None:
-        return
-    with suppress(McqError):
-        _prepare(settings, home)
-        start_in_background(_of_java(session_config(settings, 0)), home / LOG)
+
+def _is_quick(config: Mapping[str, str]) -> bool:
+    """Return whether Java has the options for a load that is over before it is compiled."""
+    return _QUICK_JAVA in config["spark.driver.extraJavaOptions"]
 
 
 def _prepare(settings: SparkSettings, home: Path) -> Path:
