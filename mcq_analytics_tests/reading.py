@@ -1,4 +1,4 @@
-"""The three ways in which an attempt reads the base tables, for tests to choose on small data."""
+"""The ways in which an attempt reads the base tables, for tests to choose on small data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import pytest
 
 from mcq_analytics.compute import inputs, touched
 
-WAYS = ("driver", "slices", "ranges")
-"""By this process, by Spark's tasks for slices of the keys, and by ranges of the tables' blocks."""
+WAYS = ("driver", "slices", "ranges", "ranges of answers")
+"""By this process, by Spark's tasks for slices of the keys, by ranges of the tables' blocks, and so
+for the answers alone, with the smaller tables by this process."""
 
 _AS_THEY_ARE = {
     (module, name): getattr(module, name)
     for module, name in (
         (inputs, "DRIVER_ROWS"),
+        (inputs, "SMALL_TABLE_ROWS"),
         (inputs, "KEYS_PER_SPLIT"),
         (inputs, "ROWS_PER_SPLIT"),
         (touched, "SCANNED_SHARE"),
@@ -28,6 +30,8 @@ def read_by(way: str, patch: pytest.MonkeyPatch) -> None:
     if way != "driver":
         # Several splits, as far as the tables have blocks.
         bounds |= {"DRIVER_ROWS": 0, "KEYS_PER_SPLIT": 100, "ROWS_PER_SPLIT": 500}
+        if way != "ranges of answers":
+            bounds["SMALL_TABLE_ROWS"] = 0
         bounds["SCANNED_SHARE"] = math.inf if way == "slices" else 0
     for module, name in _AS_THEY_ARE:
         patch.setattr(module, name, bounds[name])

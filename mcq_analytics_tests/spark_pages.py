@@ -23,8 +23,7 @@ def main(start: str, end: str) -> None:
     """Print the pages of the session's UI, and its REST API."""
     os.environ["MCQ_DRIVER_ROWS"] = "0"
     in_process.run_window(load_settings(), Window(parse_hour(start), parse_hour(end)))
-    spark = SparkSession.getActiveSession()
-    assert spark is not None
+    spark = SparkSession.builder.getOrCreate()
     context = spark.sparkContext
     records = f"api/v1/applications/{context.applicationId}"
     queries = [f"SQL/execution/?id={number}" for number in range(20)]

@@ -29,7 +29,7 @@ from mcq_analytics_tests.faults import (
     Hit,
     running,
 )
-from mcq_analytics_tests.reading import read_by
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer, Proxy, children
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
@@ -83,7 +83,7 @@ def test_a_run_survives_a_connection_that_is_cut_during_a_copy(
 def test_a_run_survives_a_python_worker_that_is_killed(
     hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_by(chance.choice(["slices", "ranges"]), monkeypatch)
+    read_by(chance.choice(WAYS[1:]), monkeypatch)
     gateway = spark.sparkContext._gateway
     assert gateway is not None
     java = gateway.proc.pid
@@ -105,7 +105,7 @@ def test_a_run_survives_a_python_worker_that_is_killed(
 def test_tasks_that_fail_after_their_copy_committed_double_nothing(
     hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_by(chance.choice(["slices", "ranges"]), monkeypatch)
+    read_by(chance.choice(WAYS[1:]), monkeypatch)
     fails = [chance.random() < 0.5 for _ in range(3)]
     fails[chance.randrange(3)] = True
     spark.conf.set("spark.sql.adaptive.enabled", "false")

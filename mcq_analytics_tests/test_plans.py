@@ -209,7 +209,9 @@ DAY = window("2024-01-01T00", "2024-01-02T00")
 HOUR_OF_DAY = window("2024-01-01T10", "2024-01-01T11")
 
 
-@pytest.mark.parametrize(("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 225)])
+@pytest.mark.parametrize(
+    ("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 225), ("ranges of answers", 225)]
+)
 def test_an_attempt_executes_a_bounded_number_of_statements(
     database: Database,
     spark: SparkSession,
@@ -242,7 +244,8 @@ def jobs_and_stages(spark: SparkSession) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("way", "jobs", "stages"), [("driver", 1, 1), ("slices", 20, 48), ("ranges", 24, 70)]
+    ("way", "jobs", "stages"),
+    [("driver", 1, 1), ("slices", 20, 48), ("ranges", 24, 70), ("ranges of answers", 24, 70)],
 )
 def test_an_attempt_runs_a_bounded_number_of_spark_jobs_and_stages(
     database: Database,

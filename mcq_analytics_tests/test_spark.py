@@ -30,6 +30,7 @@ from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
 from mcq_analytics.spark.session import scaling_config, session_config
+from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import wait_until
 
 MILLION = 1_000_000
@@ -114,6 +115,48 @@ def test_a_process_has_one_session_with_query_settings_by_load(spark: SparkSessi
     initialize_spark_session_with_scaling("local", 0)
     assert [spark.conf.get(name) for name in names] == ["8", "-1", "false"]
     spark.conf.set("spark.sql.shuffle.partitions", "2")
+
+
+_EARLY = """
+import sys
+from pathlib import Path
+from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark.session import spark_session, start_early
+hours, records, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+start_early(SparkSettings(), home, hours)
+spark = spark_session(SparkSettings(), home, records)
+assert spark.range(3).count() == 3
+assert spark_session(SparkSettings(), home, records) is spark
+java = spark._jvm.java.lang.management.ManagementFactory.getRuntimeMXBean()
+print(java.getUptime() / 1000, *java.getInputArguments())
+print(spark.conf.get("spark.sql.codegen.factoryMode"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hours", "records", "is_quick", "mode"),
+    [
+        (1, 10, True, "NO_CODEGEN"),
+        (1, MILLION, True, "FALLBACK"),
+        (1, MILLION + 1, False, "FALLBACK"),
+        (720, 10, False, "NO_CODEGEN"),
+    ],
+)
+def test_a_session_that_was_started_early_is_taken_over_if_it_suits_the_load(
+    tmp_path: Path, hours: int, records: int, is_quick: bool, mode: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EARLY, str(hours), str(records), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    java, found = done.stdout.splitlines()
+    assert ("TieredStopAtLevel=1" in java) is is_quick
+    assert ("UseParallelGC" in java) is not is_quick
+    assert found == mode
 
 
 def test_the_resource_is_lazy_and_returns_the_session(spark: SparkSession) -> None:

@@ -33,8 +33,8 @@ from mcq_analytics.spark.task_connections import connect_task
 
 DRIVER_ROWS = 200_000
 """Up to this many rows are read by this process, unless a setting says otherwise."""
-ROWS_OF_SMALL_TABLES = 5
-"""Of tables with few columns so many times more."""
+SMALL_TABLE_ROWS = 1_000_000
+"""Up to this many rows of a table with few columns are read by this process in any case."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
 
@@ -88,19 +88,22 @@ class Inputs:
         """Read the rows in this process if they are few."""
         left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
         if self.touched.is_most:
-            self._read_small_tables(left)
+            self._read_small_tables()
         if max(self.touched.in_window, self.touched.keys) <= left:
             self._read_all(left)
 
-    def _read_small_tables(self, left: int) -> None:
-        """Read whole tables that are small beside the answers: Spark need not shuffle them."""
-        most = ROWS_OF_SMALL_TABLES * left
-        if self.touched.keys > most:
+    def _read_small_tables(self) -> None:
+        """Read whole tables that are small beside the answers.
+
+        Spark plans a Python data source for each table that it reads itself, which takes a cold
+        session as long as some million rows.
+        """
+        if self.touched.keys > SMALL_TABLE_ROWS:
             return
         with reading_snapshot(self.url, self.snapshot) as cursor:
             for table in (*IDS, "submissions"):
                 cursor.execute(self.selections.read_range(table))
-                rows = _at_most(cursor.fetch_record_batch(), most)
+                rows = _at_most(cursor.fetch_record_batch(), SMALL_TABLE_ROWS)
                 if rows is not None:
                     self._tables[table] = rows
         with connect_task(self.url) as connection, connection.cursor() as cursor:

@@ -69,6 +69,8 @@ class Database:
             self.url.set(drivername=DRIVER, query={}),
             poolclass=NullPool,
             hide_parameters=True,
+            # Nothing here is of this type, which would be looked up on every connection.
+            use_native_hstore=False,
             connect_args=self._parameters(application_name),
         )
 

@@ -158,12 +158,15 @@ def _column_types(connection: Connection, schema: str) -> dict[tuple[str, str], 
     """Return PostgreSQL's names of the types of all columns in a schema, by table and column."""
     rows = connection.execute(
         text(
-            "SELECT table_name, column_name, data_type FROM information_schema.columns "
-            "WHERE table_schema = :schema"
+            "SELECT c.relname, a.attname, format_type(a.atttypid, NULL) AS type "
+            "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') "
+            "AND a.attnum > 0 AND NOT a.attisdropped"
         ),
         {"schema": schema},
     )
-    return {(row.table_name, row.column_name): row.data_type for row in rows}
+    return {(row.relname, row.attname): row.type for row in rows}
 
 
 def _same_type(data_type: str, wanted: TypeEngine[Any]) -> bool:

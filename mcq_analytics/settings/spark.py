@@ -20,7 +20,7 @@ class SparkSettings:
     conf: Mapping[str, str] = field(default_factory=dict)
     executor_memory: str = "2g"
     executor_cores: int = 2
-    driver_memory: str = "2g"
+    driver_memory: str = "1200m"
 
 
 def cluster_settings(cluster: str, variables: Variables) -> SparkSettings:

@@ -82,7 +82,7 @@ class Variables(Source):
     MCQ_SPARK_CLUSTER: str = "local"
     MCQ_SPARK_EXECUTOR_MEMORY: str = "2g"
     MCQ_SPARK_EXECUTOR_CORES: Count = 2
-    MCQ_SPARK_DRIVER_MEMORY: str = "2g"
+    MCQ_SPARK_DRIVER_MEMORY: str = "1200m"
     MCQ_AUTOMATION: Switch | None = None
     MCQ_ALERT_AFTER: Count = 2
     MCQ_DAGSTER_WEBSERVER_URL: str | None = None

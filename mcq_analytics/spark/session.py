@@ -25,6 +25,8 @@ from mcq_analytics.spark.java_process import end_session, start_java
 from mcq_analytics.spark.launchers import python_launcher
 
 MILLION = 1_000_000
+INTERPRETED_RECORDS = 30_000
+"""Up to this many records, compiling Spark's expressions takes longer than interpreting them."""
 QUICK_RECORDS = 100_000
 """Up to this many records, optimising a job takes longer than running it."""
 
@@ -61,7 +63,12 @@ _QUICK_JOINS = {
 _QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
 _OF_SESSION = ("spark.sql.", "spark.dynamicAllocation.", "spark.python.")
 # Settings that change with each load; the others are fixed when a session starts.
-_PER_QUERY = ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage", *_JOINS)
+_PER_QUERY = (
+    "spark.sql.shuffle.partitions",
+    "spark.sql.codegen.wholeStage",
+    "spark.sql.codegen.factoryMode",
+    *_JOINS,
+)
 
 
 def scaling_config(record_count: int) -> dict[str, str]:
@@ -106,6 +113,9 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.ui.explainMode": "simple",
         "spark.sql.codegen.wholeStage": "true",
+        "spark.sql.codegen.factoryMode": (
+            "NO_CODEGEN" if record_count <= INTERPRETED_RECORDS else "FALLBACK"
+        ),
         # The three facts reuse more compiled classes than the hundred that Spark keeps by default.
         "spark.sql.codegen.cache.maxEntries": "1000",
         # Lists are aggregated in the order of their groups, which one sort makes for all steps.
@@ -156,7 +166,7 @@ def spark_session(settings: SparkSettings, home: Path, record_count: int) -> Spa
 
     """
     config = session_config(settings, record_count)
-    session = _session_that_is_up(config)
+    session = _session_that_is_up(record_count)
     if session is None:
         return _start(settings, home, config)
     for name in _PER_QUERY:
@@ -195,7 +205,7 @@ def _start(settings: SparkSettings, home: Path, config: Mapping[str, str]) -> Sp
     return session
 
 
-def _session_that_is_up(config: Mapping[str, str]) -> SparkSession | None:
+def _session_that_is_up(record_count: int) -> SparkSession | None:
     """Return the process's session, also one that was started early if it suits a load."""
     early = take_over()
     if early is not None:
@@ -204,7 +214,8 @@ def _session_that_is_up(config: Mapping[str, str]) -> SparkSession | None:
         except Exception:
             # It is started again, and its error is raised where it is expected.
             return None
-        if _is_quick(early.config) and not _is_quick(config):
+        if _is_quick(early.config) and record_count > MILLION:
+            # Another start costs less than a Java that optimises nothing.
             end_session()
     if SparkContext._active_spark_context is None:
         return None
