@@ -64,7 +64,8 @@ DIFFERENT_ROWS = """
     WHERE actual.test_id IS NULL OR expected.test_id IS NULL OR {different}
 """
 
-# The funnel of some tests, small ones first, against the sum of what is stored of each student.
+# The funnel of some tests, against the sum of what is stored of each student: of small tests until
+# their rows are enough, and of one test of any size, if it is drawn.
 DIFFERENT_SUMS = """
     WITH counted AS (
         SELECT t.test_id, coalesce(f.total_submissions, 0) AS size
@@ -73,8 +74,10 @@ DIFFERENT_SUMS = """
         ) f ON true
     ), tests AS MATERIALIZED (
         SELECT test_id FROM (
-            SELECT test_id, size, sum(size) OVER (ORDER BY size, test_id) AS up_to_here FROM counted
-        ) s WHERE up_to_here <= :summed OR (:every_size AND up_to_here = size)
+            SELECT test_id, size, sum(size) OVER (ORDER BY size, test_id) AS up_to_here,
+                row_number() OVER (ORDER BY hashtext(concat(test_id, :seed)), test_id) AS place
+            FROM counted
+        ) s WHERE up_to_here <= :summed OR (place = 1 AND size * :draw < :summed)
     ), expected AS (
         SELECT t.test_id, {sums} FROM tests t CROSS JOIN LATERAL (
             SELECT {counts} FROM {stored} s WHERE s.test_id = t.test_id HAVING count(*) > 0

@@ -48,9 +48,10 @@ SAMPLE = 12
 SAMPLED_ROWS = 100_000
 """The sample of a window with more base rows is drawn from a part of it."""
 SUMMED_ROWS = 1_000
-"""Tests of the sample are summed up until they have this many submissions. In the first hour of a
-day, and in long windows, at least one is, whatever its size."""
-HOURS_OF_DAY = 24
+"""About so many submissions are summed up for each hour of a window: all of small tests, and those
+of a larger test in as many of its hours as its share allows."""
+_GOLDEN = 0.6180339887498949
+"""The fractions of its multiples are spread evenly between 0 and 1."""
 
 _Pair = tuple[object, object]
 
@@ -104,8 +105,11 @@ class Audits:
         unsettled = self._unsettled(connection, {(row.student_id, row.test_id) for row in rows})
         wrong = [row.key for row in rows if (row.student_id, row.test_id) not in unsettled]
         if self.fact == TEST_FUNNEL:
-            every_size = self.window.hours >= HOURS_OF_DAY or self.window.start.hour == 0
-            bound = {"summed": SUMMED_ROWS, "every_size": every_size}
+            bound = {
+                "summed": SUMMED_ROWS * self.window.hours,
+                "draw": seed * _GOLDEN % 1,
+                "seed": str(seed),
+            }
             wrong += connection.execute(text(self._different_sums(sample)), bound).scalars()
         return Recomputed(
             sampled,
