@@ -25,6 +25,7 @@ from mcq_analytics.definitions.build import FACTS_JOB
 from mcq_analytics.definitions.partitions import (
     range_tags,
 )
+from mcq_analytics.definitions.run_state import settled_events
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
@@ -93,6 +94,9 @@ class Platform(InProcesses):
             f"timestamptz '{self.first}' + n * interval '1 h', 'completed' "
             "FROM generate_series(0, 11) n",
         )
+        # Dagster's events are taken for settled at once, so that looks read only the latest ones.
+        patch.setattr(settled_events, "SETTLING_SECONDS", 1)
+        patch.setattr(settled_events, "STEP", 1)
         self.late_answers = 0
         self.words: set[str] = set()
         self.cursors: dict[str, str | None] = {}

@@ -27,6 +27,7 @@ from pyspark.sql import SparkSession
 from mcq_analytics.definitions import checks
 from mcq_analytics.definitions.build import FACTS_JOB, build_definitions
 from mcq_analytics.definitions.partitions import partition_key, range_tags
+from mcq_analytics.definitions.run_state import hour_outcomes, settled_events
 from mcq_analytics.definitions.run_state.hour_outcomes import unfinished_hours, wrong_hours
 from mcq_analytics.definitions.run_state.in_progress import hours_in_progress
 from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of
@@ -227,6 +228,47 @@ def test_a_wrong_hour_stays_wrong_however_many_checks_of_other_hours_follow(
     assert platform.run(platform.request(0, 1)) is DagsterRunStatus.SUCCESS
     assert wrong() == {}
     assert unfinished_hours(platform.instance).failed() == set()
+
+
+@pytest.mark.usefixtures("spark")
+def test_open_hours_are_found_though_events_of_settled_ones_are_not_read_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settled_events, "SETTLING_SECONDS", 0)
+    monkeypatch.setattr(settled_events, "STEP", 1)
+    before = 0
+
+    def open_hours() -> list[int]:
+        found = unfinished_hours(platform.instance).runs
+        settled = settled_events.settled_until(platform.instance)
+        with monkeypatch.context() as patch:
+            patch.setattr(hour_outcomes, "settled_until", lambda _: None)
+            assert unfinished_hours(platform.instance).runs == found
+        assert settled_events.settled_until(platform.instance) == settled
+        return sorted((hour - platform.first) // HOUR for hour in found)
+
+    def has_moved_on() -> bool:
+        nonlocal before
+        before, last = settled_events.settled_until(platform.instance) or 0, before
+        return before > last
+
+    assert platform.run(platform.request(0, 2)) is DagsterRunStatus.SUCCESS
+    assert open_hours() == []
+    assert has_moved_on()
+    execute(platform.database, "ALTER TABLE answers RENAME COLUMN session_id TO sitting_id")
+    assert platform.run(platform.request(1, 3)) is DagsterRunStatus.FAILURE
+    execute(platform.database, "ALTER TABLE answers RENAME COLUMN sitting_id TO session_id")
+    assert open_hours() == [1, 2]
+    assert platform.run(platform.request(3, 4)) is DagsterRunStatus.SUCCESS
+    assert platform.run(platform.request(1, 2)) is DagsterRunStatus.SUCCESS
+    assert open_hours() == [2]
+    # It may move up to the events of the hour that is open, and not further.
+    has_moved_on()
+    assert open_hours() == [2]
+    assert not has_moved_on()
+    assert platform.run(platform.request(2, 3)) is DagsterRunStatus.SUCCESS
+    assert open_hours() == []
+    assert has_moved_on()
 
 
 def test_a_backfill_keeps_its_hours_however_many_backfills_follow(platform: Platform) -> None:

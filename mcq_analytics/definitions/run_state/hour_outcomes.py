@@ -19,6 +19,7 @@ from mcq_analytics.alerting.incidents import Failure
 from mcq_analytics.definitions.partitions import hour_of
 from mcq_analytics.definitions.run_state.in_progress import BACKFILL_TAG, is_retried
 from mcq_analytics.definitions.run_state.run_errors import Ending, ending_of, error_of_run
+from mcq_analytics.definitions.run_state.settled_events import move_on, settled_until
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import ranges
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED
@@ -106,11 +107,15 @@ def _latest_runs(instance: DagsterInstance) -> dict[datetime, str]:
     """
     events = instance.event_log_storage
     latest = events.get_latest_asset_partition_materialization_attempts_without_materializations
+    settled = settled_until(instance)
     found: dict[datetime, tuple[int, str]] = {}
+    open_events = []
     for fact in FACTS:
-        for key, (run_id, event) in latest(AssetKey(fact.name)).items():
+        for key, (run_id, event) in latest(AssetKey(fact.name), settled).items():
             hour = hour_of(key)
             found[hour] = max(found.get(hour, (event, run_id)), (event, run_id))
+            open_events.append(event)
+    move_on(instance, settled, open_events)
     return {hour: run_id for hour, (_, run_id) in found.items()}
 
 
