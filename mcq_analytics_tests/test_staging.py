@@ -77,6 +77,7 @@ def test_a_task_that_fails_after_its_copy_committed_doubles_no_row(
             Staged(staging.quoted(TOUCHED), parts, [row.task_attempt_id for row in done]),
             NINE,
             repairing=False,
+            is_large=False,
         ).run()
     assert counts == {fact.name: MergeCounts(inserted=1) for fact in FACTS}
     assert disagreements_now(database) == []

@@ -7,10 +7,12 @@ temporary table, from which rows are inserted, updated and deleted. `merge` says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, text
 
+from mcq_analytics.compute.indexes_last import indexes_last
 from mcq_analytics.postgres.identifiers import quoted
 
 # Rows of a student's test are found by their range in the primary key, which no other index has:
@@ -127,11 +129,12 @@ class Target:
 
 
 def replace_rows(
-    connection: Connection, target: Target, bound: Mapping[str, object]
+    connection: Connection, target: Target, bound: Mapping[str, object], *, is_large: bool
 ) -> MergeCounts:
     """Make the staged rows the rows of a table for the target's keys; `bound` are parameters.
 
-    An empty table takes them as they are, and there is no table of differences then.
+    An empty table takes them as they are, and there is no table of differences then. If they are
+    many (`is_large`), its indexes are created after them.
     """
     fields = target.fields
 
@@ -139,7 +142,8 @@ def replace_rows(
         return connection.execute(text(template.format(**fields)), bound).rowcount
 
     if is_empty(connection, target.table):
-        return MergeCounts(inserted=run(_INSERT_ALL))
+        with indexes_last(connection, target.table) if is_large else nullcontext():
+            return MergeCounts(inserted=run(_INSERT_ALL))
     run(_DIFFERENCE)
     inserted, updated = connection.execute(text(_COUNT.format(**fields))).one()
     if inserted or updated:

@@ -33,7 +33,7 @@ from mcq_analytics.spark.task_connections import connect_task
 
 DRIVER_ROWS = 200_000
 """Up to this many rows are read by this process, unless a setting says otherwise."""
-SMALL_TABLE_ROWS = 1_000_000
+SMALL_TABLE_ROWS = 200_000
 """Up to this many rows of a table with few columns are read by this process in any case."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000

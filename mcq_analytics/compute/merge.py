@@ -64,8 +64,8 @@ class Staged:
 class Merge:
     """Replaces the touched students' tests in all our tables by the staged ones.
 
-    With `repairing`, what spans students is computed from everything stored, instead of being moved
-    by what has changed.
+    With `repairing`, and if much of everything is touched (`is_large`), what spans students is
+    computed from everything stored, instead of being moved by what has changed.
     """
 
     def __init__(
@@ -76,11 +76,13 @@ class Merge:
         window: Window,
         *,
         repairing: bool,
+        is_large: bool,
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._staged = staged
-        self._repairing = repairing
+        self._repairing = repairing or is_large
+        self._is_large = is_large
         self._bound = {
             "tasks": list(staged.tasks),
             "window_start": window.start,
@@ -191,7 +193,7 @@ class Merge:
         self._run(_DELETE_HOURS, **fields)
 
     def _store(self, target: Target) -> MergeCounts:
-        return replace_rows(self._connection, target, self._bound)
+        return replace_rows(self._connection, target, self._bound, is_large=self._is_large)
 
     def _select(
         self, part: str, table: Table, key: tuple[str, ...], values: tuple[str, ...]

@@ -40,8 +40,15 @@ def store_result(
     """
     staged = Staged(staging.quoted(TOUCHED), {part: staging.quoted(part) for part in PARTS}, tasks)
     connection.exec_driver_sql(f"ANALYZE {', '.join(staged.parts.values())}")
-    repairing = is_large or _was_found_wrong(connection, schema, window)
-    report.counts = Merge(connection, tables, staged, window, repairing=repairing).run()
+    merge = Merge(
+        connection,
+        tables,
+        staged,
+        window,
+        repairing=_was_found_wrong(connection, schema, window),
+        is_large=is_large,
+    )
+    report.counts = merge.run()
     report.fact_rows = {
         QUESTION_INTERACTION.name: staging.rows_computed(connection, INTERACTIONS, tasks),
         TEST_SUMMARY.name: staging.rows_computed(connection, SUMMARIES, tasks),

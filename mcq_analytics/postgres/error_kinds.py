@@ -13,6 +13,7 @@ from mcq_analytics.model.facts import FACTS, FACTS_BY_NAME
 from mcq_analytics.postgres.task_errors import Origin, Report
 
 LOCK_NOT_AVAILABLE = "55P03"
+INSUFFICIENT_PRIVILEGE = "42501"
 QUERY_CANCELED = "57014"
 CHECK_VIOLATION = "23514"
 
@@ -119,7 +120,7 @@ _BY_STATE = {
     "3D000": NO_DATABASE,
     "40001": IN_THE_WAY,
     "40P01": IN_THE_WAY,
-    "42501": FORBIDDEN,
+    INSUFFICIENT_PRIVILEGE: FORBIDDEN,
     "53": NO_RESOURCES,
     "53100": DISK_FULL,
     "53300": TOO_MANY,

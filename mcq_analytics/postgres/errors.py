@@ -12,11 +12,18 @@ from contextlib import contextmanager
 
 from mcq_analytics.errors import BaseTablesChangedError, McqError
 from mcq_analytics.masking import mask, without_secrets
-from mcq_analytics.postgres.error_kinds import LOCK_NOT_AVAILABLE, QUERY_CANCELED, Fault, fault_of
+from mcq_analytics.postgres.error_kinds import (
+    INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
+    QUERY_CANCELED,
+    Fault,
+    fault_of,
+)
 from mcq_analytics.postgres.error_reports import report_of
 from mcq_analytics.postgres.task_errors import Origin, Report
 
 __all__ = [
+    "INSUFFICIENT_PRIVILEGE",
     "LOCK_NOT_AVAILABLE",
     "QUERY_CANCELED",
     "explain",

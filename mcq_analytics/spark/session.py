@@ -92,6 +92,8 @@ def scaling_config(record_count: int) -> dict[str, str]:
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
+        # Of a shuffle, compressed. Sorting a task's rows then needs some 50 MB.
+        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8MB",
         # If one side of a join is empty, this rule abandons the other side's tasks while they still
         # read: they would outlive the query, and each takes a Python worker down.
         "spark.sql.adaptive.optimizer.excludedRules": (
