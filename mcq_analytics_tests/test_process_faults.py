@@ -77,10 +77,12 @@ def test_the_next_run_records_and_cleans_up_after_a_killed_one(
     with command() as process:
         java = java_of(process)
         hit.wait_until_under_way(chance, process)
-        sleep(chance.uniform(0, 6))
+        sleep(chance.uniform(0, 0.5))
         process.kill()
         wait_until(lambda: not is_running(java))
-    hit.assert_recovers(spark, failed="the process died, or lost the database")
+    # On a fast machine it may have committed.
+    died = "the process died, or lost the database"
+    hit.assert_recovers(spark, failed=died if wrong_rows(hit.database) else None)
 
 
 @pytest.mark.usefixtures("instance")
@@ -90,7 +92,7 @@ def test_a_run_whose_java_is_killed_reports_it_in_one_line(
     with command() as process:
         java = java_of(process)
         hit.wait_until_under_way(chance, process)
-        sleep(chance.uniform(0, 6))
+        sleep(chance.uniform(0, 0.5))
         os.kill(java, signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1, errors

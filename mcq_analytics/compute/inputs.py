@@ -34,7 +34,8 @@ from mcq_analytics.spark.task_connections import connect_task
 DRIVER_ROWS = 200_000
 """Up to this many rows are read by this process, unless a setting says otherwise."""
 SMALL_TABLE_ROWS = 200_000
-"""Up to this many rows of a table with few columns are read by this process in any case."""
+"""Up to this many rows of a table with few columns come through this process, also if the answers
+do not. Spark holds them, and more would fill its memory."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
 
@@ -54,7 +55,7 @@ _EXTENT = """
 
 @dataclass
 class Inputs:
-    """The inputs of one attempt. Up to `driver_rows` base rows are read by this process."""
+    """The inputs of one attempt. This process reads them if they have up to `driver_rows` rows."""
 
     url: str
     snapshot: str
@@ -87,10 +88,10 @@ class Inputs:
     def read_if_few(self) -> None:
         """Read the rows in this process if they are few."""
         left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
-        if self.touched.is_most:
-            self._read_small_tables()
         if max(self.touched.in_window, self.touched.keys) <= left:
             self._read_all(left)
+        if self.touched.is_most and not self.are_here:
+            self._read_small_tables()
 
     def _read_small_tables(self) -> None:
         """Read whole tables that are small beside the answers.
