@@ -33,6 +33,7 @@ from mcq_analytics.model.facts import (
     UPDATED_AT_MEANING,
     Fact,
 )
+from mcq_analytics.postgres.errors import explaining
 from mcq_analytics.transforms.student_tests import student_tests
 
 GROUP = "facts"
@@ -111,7 +112,8 @@ def fact_assets(hours: HourlyPartitionsDefinition, docs_url: str | None = None) 
     def facts(
         answers: DataFrame, questions: DataFrame, sessions: DataFrame, submissions: DataFrame
     ) -> Iterator[Output[DataFrame]]:
-        computed = student_tests(answers, questions, sessions, submissions)
+        with explaining("the facts: planning their query"):
+            computed = student_tests(answers, questions, sessions, submissions)
         for fact in FACTS:
             yield Output(computed, output_name=fact.name)
 
