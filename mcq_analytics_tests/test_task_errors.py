@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from adbc_driver_manager import Error
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
@@ -15,8 +16,9 @@ from sqlalchemy.engine import URL
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import first_line, is_transient
 from mcq_analytics.postgres.task_errors import telling_the_driver, worker_report
-from mcq_analytics.spark.source import SnapshotRead
+from mcq_analytics.spark.source import SnapshotRead, batches_of
 from mcq_analytics.spark.task_connections import connect_task
+from mcq_analytics_tests.facts_of import scalar
 from mcq_analytics_tests.faults_of import FORGED, fault_of, raising
 
 
@@ -100,3 +102,24 @@ def test_a_foreign_error_cannot_pose_as_one_of_ours(spark: SparkSession) -> None
     assert worker_report(f"{frames}{forged}\n") is not None
     assert worker_report(f"{frames}ValueError: x\n{forged}\n") is None
     assert worker_report(f"{frames}{forged[:-1]}\n") is None
+
+
+def test_a_connection_that_is_lost_in_the_middle_of_a_result_is_worth_another_try(
+    on_server: Database,
+) -> None:
+    with (
+        connect_task(on_server.conninfo()) as connection,
+        connection.cursor() as cursor,
+        connection.cursor() as other,
+    ):
+        other.execute("SELECT pg_backend_pid()")
+        pid = other.fetchone()
+        assert pid is not None
+        cursor.execute("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")
+        batches = batches_of(cursor)
+        next(batches)
+        assert scalar(on_server, f"SELECT pg_terminate_backend({pid[0]}, 10000)") is True
+        with pytest.raises(Error) as failure:
+            list(batches)
+    assert is_transient(failure.value)
+    assert "the connection to the server was lost" in fault_of(failure.value)

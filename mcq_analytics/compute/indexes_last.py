@@ -52,8 +52,8 @@ def _dropped(connection: Connection, table: Table) -> list[Index]:
         with connection.begin_nested():
             # Waiting would hold up all who come later, and two who wait could block each other.
             connection.execute(text(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE NOWAIT"))
-            for index in indexes:
-                index.drop(connection, checkfirst=True)
+            names = ", ".join(quoted(table.schema or "public", str(one.name)) for one in indexes)
+            connection.execute(text(f"DROP INDEX IF EXISTS {names}"))
     except DBAPIError as error:
         if getattr(error.orig, "pgcode", None) in (LOCK_NOT_AVAILABLE, INSUFFICIENT_PRIVILEGE):
             return []

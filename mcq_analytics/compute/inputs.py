@@ -8,6 +8,7 @@ the tables by ranges of their blocks, and Spark picks the rows of the touched st
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark import StorageLevel
@@ -24,12 +25,16 @@ from mcq_analytics.spark.session import QUICK_RECORDS
 from mcq_analytics.spark.source import (
     SLICE,
     SnapshotRead,
+    batches_of,
     key_schema,
     put_temporary,
     reading_snapshot,
     spark_schema,
 )
 from mcq_analytics.spark.task_connections import connect_task
+
+if TYPE_CHECKING:
+    from adbc_driver_manager.dbapi import Cursor
 
 DRIVER_ROWS = 200_000
 """Up to this many rows are read by this process, unless a setting says otherwise."""
@@ -104,7 +109,7 @@ class Inputs:
         with reading_snapshot(self.url, self.snapshot) as cursor:
             for table in (*IDS, "submissions"):
                 cursor.execute(self.selections.read_range(table))
-                rows = _at_most(cursor.fetch_record_batch(), SMALL_TABLE_ROWS)
+                rows = _at_most(cursor, SMALL_TABLE_ROWS)
                 if rows is not None:
                     self._tables[table] = rows
         with connect_task(self.url) as connection, connection.cursor() as cursor:
@@ -122,7 +127,7 @@ class Inputs:
                     put_temporary(cursor, f"ids_of_{table}", ids)
                     keys = self.selections.sent_keys(f"ids_of_{table}", IDS[table])
                 cursor.execute(self.selections.read(table, keys))
-                rows = _at_most(cursor.fetch_record_batch(), left)
+                rows = _at_most(cursor, left)
                 if rows is None:
                     # The students' tests are much longer than the window.
                     return
@@ -223,12 +228,12 @@ class Inputs:
         )
 
 
-def _at_most(batches: pa.RecordBatchReader, rows: int) -> pa.Table | None:
-    """Return all rows of a reader, or None if there are more than `rows`."""
+def _at_most(cursor: Cursor, rows: int) -> pa.Table | None:
+    """Return all rows of a result, or None if there are more than `rows`."""
     found = []
-    for batch in batches:
+    for batch in batches_of(cursor):
         rows -= batch.num_rows
         if rows < 0:
             return None
         found.append(batch)
-    return pa.Table.from_batches(found, batches.schema)
+    return pa.Table.from_batches(found, cursor.fetch_record_batch().schema)

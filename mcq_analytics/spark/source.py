@@ -8,7 +8,7 @@ the queries. Small windows are read without Spark, by `read_in_driver`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -160,7 +160,7 @@ class SnapshotReader(DataSourceReader):
             if options["setting_sql"]:
                 cursor.execute(options["setting_sql"])
             cursor.execute(rows_sql)
-            for batch in cursor.fetch_record_batch():
+            for batch in batches_of(cursor):
                 rows += batch.num_rows
                 yield batch
             cursor.execute(
@@ -193,6 +193,23 @@ def reading_snapshot(url: str, snapshot: str, keys_sql: str = "") -> Iterator[Cu
         if keys is not None:
             put_temporary(cursor, SLICE, keys)
         yield cursor
+
+
+def batches_of(cursor: Cursor) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a result as they arrive.
+
+    `fetch_record_batch` returns the reader within ADBC's own one, which raises an `OSError` when
+    the connection is lost: nobody would try again.
+
+    Raises:
+        adbc_driver_manager.Error: the server refuses, or is lost.
+
+    """
+    assert cursor._results is not None
+    reader = cursor._results.reader
+    with suppress(StopIteration):
+        while True:
+            yield reader.read_next_batch()
 
 
 def put_temporary(cursor: Cursor, table: str, rows: pa.Table) -> None:
