@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.engine import Engine
 
-from mcq_analytics.postgres.base_snapshot import import_snapshot
+from mcq_analytics.postgres.base_snapshot import connection_in
 
 Result = TypeVar("Result")
 
@@ -44,12 +44,9 @@ class InBackground(Generic[Result]):
 
     def _run(self) -> None:
         try:
-            with self._engine.connect() as plain:
-                connection = plain.execution_options(isolation_level="REPEATABLE READ")
-                with connection.begin():
-                    import_snapshot(connection, self._snapshot)
-                    self._cancel = connection.connection.cancel
-                    result = self._work(connection)
+            with connection_in(self._engine, self._snapshot) as connection:
+                self._cancel = connection.connection.cancel
+                result = self._work(connection)
             self._future.set_result(result)
         except BaseException as error:
             self._future.set_exception(error)

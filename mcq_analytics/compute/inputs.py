@@ -147,12 +147,11 @@ class Inputs:
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
         """Return the rows of a base table that belong to the touched students' tests."""
         schema = spark_schema(self.selections.base, table)
-        if self.are_here:
-            rows = spark.createDataFrame(self._tables[table], schema)
-            # Spark joins and groups a single partition as it is, without a shuffle.
-            return rows.coalesce(1) if self.record_count <= QUICK_RECORDS else rows
         if table in self._tables:
             rows = spark.createDataFrame(self._tables[table], schema)
+            if self.are_here:
+                # Spark joins and groups a single partition as it is, without a shuffle.
+                return rows.coalesce(1) if self.record_count <= QUICK_RECORDS else rows
         elif self.touched.is_most:
             splits = -(-self.record_count // ROWS_PER_SPLIT)
             rows = self._range_read(table).load(spark, schema, splits)

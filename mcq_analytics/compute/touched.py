@@ -13,7 +13,7 @@ from mcq_analytics.compute.selections import IDS, Selections
 from mcq_analytics.compute.staging import Staging
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.windows import Window
-from mcq_analytics.postgres.base_snapshot import import_snapshot
+from mcq_analytics.postgres.base_snapshot import connection_in
 from mcq_analytics.postgres.inspection import BaseTables
 
 SCANNED_SHARE = 0.2
@@ -41,17 +41,14 @@ def stage_touched(
 ) -> Touched:
     """Stage the students' tests that a window touches, as of an exported snapshot."""
     bound = {"window_start": window.start, "window_end": window.end}
-    with engine.connect() as plain:
-        connection = plain.execution_options(isolation_level="REPEATABLE READ")
-        with connection.begin():
-            import_snapshot(connection, snapshot)
-            connection.execute(text(plan_setting(selections.base)))
-            in_window, left_out, duplicates = _counts(connection, selections, window)
-            all_answers = planned_rows(connection, selections.all_rows("answers"))
-            is_most = in_window >= SCANNED_SHARE * all_answers
-            # A sorted query without an index on the time would walk through another one.
-            connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
-            keys = staging.store_touched(connection, selections.touched(), bound)
+    with connection_in(engine, snapshot) as connection:
+        connection.execute(text(plan_setting(selections.base)))
+        in_window, left_out, duplicates = _counts(connection, selections, window)
+        all_answers = planned_rows(connection, selections.all_rows("answers"))
+        is_most = in_window >= SCANNED_SHARE * all_answers
+        # A sorted query without an index on the time would walk through another one.
+        connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
+        keys = staging.store_touched(connection, selections.touched(), bound)
     return Touched(keys, in_window, is_most, left_out, duplicates)
 
 

@@ -93,6 +93,16 @@ def snapshot_connection(engine: Engine, schema: str) -> Iterator[tuple[Connectio
         yield connection, snapshot.base
 
 
+@contextmanager
+def connection_in(engine: Engine, identifier: str) -> Iterator[Connection]:
+    """Yield a connection with a transaction that reads in an exported snapshot."""
+    with engine.connect() as plain:
+        connection = plain.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            import_snapshot(connection, identifier)
+            yield connection
+
+
 def import_snapshot(connection: Connection, identifier: str) -> None:
     """Make a `REPEATABLE READ` transaction that has just begun read in an exported snapshot."""
     connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{identifier}'")

@@ -13,15 +13,7 @@ from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SU
 # all facts that are audited in a snapshot.
 SAMPLE_OF_WINDOW = """
     CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS
-    SELECT * FROM (
-        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
-        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-        UNION
-        SELECT {b.student_id}, {b.test_id}
-        FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys}
-        UNION
-        SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
-    ) touched
+    SELECT * FROM ({touched}) touched
     ORDER BY hash_record_extended(ROW(student_id, test_id), :seed) LIMIT :sample
 """
 

@@ -17,8 +17,8 @@ from sqlalchemy.dialects import postgresql
 from mcq_analytics.compute.fingerprints import computed_hours, stale_hours, stored_rows
 from mcq_analytics.compute.handed_in import handed_in
 from mcq_analytics.compute.judged_answers import judged, outcomes
+from mcq_analytics.compute.selections import Selections
 from mcq_analytics.compute.spanning import TOTALS
-from mcq_analytics.compute.templates import Templates
 from mcq_analytics.compute.touched import plan_setting
 from mcq_analytics.model.facts import (
     QUESTION_INTERACTION,
@@ -129,7 +129,10 @@ class Audits:
                 "sample": SAMPLE,
                 "seed": seed,
             }
-            connection.execute(text(self._fill(SAMPLE_OF_WINDOW, name=name)), bound)
+            connection.execute(
+                text(self._fill(SAMPLE_OF_WINDOW, name=name, touched=self._templates.touched())),
+                bound,
+            )
             connection.execute(text(f"ANALYZE {name}"))
         count: int = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
         return name, count
@@ -210,8 +213,11 @@ class Audits:
         return {"window_start": self.window.start, "window_end": self.window.end}
 
     def _fill(self, template: str, **more: str) -> str:
-        names = {"hours": quoted(self.schema, "student_test_hour")}
-        return Templates(self.base, names).fill(template, **more)
+        return self._templates.fill(template, **more)
+
+    @property
+    def _templates(self) -> Selections:
+        return Selections(self.base, {"hours": quoted(self.schema, "student_test_hour")})
 
 
 def _different(columns: Sequence[FactColumn]) -> str:
