@@ -34,6 +34,15 @@ mutation($params: ExecutionParams!) {
 }
 """
 
+WHOLE_RUN = """
+query($id: ID!) {
+  runOrError(runId: $id) { ... on Run { status tags { key value } } }
+  logsForRun(runId: $id) { ... on EventConnection { events {
+    __typename ... on MessageEvent { timestamp message }
+  } } }
+}
+"""
+
 SERVE = """
 from mcq_analytics.launching import ui
 from mcq_analytics.settings import load_settings
@@ -108,7 +117,8 @@ class Ui:
             if status in ("SUCCESS", "FAILURE", "CANCELED"):
                 return status
             time.sleep(0.5)
-        return "TIMEOUT"
+        found = self.ask(WHOLE_RUN, id=run_id)
+        pytest.fail(f"the run has not ended: {found}\n{self.log.read_text()}")
 
 
 @contextmanager

@@ -294,3 +294,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert monotonic() < deadline, "the condition never came true"
         sleep(0.02)
+
+
+def server_of(home: Path) -> int:
+    return int((home / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def kill_server(home: Path) -> None:
+    """Kill the embedded server with all of its processes."""
+    postmaster = server_of(home)
+    for pid in [postmaster, *children(postmaster)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(postmaster))

@@ -30,10 +30,18 @@ from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute
-from mcq_analytics_tests.servers import children, free_port, is_running, processes, wait_until
+from mcq_analytics_tests.servers import (
+    free_port,
+    is_running,
+    kill_server,
+    processes,
+    server_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
+ERROR_OF_RUN = " - dagster - ERROR - hourly_facts - "
 RESTARTED = "the code server died: it is restarted"
 AUTOMATIONS = """
 { repositoriesOrError { ... on RepositoryConnection { nodes {
@@ -68,19 +76,6 @@ class Log:
         lines = self._path.read_text().splitlines()
         found, self._seen = lines[self._seen :], len(lines)
         return found
-
-
-def server_of(home: Path) -> int:
-    return int((home / "postgres" / "postmaster.pid").read_text().split()[0])
-
-
-def kill_server(home: Path) -> None:
-    """Kill the embedded server with all of its processes."""
-    postmaster = server_of(home)
-    for pid in [postmaster, *children(postmaster)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(postmaster))
 
 
 def answers(found: Ui) -> bool:
@@ -162,6 +157,8 @@ def seen(
             execute(database, "ALTER TABLE answers RENAME COLUMN test_id TO exam_id")
             run_id = launched(looking, {**range_tags(hour), "dagster/max_retries": "0"})
             found.statuses.append(looking.wait_for_run(run_id))
+            # The run prints its end after it has recorded it.
+            wait_until(lambda: ERROR_OF_RUN in looking.log.read_text(), seconds=60)
             found.printed["a failed run"] = log.since()
             found.server = server_of(found.home)
         found.left = [found.server] if is_running(found.server) else []
@@ -211,7 +208,7 @@ def test_a_good_run_prints_nothing_and_a_failed_run_little(seen: Seen) -> None:
     failed = seen.printed["a failed run"]
     assert len(failed) < 100
     [error] = [line for line in failed if " - dagster - " in line]
-    assert " - ERROR - hourly_facts - " in error
+    assert ERROR_OF_RUN in error
 
 
 def test_output_of_steps_goes_under_mcq_home_and_no_process_copies_it(seen: Seen) -> None:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from dagster import DagsterEventType, EventLogEntry
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from sqlalchemy import create_engine, literal_column
-from sqlalchemy.engine import URL
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
+from dagster_postgres.utils import set_pg_statement_timeout
+from sqlalchemy import create_engine, event, literal_column
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
 from mcq_analytics.instance.console import set_up_log_lines
@@ -22,10 +28,44 @@ from mcq_analytics.settings import Settings, load_settings
 
 EVENTS_PER_BATCH = "1000"
 CONNECTIONS_KEPT = 2
-"""Connections per process that stay open to the records; more are opened as needed."""
+"""Connections per process and pool that stay open to the records; more are opened as needed."""
+
+Part = TypeVar("Part", PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage)
 
 
-class BatchingEventLogStorage(PostgresEventLogStorage):
+class _Pooled:
+    """A part of the storage on an engine that it is given.
+
+    In the webserver Dagster would give each part another one, which neither replaces lost
+    connections nor starts the embedded server.
+    """
+
+    _engine: Engine
+
+    def optimize_for_webserver(
+        self,
+        statement_timeout: int,
+        pool_recycle: int,
+        max_overflow: int,
+    ) -> None:
+        """Limit the time of each statement, in milliseconds."""
+
+        def limit(connection: Any, _: object) -> None:
+            set_pg_statement_timeout(connection, statement_timeout)
+
+        event.listen(self._engine, "connect", limit)
+        self._engine.dispose()
+
+
+class RunStorage(_Pooled, PostgresRunStorage):
+    """Stores runs."""
+
+
+class ScheduleStorage(_Pooled, PostgresScheduleStorage):
+    """Stores the ticks of schedules and sensors."""
+
+
+class BatchingEventLogStorage(_Pooled, PostgresEventLogStorage):
     """Stores the planned materializations of a ranged run in one insert.
 
     A ranged run plans one event per fact and hour. The base class inserts them one by one, which
@@ -79,9 +119,7 @@ def records_url(settings: Settings) -> URL:
     """
     if settings.dagster_url is not None:
         return settings.dagster_url
-    return embedded_url(settings.home, DAGSTER_DATABASE).update_query_dict(
-        {"options": "-c synchronous_commit=off"}
-    )
+    return embedded_url(settings.home, DAGSTER_DATABASE)
 
 
 def connect_to_records(settings: Settings) -> None:
@@ -107,11 +145,13 @@ def _plans_an_hour(event: EventLogEntry) -> bool:
 class InstanceStorage(DagsterPostgresStorage):
     """Dagster's PostgreSQL storage, at `MCQ_DAGSTER_URL` or on the embedded server.
 
-    Its three parts share a pool of connections, and lost ones are replaced. Dagster itself would
-    connect for each event, and a step writes dozens of them.
+    Its parts share pools of connections, and lost ones are replaced. Dagster itself would connect
+    for each event, and a step writes dozens of them.
 
-    On the embedded server commits do not wait for the disk. A crash of the machine may lose
-    Dagster's last records, but nothing of the facts, which are in another database.
+    On the embedded server only commits of the runs wait for the disk. They bring along all earlier
+    ones, so that no run whose end was seen runs again after a crash, and blocks others. A crash may
+    lose the last events of a run in progress, but nothing of the facts, which are in another
+    database.
     """
 
     def __init__(self, inst_data: Any = None) -> None:
@@ -119,20 +159,17 @@ class InstanceStorage(DagsterPostgresStorage):
         if "DAGSTER_IS_DEV_CLI" in os.environ:
             set_up_log_lines()
         settings = load_settings()
-        text = sqlalchemy_text(records_url(settings))
-        super().__init__(text, inst_data=inst_data)
-        self._event_log_storage = BatchingEventLogStorage(text)
-        engine = create_engine(
-            text,
-            isolation_level="AUTOCOMMIT",
-            pool_size=CONNECTIONS_KEPT,
-            max_overflow=-1,
-            pool_pre_ping=True,
-        )
+        url = records_url(settings)
+        # Creates the tables.
+        super().__init__(sqlalchemy_text(url), inst_data=inst_data)
+        runs = others = _engine(url, settings)
         if settings.dagster_url is None:
-            keep_started(engine, settings.home)
-        for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            part._engine = engine
+            others = _engine(
+                url.update_query_dict({"options": "-c synchronous_commit=off"}), settings
+            )
+        self._run_storage = _on(runs, RunStorage)
+        self._event_log_storage = _on(others, BatchingEventLogStorage)
+        self._schedule_storage = _on(others, ScheduleStorage)
 
     @classmethod
     def config_type(cls) -> Any:
@@ -143,3 +180,24 @@ class InstanceStorage(DagsterPostgresStorage):
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> InstanceStorage:
         """Return the storage, at the URL that the settings choose."""
         return cls(inst_data)
+
+
+def _engine(url: URL, settings: Settings) -> Engine:
+    engine = create_engine(
+        sqlalchemy_text(url),
+        isolation_level="AUTOCOMMIT",
+        pool_size=CONNECTIONS_KEPT,
+        max_overflow=-1,
+        pool_pre_ping=True,
+    )
+    if settings.dagster_url is None:
+        keep_started(engine, settings.home)
+    return engine
+
+
+def _on(engine: Engine, storage: type[Part]) -> Part:
+    """Return a part of the storage, on an engine; its tables are there."""
+    url = engine.url.render_as_string(hide_password=False)
+    part = storage(url, should_autocreate_tables=False)
+    part._engine = engine
+    return part
