@@ -24,6 +24,10 @@ ARGS ?=
 BENCH ?=
 # Two processes work through the test modules and share one PostgreSQL server.
 TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# The tests compute on one Spark server; these in a Java of their own process.
+IN_OWN_JAVA = MCQ_TEST_SPARK=own $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+OWN_JAVA = -m own_java $(addprefix mcq_analytics_tests/test_,plans.py task_errors.py)
+OWN_JAVA_TOO = $(addprefix mcq_analytics_tests/test_,exactness.py faults.py histories.py retries.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check format test test-fast test-deep bench lock clean
@@ -56,6 +60,7 @@ format: $(READY)
 
 test: check
 	$(TESTS)
+	$(IN_OWN_JAVA) $(OWN_JAVA)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m fast --hypothesis-profile=fast -q $(ARGS)
@@ -63,6 +68,8 @@ test-fast: $(READY)
 test-deep: check
 	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
 	SEQUENCES=$(SEQUENCES) SEQUENCE_STEPS=$(SEQUENCE_STEPS) $(TESTS)
+	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) $(IN_OWN_JAVA) $(OWN_JAVA_TOO)
+	$(IN_OWN_JAVA) $(OWN_JAVA)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)

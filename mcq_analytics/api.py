@@ -97,13 +97,15 @@ def get_time_range(
 def initialize_spark_session_with_scaling(cluster_name: str, record_count: int) -> SparkSession:
     """Return a Spark session on the named cluster, sized for `record_count` records.
 
-    `local` runs Spark on this machine. For any other name, `SPARK_<NAME>_MASTER` and
-    `SPARK_<NAME>_CONF` give the cluster.
+    `local` is Spark on this machine: on the server of `MCQ_HOME` if one is up, else in this
+    process. For any other name, `SPARK_<NAME>_MASTER` and `SPARK_<NAME>_CONF` give the cluster; a
+    master ``sc://host:port`` is a Spark Connect server, which needs `SPARK_<NAME>_TOKEN`.
 
     >>> spark = initialize_spark_session_with_scaling("local", 2_000_000)
 
     Raises:
-        McqError: the cluster is unknown, there is no Java 17 or newer, or Spark does not start.
+        McqError: the cluster is unknown, its server does not answer, there is no Java 17 or newer,
+            or Spark does not start.
 
     """
     variables = read_variables()

@@ -20,3 +20,7 @@ class UsageError(McqError):
 
 class BaseTablesChangedError(Exception):
     """Several connections read different states of the base tables: all must read again."""
+
+
+class SparkServerLostError(McqError):
+    """A Spark server has ended, or ended a session. Another session may be had a moment later."""

@@ -31,6 +31,7 @@ from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.settings import AlertSettings
 from mcq_analytics_tests.alert_servers import SECRETS, SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
+from mcq_analytics_tests.spark_servers import java_of, suite_server, suite_server_is_used
 from mcq_analytics_tests.tally import TALLY
 
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
@@ -49,6 +50,9 @@ hypothesis.settings.register_profile("fast", deadline=None, max_examples=5)
 hypothesis.settings.load_profile("untimed")
 
 # Tests run in one process, or in several that each take whole modules.
+OF_PROCESS = ("SPARK_LOCAL_IP", "SPARK_CONNECT_MODE_ENABLED", "DAGSTER_EVENT_BATCH_SIZE")
+"""Variables that look like settings, and hold for the whole process."""
+
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 _MINUTE = timedelta(minutes=1)
@@ -59,6 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests as `fast` that use no server, no Spark and no process: `make test-fast`."""
     for item in items:
         assert isinstance(item, pytest.Function)
+        if item.get_closest_marker("own_java") and suite_server_is_used():
+            item.add_marker(pytest.mark.skip("looks into Java: make test runs it without a server"))
         if SLOW_FIXTURES.isdisjoint(item.fixturenames) and SLOW_NAMES.isdisjoint(vars(item.module)):
             item.add_marker("fast")
 
@@ -118,7 +124,7 @@ def own_server() -> Iterator[OwnServer]:
 def _clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide all settings from a test but its own, and let it write under its own folder."""
     for name in list(os.environ):
-        if name.startswith(SETTINGS) and name not in ("SPARK_LOCAL_IP", "DAGSTER_EVENT_BATCH_SIZE"):
+        if name.startswith(SETTINGS) and name not in OF_PROCESS:
             monkeypatch.delenv(name)
     monkeypatch.setattr("mcq_analytics.masking._remembered", set())
     monkeypatch.setenv("MCQ_HOME", str(tmp_path / ".mcq"))
@@ -231,13 +237,35 @@ def empty_database(make_database: MakeDatabase) -> Database:
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
+def spark(
+    of_suite_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> SparkSession:
     """The Spark session of the process, set for many small queries; it retries failed tasks."""
-    os.environ["MCQ_HOME"] = str(tmp_path_factory.mktemp("home"))
-    os.environ["SPARK_LOCAL_MASTER"] = "local[2,3]"
-    session = initialize_spark_session_with_scaling("local", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCQ_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("SPARK_LOCAL_MASTER", "local[2,3]")
+        for name, value in of_suite_server.items():
+            patch.setenv(name, value)
+        cluster = of_suite_server.get("MCQ_SPARK_CLUSTER", "local")
+        session = initialize_spark_session_with_scaling(cluster, 0)
     session.conf.set("spark.sql.shuffle.partitions", "2")
     return session
+
+
+@pytest.fixture(scope="session")
+def of_suite_server(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings by which other processes compute on the suite's server, if there is one."""
+    if not suite_server_is_used():
+        return {}
+    return suite_server(tmp_path_factory.getbasetemp()).as_cluster("suite")
+
+
+@pytest.fixture(scope="session")
+def java(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The id of the Java in which the session computes."""
+    if suite_server_is_used():
+        return suite_server(tmp_path_factory.getbasetemp()).java()
+    return java_of(os.getpid())
 
 
 @pytest.fixture(scope="session")

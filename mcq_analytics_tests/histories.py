@@ -28,7 +28,7 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.settings import load_settings
-from mcq_analytics.spark.session import QUICK_RECORDS
+from mcq_analytics.spark.scaling import QUICK_RECORDS
 from mcq_analytics_tests.affected_hours import hours_to_run
 from mcq_analytics_tests.disagreements import disagreements_now
 from mcq_analytics_tests.facts_of import contents, run_facts, wrong_rows

@@ -10,12 +10,12 @@ from pyspark.sql import SparkSession
 from mcq_analytics.launching import in_process
 from mcq_analytics.model.windows import Window, parse_hour
 from mcq_analytics.settings import load_settings
-from mcq_analytics.spark import session
+from mcq_analytics.spark import scaling
 
 
 def main() -> None:
     """Compute the two hours, a run each, and print Java's options and a Spark setting."""
-    session.QUICK_RECORDS = 100
+    scaling.QUICK_RECORDS = 100
     vars(in_process)["HOURS_PER_RUN"] = 1
     in_process.run_window(
         load_settings(), Window(parse_hour("2024-01-01T09"), parse_hour("2024-01-01T11"))

@@ -21,7 +21,7 @@ def main(name: str, begin: str, hours: int, times: int) -> None:
     logging.basicConfig(level=logging.WARNING)
     chance = random.Random(name)
     database = open_database(load_settings())
-    spark = initialize_spark_session_with_scaling("local", 0)
+    spark = initialize_spark_session_with_scaling(load_settings().spark.cluster, 0)
     first = parse_hour(begin)
     for _ in range(times):
         start = chance.randrange(hours)

@@ -90,7 +90,8 @@ def test_no_task_outlives_its_attempt(
         "DELETE FROM submissions",
     )
     run_facts(answered, spark, NINE)
-    assert list(spark.sparkContext.statusTracker().getActiveStageIds()) == []
+    left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+    assert scalar(answered, left + "application_name LIKE '% task'") == 0
 
 
 @pytest.mark.parametrize(
@@ -171,14 +172,18 @@ def test_a_missing_or_malformed_table_is_named(
 
 @pytest.mark.parametrize("way", ["slices", "ranges"])
 def test_no_spark_plan_shows_the_password(
-    answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+    answered: Database,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
 ) -> None:
     read_by(way, monkeypatch)
     url = answered.url.set(password="s3cret-p4ss")
     database = Database(url, "public", "analytics")
     with Attempt(database, NINE, "run") as attempt:
-        frame = attempt.read(spark, "answers")
-        plan = frame._jdf.queryExecution().toString()
+        attempt.read(spark, "answers").explain(extended=True)
+        plan = capsys.readouterr().out
     assert "mcq_postgres" in plan
     assert "s3cret" not in plan
     with database.engine().connect() as connection:

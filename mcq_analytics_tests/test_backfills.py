@@ -112,6 +112,7 @@ def platform(
     server: URL,
     dagster_template: str,
     templates: Callable[[IdType], str],
+    of_suite_server: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Platform]:
     """A platform for all tests of this module, because its processes are slow to start."""
@@ -134,6 +135,8 @@ def platform(
         patch.setenv("DB_DEV_URL", url.render_as_string(hide_password=False))
         patch.setenv("MCQ_PARTITION_START", window.start.isoformat())
         patch.setenv("MCQ_HOME", str(directory / ".mcq"))
+        for name, value in of_suite_server.items():
+            patch.setenv(name, value)
         with (
             opened_instance(
                 records.render_as_string(hide_password=False), directory, patch

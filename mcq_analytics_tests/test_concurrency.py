@@ -100,7 +100,7 @@ def change_something(database: Database, chance: random.Random, number: int) -> 
 
 @pytest.mark.timeout(0)
 def test_concurrent_runs_under_a_writer_are_exact_and_raise_no_error(
-    busy: Database, spark: SparkSession
+    busy: Database, spark: SparkSession, of_suite_server: dict[str, str]
 ) -> None:
     arguments = [BEGIN, str(HOURS), str(RUNS)]
     running = [
@@ -109,7 +109,7 @@ def test_concurrent_runs_under_a_writer_are_exact_and_raise_no_error(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            env={**os.environ, **of_suite_server, "PYTHONPATH": str(CHECKOUT)},
         )
         for number in range(PROCESSES)
     ]

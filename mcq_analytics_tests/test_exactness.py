@@ -15,7 +15,7 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.quality.audits import SAMPLE, Audits, Recomputed
-from mcq_analytics.spark.session import MILLION
+from mcq_analytics.spark.scaling import MILLION
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import (
     add_sample,

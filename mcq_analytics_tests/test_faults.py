@@ -30,7 +30,8 @@ from mcq_analytics_tests.faults import (
     running,
 )
 from mcq_analytics_tests.reading import WAYS, read_by
-from mcq_analytics_tests.servers import OwnServer, Proxy, children
+from mcq_analytics_tests.servers import OwnServer, Proxy
+from mcq_analytics_tests.spark_servers import workers_of
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
@@ -81,21 +82,18 @@ def test_a_run_survives_a_connection_that_is_cut_during_a_copy(
 
 
 def test_a_run_survives_a_python_worker_that_is_killed(
-    hit: Hit, spark: SparkSession, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+    hit: Hit,
+    spark: SparkSession,
+    java: int,
+    chance: random.Random,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read_by(chance.choice(WAYS[1:]), monkeypatch)
-    gateway = spark.sparkContext._gateway
-    assert gateway is not None
-    java = gateway.proc.pid
-
-    def workers() -> list[int]:
-        return [worker for daemon in children(java) for worker in children(daemon)]
-
     with running(hit.database, spark) as enough:
         hit.wait_until_under_way(chance)
         killed = False
         while not killed:
-            for worker in chance.sample(workers(), 1) if workers() else []:
+            for worker in chance.sample(workers_of(java), 1) if workers_of(java) else []:
                 os.kill(worker, signal.SIGKILL)
                 killed = True
         enough.set()

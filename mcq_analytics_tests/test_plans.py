@@ -243,6 +243,7 @@ def jobs_and_stages(spark: SparkSession) -> tuple[int, int]:
     return 1 + max(ids, default=-1), 1 + max(stages, default=-1)
 
 
+@pytest.mark.own_java
 @pytest.mark.parametrize(
     ("way", "jobs", "stages"),
     [("driver", 1, 1), ("slices", 20, 48), ("ranges", 24, 70), ("ranges of answers", 24, 70)],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSourceReader
+from pyspark.sql.datasource import DataSource, DataSourceReader
 from pyspark.sql.types import StructType
 from sqlalchemy import text
 
@@ -20,7 +20,7 @@ from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.retries import TRIALS
-from mcq_analytics.spark.source import SnapshotSource
+from mcq_analytics.spark.source import SnapshotRead, source_of
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, RUNNING, STAGING, add_nine, statuses
 from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, wrong_rows
@@ -165,16 +165,25 @@ def test_an_attempt_survives_a_worker_that_ends_before_any_task(
             first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    class EndingSource(SnapshotSource):
-        def __init__(self, options: dict[str, str]) -> None:
-            end_the_first_worker("making a source")
-            super().__init__(options)
+    def ending_source_of(read: SnapshotRead, splits: int) -> type[DataSource]:
+        made = source_of(read, splits)
 
-        def reader(self, schema: StructType) -> DataSourceReader:
-            end_the_first_worker("planning its splits")
-            return super().reader(schema)
+        class EndingSource(DataSource):
+            def __init__(self, options: dict[str, str]) -> None:
+                end_the_first_worker("making a source")
+                super().__init__(options)
 
-    monkeypatch.setattr("mcq_analytics.spark.source.SnapshotSource", EndingSource)
+            @classmethod
+            def name(cls) -> str:
+                return made.name()
+
+            def reader(self, schema: StructType) -> DataSourceReader:
+                end_the_first_worker("planning its splits")
+                return made(self.options).reader(schema)
+
+        return EndingSource
+
+    monkeypatch.setattr("mcq_analytics.spark.source.source_of", ending_source_of)
     run_facts(answered, spark, NINE)
     assert first.exists()
     assert statuses(answered) == ["failed", "success"]

@@ -25,11 +25,11 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.settings import load_settings
 from mcq_analytics.settings.spark import SparkSettings, cluster_settings
 from mcq_analytics.settings.variables import read_variables
-from mcq_analytics.spark import session
+from mcq_analytics.spark import scaling
 from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
-from mcq_analytics.spark.session import scaling_config, session_config
+from mcq_analytics.spark.scaling import scaling_config, session_config
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import wait_until
 
@@ -266,7 +266,7 @@ def test_a_session_uses_the_class_archive_if_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "with space" / "spark.jsa"
-    monkeypatch.setattr(session, "CLASS_ARCHIVE", archive)
+    monkeypatch.setattr(scaling, "CLASS_ARCHIVE", archive)
 
     def options() -> str:
         return session_config(SparkSettings(), 0)["spark.driver.extraJavaOptions"]

@@ -65,6 +65,7 @@ def test_the_sqlstate_of_a_snapshot_reader_crosses_spark(
     assert first_line(failure.value) == "Zugriff verweigert: 28000"
 
 
+@pytest.mark.own_java
 def test_a_sqlstate_crosses_spark_when_several_stages_fail_at_once(
     on_server: Database, spark: SparkSession
 ) -> None:

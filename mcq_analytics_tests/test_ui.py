@@ -27,6 +27,7 @@ from mcq_analytics.model.facts import IdType
 from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
+from mcq_analytics.spark.endpoints import Endpoint, local_endpoint
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.dagster_dev import Ui, dagster_dev
 from mcq_analytics_tests.facts_of import execute
@@ -49,6 +50,11 @@ AUTOMATIONS = """
     sensors { name description sensorState { status } }
 } } } }
 """
+MADE = """
+query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+    ... on MaterializationEvent { metadataEntries { label ... on TextMetadataEntry { text } } }
+} } } }
+"""
 
 
 @dataclass
@@ -62,6 +68,8 @@ class Seen:
     printed: dict[str, list[str]] = field(default_factory=dict)
     copiers: list[str] = field(default_factory=list)
     server: int = 0
+    spark_server: Endpoint | None = None
+    computed_on: str = ""
     left: list[int] = field(default_factory=list)
 
 
@@ -128,6 +136,7 @@ def seen(
             log = Log(looking.log)
             found.printed["start"] = log.since()
             [repository] = looking.ask(AUTOMATIONS)["repositoriesOrError"]["nodes"]
+            found.spark_server = spark_server_of(found.home)
             found.automations = [*repository["schedules"], *repository["sensors"]]
             patch.setenv("DAGSTER_HOME", str(found.home))
             with pytest.raises(McqError) as refused:
@@ -141,6 +150,7 @@ def seen(
             found.copiers = [line for line in commands if "tail" in line and str(directory) in line]
             found.statuses.append(looking.wait_for_run(run_id))
             found.printed["a good run"] = log.since()
+            found.computed_on = computed_on(looking, run_id)
 
             kill_server(found.home)
             wait_until(lambda: answers(looking), seconds=30)
@@ -162,6 +172,7 @@ def seen(
             found.printed["a failed run"] = log.since()
             found.server = server_of(found.home)
         found.left = [found.server] if is_running(found.server) else []
+        wait_until(lambda: local_endpoint(found.home) is None, seconds=10)
     yield found
     drop_database(url)
 
@@ -173,6 +184,25 @@ def status_and_steps(looking: Ui, run_id: str) -> str:
         id=run_id,
     )["runOrError"]
     return "step" if run["stepStats"] else str(run["status"])
+
+
+def spark_server_of(home: Path) -> Endpoint | None:
+    """Return the Spark server of a UI, once it is up."""
+    wait_until(lambda: local_endpoint(home) is not None)
+    return local_endpoint(home)
+
+
+def computed_on(looking: Ui, run_id: str) -> str:
+    """Return where Spark computed a run, as its materializations say."""
+    events = looking.ask(MADE, id=run_id)["logsForRun"]["events"]
+    [place, *others] = [
+        entry["text"]
+        for event in events
+        for entry in event.get("metadataEntries", ())
+        if entry["label"] == "spark"
+    ]
+    assert set(others) <= {place}
+    return str(place)
 
 
 def test_in_dagster_dev_with_production_settings_schedule_and_sensors_are_off_with_a_warning(
@@ -209,6 +239,11 @@ def test_a_good_run_prints_nothing_and_a_failed_run_little(seen: Seen) -> None:
     assert len(failed) < 100
     [error] = [line for line in failed if " - dagster - " in line]
     assert ERROR_OF_RUN in error
+
+
+def test_runs_of_the_ui_compute_on_its_spark_server(seen: Seen) -> None:
+    assert seen.spark_server is not None
+    assert seen.computed_on == str(seen.spark_server)
 
 
 def test_output_of_steps_goes_under_mcq_home_and_no_process_copies_it(seen: Seen) -> None:

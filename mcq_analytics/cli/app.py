@@ -15,6 +15,7 @@ from mcq_analytics.cli.demo import demo
 from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.reports import rescore, status
 from mcq_analytics.cli.runs import backfill, run
+from mcq_analytics.cli.server import spark_server
 from mcq_analytics.errors import UsageError
 from mcq_analytics.masking import mask
 
@@ -59,6 +60,7 @@ for _command in (
     status,
     rescore,
     alert_test,
+    spark_server,
     demo,
 ):
     main.add_command(_command)

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Transform = Callable[..., DataFrame]
+Sessions = Callable[[int], SparkSession]
 
 
 @dataclass(frozen=True)
@@ -127,19 +128,23 @@ class Attempt:
         """Return the rows of all base tables, as `read` does, by name."""
         return {name: self.read(spark, name) for name in BASE_COLUMNS}
 
-    def commit(self, frame: DataFrame, transform: Transform) -> AttemptReport:
+    def commit(
+        self, frame: DataFrame, transform: Transform, sessions: Sessions | None = None
+    ) -> AttemptReport:
         """Compute `frame`, upsert it as the touched rows of all facts, and record the success.
 
         Spark's result goes to staging tables; the upsert and the record are one transaction.
         `transform` is the function of the inputs that returned `frame`: should a transient error
-        restart the attempt, it is applied to the inputs of the new snapshot.
+        restart the attempt, it is applied to the inputs of the new snapshot, in the session that
+        `sessions` returns for so many records: that of `frame` may have ended with its server.
         """
         made_in = self._state
 
         def work() -> AttemptReport:
             if self._state is made_in:
                 return self._commit(frame)
-            return self._commit(transform(**self.inputs(frame.sparkSession)))
+            spark = sessions(self.record_count) if sessions is not None else frame.sparkSession
+            return self._commit(transform(**self.inputs(spark)))
 
         return self._persistently(work)
 

@@ -7,11 +7,13 @@ the tables by ranges of their blocks, and Spark picks the rows of the touched st
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark import StorageLevel
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import Connection, text
 
@@ -21,7 +23,7 @@ from mcq_analytics.compute.touched import Touched, plan_setting
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import STUDENT_TEST
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.spark.session import QUICK_RECORDS
+from mcq_analytics.spark.scaling import QUICK_RECORDS
 from mcq_analytics.spark.source import (
     SLICE,
     SnapshotRead,
@@ -179,7 +181,9 @@ class Inputs:
     def release(self) -> None:
         """Drop the rows that Spark and this process hold."""
         for frame in self._frames:
-            frame.unpersist()
+            # If the Spark server has ended, so have the rows.
+            with suppress(PySparkException):
+                frame.unpersist()
         self._frames.clear()
         self._tables, self._keys = {}, None
 

@@ -153,8 +153,20 @@ def staging_columns(part: str, base: BaseTables) -> str:
     )
 
 
+_END_TASKS = """
+    SELECT pg_terminate_backend(l.pid)
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.relation = CAST(:table AS regclass) AND l.pid <> pg_backend_pid()
+        AND a.usename = current_user
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 def drop_leftovers(connection: Connection, schema: str) -> None:
-    """Drop the staging tables of attempts that died. Only the holder of the facts' lock may."""
+    """Drop the staging tables of attempts that died. Only the holder of the facts' lock may.
+
+    On a Spark server or cluster, tasks of such an attempt may still copy; their sessions are ended.
+    """
     for (name,) in connection.execute(
         text(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -162,4 +174,6 @@ def drop_leftovers(connection: Connection, schema: str) -> None:
         ),
         {"schema": schema, "prefix": _PREFIX},
     ).all():
-        connection.exec_driver_sql(f"DROP TABLE {quoted(schema, name)}")
+        table = quoted(schema, name)
+        connection.execute(text(_END_TASKS), {"table": table})
+        connection.exec_driver_sql(f"DROP TABLE {table}")

@@ -22,6 +22,7 @@ from dagster import (
 )
 from pyspark.sql import DataFrame
 
+from mcq_analytics.definitions.run_attempt import redoing_step
 from mcq_analytics.definitions.source_assets import IO_MANAGER_KEY
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import (
@@ -112,7 +113,7 @@ def fact_assets(hours: HourlyPartitionsDefinition, docs_url: str | None = None) 
     def facts(
         answers: DataFrame, questions: DataFrame, sessions: DataFrame, submissions: DataFrame
     ) -> Iterator[Output[DataFrame]]:
-        with explaining("the facts: planning their query"):
+        with redoing_step(), explaining("the facts: planning their query"):
             computed = student_tests(answers, questions, sessions, submissions)
         for fact in FACTS:
             yield Output(computed, output_name=fact.name)

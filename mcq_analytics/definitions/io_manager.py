@@ -23,7 +23,7 @@ from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.definitions.assets import STEP, column_lineage
 from mcq_analytics.definitions.partitions import as_window
 from mcq_analytics.definitions.resources import ScalingSparkResource
-from mcq_analytics.definitions.run_attempt import RunAttempt
+from mcq_analytics.definitions.run_attempt import RunAttempt, redoing_step
 from mcq_analytics.definitions.run_state.in_progress import hours_of_run
 from mcq_analytics.definitions.run_state.liveness import Alive, process_tags
 from mcq_analytics.errors import McqError
@@ -86,6 +86,7 @@ class PostgresIOManager(IOManager):
             )
         window = as_window(context.step_context.partition_time_window)
         with (
+            redoing_step(),
             explaining(f"the facts: reading {context.name}"),
             self._attempt.reading(window) as attempt,
         ):
@@ -110,8 +111,10 @@ class PostgresIOManager(IOManager):
             self._attempt.storing() as attempt,
         ):
             if not attempt.is_committed:
-                attempt.commit(obj, student_tests)
-        context.add_output_metadata(_metadata(attempt, context.asset_key.path[-1]))
+                attempt.commit(obj, student_tests, self._spark.session)
+        context.add_output_metadata(
+            {**_metadata(attempt, context.asset_key.path[-1]), "spark": self._spark.place}
+        )
 
 
 def _metadata(attempt: Attempt, fact: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import Settings
+from mcq_analytics.spark.connect import connected_to
 from mcq_analytics.spark.session import spark_session, start_early
 
 
@@ -49,6 +50,11 @@ class ScalingSparkResource(LazyPySparkResource):
             spark_session(cluster, home, self.largest_load)
         self._spark_session = spark_session(cluster, home, record_count)
         return self._spark_session
+
+    @property
+    def place(self) -> str:
+        """Where Spark computes: a server's address, or in this process."""
+        return str(connected_to() or "in the process of the run")
 
     def start_early(self, hours: int) -> None:
         """Start a session in the background for a run over some hours."""

@@ -9,11 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, RetryRequested
 
 from mcq_analytics.compute.attempt import Attempt
 from mcq_analytics.definitions.resources import DatabaseResource
+from mcq_analytics.errors import SparkServerLostError
 from mcq_analytics.model.windows import Window
+
+STEP_RETRIES = 2
+SECONDS_BETWEEN_STEPS = 2.0
+
+
+@contextmanager
+def redoing_step() -> Iterator[None]:
+    """Let Dagster begin the step anew if the block loses its Spark server.
+
+    Within its commit, an attempt begins anew by itself.
+    """
+    try:
+        yield
+    except SparkServerLostError as error:
+        raise RetryRequested(STEP_RETRIES, SECONDS_BETWEEN_STEPS) from error
 
 
 class RunAttempt:

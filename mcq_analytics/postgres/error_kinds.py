@@ -81,6 +81,11 @@ NO_JAVA = Fault(
     "Spark's Java process has ended",
     "run it again; if it was killed for its memory, lower MCQ_SPARK_DRIVER_MEMORY",
 )
+NO_SPARK_SERVER = Fault(
+    "the Spark server has ended, or ended this session",
+    "run it again; check that the server is up (mcq-analytics spark-server --check)",
+    True,
+)
 # Spark itself replaces a worker that dies in a task. This is one that dies while planning a read.
 NO_WORKER = Fault(
     "a Python worker of Spark has ended",
@@ -134,7 +139,12 @@ _BY_STATE = {
 }
 """By SQLSTATE; two characters stand for all others of that class."""
 
-_BY_ORIGIN = {Origin.JAVA: NO_JAVA, Origin.WORKER: NO_WORKER, Origin.DISK: OWN_DISK_FULL}
+_BY_ORIGIN = {
+    Origin.JAVA: NO_JAVA,
+    Origin.SPARK_SERVER: NO_SPARK_SERVER,
+    Origin.WORKER: NO_WORKER,
+    Origin.DISK: OWN_DISK_FULL,
+}
 
 # libpq has no SQLSTATE for a connection that fails or is lost, so words decide: its own, those of
 # the operating system, and the server's FATAL messages. None of them contains a row. In another

@@ -22,8 +22,18 @@ _JAVA_ERROR = re.compile(
     r"Task \S+ in stage \S+ failed \d+ times, most recent failure: Lost task \S+ in stage \S+ "
     r"\(TID \d+\) \([^()\n]*\): )?(?P<cause>[^\n]*)"
 )
-_WORKER_ENDED = "org.apache.spark.SparkException: Python worker exited unexpectedly"
-_JAVA_DISK_FULL = "java.io.IOException: No space left on device"
+# A Spark Connect server sends the same, but the class of the error apart from its message.
+_SERVER_ERROR = re.compile(
+    r"\A(?:Job aborted due to stage failure: Task \S+ in stage \S+ failed \d+ times, most recent "
+    r"failure: Lost task \S+ in stage \S+ \(TID \d+\) \([^()\n]*\): )?(?P<cause>[^\n]*)"
+)
+_WORKER_ENDED = "Python worker exited unexpectedly"
+_DISK_FULL = "No space left on device"
+_CLASSES = r"(?:org\.apache\.spark\.SparkException: |java\.io\.IOException: )?"
+_SERVER_ENDS = ("SparkContext was shut down", "Cannot call methods on a stopped SparkContext")
+_NO_SESSION = ("INVALID_HANDLE.", "NO_ACTIVE_SESSION", "RESPONSE_ALREADY_RECEIVED")
+"""Begin the conditions by which a Spark Connect server, or its client, does not know a session."""
+_OTHER_SERVER = "Received incorrect server side session identifier"
 _PYTHON_EXCEPTION = "org.apache.spark.api.python.PythonException"
 _CAUSES = 10
 """How many causes are followed: they may form a circle."""
@@ -83,6 +93,10 @@ def _of_spark(error: BaseException) -> Report:
     except Exception:  # the parameters are in Java, which may have ended
         parameter, parameters = None, {}
     found = None
+    if str(error).startswith(_OTHER_SERVER):
+        return Report(str(error), origin=Origin.SPARK_SERVER)
+    if type(error).__module__.endswith(".connect"):
+        return _of_spark_server(error)
     if parameter is not None or isinstance(error, PythonException):
         found = worker_report(parameters.get(parameter or "") or str(error))
     return found or Report(str(error))
@@ -105,12 +119,33 @@ def _of_java(error: BaseException) -> Report:
 
 def _of_java_text(message: str) -> Report:
     found = _JAVA_ERROR.match(message)
-    cause = found["cause"] if found is not None else message
-    if cause.startswith(_WORKER_ENDED):
+    return _of_cause(found["cause"] if found is not None else message) or Report(message)
+
+
+def _of_spark_server(error: Any) -> Report:
+    from grpc import StatusCode  # noqa: PLC0415
+
+    message, condition = str(error), error.getCondition() or ""
+    unreached = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+    if (
+        condition.startswith(_NO_SESSION)
+        or getattr(error, "_grpc_status_code", None) in unreached
+        or any(words in message.partition("\n")[0] for words in _SERVER_ENDS)
+    ):
+        details = re.search(r'\bdetails = "([^"\n]*)"', message)
+        return Report(details[1] if details else message, origin=Origin.SPARK_SERVER)
+    found = _SERVER_ERROR.match(message)
+    assert found is not None
+    return worker_report(message) or _of_cause(found["cause"]) or Report(message)
+
+
+def _of_cause(cause: str) -> Report | None:
+    """Return the report of an error that Spark itself names, by its first line."""
+    if re.match(_CLASSES + _WORKER_ENDED, cause):
         return Report(cause, origin=Origin.WORKER)
-    if cause.startswith(_JAVA_DISK_FULL):
+    if re.match(_CLASSES + _DISK_FULL, cause):
         return Report(cause, origin=Origin.DISK)
-    return Report(message)
+    return None
 
 
 def _report_of_cause(exception: Any) -> Report | None:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mcq_analytics.errors import BaseTablesChangedError, McqError
+from mcq_analytics.errors import BaseTablesChangedError, McqError, SparkServerLostError
 from mcq_analytics.masking import mask, without_secrets
 from mcq_analytics.postgres.error_kinds import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
+    NO_SPARK_SERVER,
     QUERY_CANCELED,
     Fault,
     fault_of,
@@ -62,7 +63,8 @@ def explain(error: BaseException, doing: str) -> McqError:
         return masked
     fault = _fault(error)
     remedy = f": {fault.remedy}" if fault is not None else ""
-    return McqError(f"{doing}: {in_short(error)}{remedy}")
+    kind = SparkServerLostError if fault is NO_SPARK_SERVER else McqError
+    return kind(f"{doing}: {in_short(error)}{remedy}")
 
 
 @contextmanager

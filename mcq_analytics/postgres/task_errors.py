@@ -30,6 +30,7 @@ class Origin(str, Enum):
     CONNECTED = "connected"
     LIBPQ = "libpq"
     JAVA = "java"
+    SPARK_SERVER = "spark server"
     WORKER = "worker"
     DISK = "disk"
     ELSEWHERE = "elsewhere"

@@ -17,7 +17,7 @@ from mcq_analytics.masking import remember
 
 SECRETS = (
     *("DB_DEV_PASSWORD", "DB_TEST_PASSWORD", "DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD"),
-    *("PGPASSWORD", "SLACK_TOKEN", "SMTP_PASSWORD"),
+    *("PGPASSWORD", "SLACK_TOKEN", "SMTP_PASSWORD", "MCQ_SPARK_SERVER_TOKEN"),
 )
 _MUST_BE = {
     "bool_parsing": "true or false",
@@ -83,6 +83,8 @@ class Variables(Source):
     MCQ_SPARK_EXECUTOR_MEMORY: str = "2g"
     MCQ_SPARK_EXECUTOR_CORES: Count = 2
     MCQ_SPARK_DRIVER_MEMORY: str = "1200m"
+    MCQ_SPARK_SERVER: Switch = True
+    MCQ_SPARK_SERVER_TOKEN: OptionalSecret = None
     MCQ_AUTOMATION: Switch | None = None
     MCQ_ALERT_AFTER: Count = 2
     MCQ_DAGSTER_WEBSERVER_URL: str | None = None

@@ -24,7 +24,8 @@ from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark.java_process import end_session
-from mcq_analytics.spark.session import CLASS_ARCHIVE, spark_session
+from mcq_analytics.spark.scaling import CLASS_ARCHIVE
+from mcq_analytics.spark.session import spark_session
 from mcq_analytics.transforms.student_tests import student_tests
 
 _ROW = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
+from mcq_analytics.spark.connect import disconnect
 from mcq_analytics.spark.java_process import end_session
 
 
@@ -51,4 +52,5 @@ def take_over() -> EarlyStart | None:
 def _end_unused() -> None:
     early = take_over()
     if early is not None and early.session.done() and early.session.exception() is None:
+        disconnect()
         end_session()

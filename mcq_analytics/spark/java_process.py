@@ -45,7 +45,8 @@ def end_session() -> None:
     with suppress(Exception):
         if context is not None:
             context.stop()
-    SparkContext._gateway = SparkContext._jvm = None
+    # If Java has died, the context cannot be stopped.
+    SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
     if gateway is not None:
         with suppress(Exception):
             gateway.shutdown()

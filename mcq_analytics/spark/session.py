@@ -1,210 +1,106 @@
-"""The Spark session of a process: its settings, sized by the number of records, and its start."""
+"""The Spark session of a process: on a server if there is one, else with a Java of its own."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
-from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic, sleep
 
-from py4j.protocol import Py4JError
-from pyspark import SparkConf, SparkContext
-from pyspark.errors import PySparkException
-from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
-from mcq_analytics.errors import McqError
-from mcq_analytics.masking import without_secrets
-from mcq_analytics.postgres.errors import first_line
-from mcq_analytics.settings.home import ready_home
 from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark.connect import (
+    ServerUnreachableError,
+    connect,
+    connected_to,
+    open_session,
+)
 from mcq_analytics.spark.early_start import start_in_background, take_over
-from mcq_analytics.spark.java import ensure_java
-from mcq_analytics.spark.java_process import end_session, start_java
-from mcq_analytics.spark.launchers import python_launcher
+from mcq_analytics.spark.endpoints import Endpoint, endpoint_of
+from mcq_analytics.spark.java_process import end_session
+from mcq_analytics.spark.own_session import has_own_java, own_session, start_session
+from mcq_analytics.spark.scaling import (
+    MILLION,
+    QUICK_RECORDS,
+    is_quick,
+    of_load,
+    of_session,
+    session_config,
+)
 
-MILLION = 1_000_000
-INTERPRETED_RECORDS = 30_000
-"""Up to this many records, compiling Spark's expressions takes longer than interpreting them."""
-QUICK_RECORDS = 100_000
-"""Up to this many records, optimising a job takes longer than running it."""
+logger = logging.getLogger(__name__)
 
 FEW_HOURS = 48
 """A run over so many hours is taken to be small before its rows are counted."""
 
-CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
-"""The archive that `mcq_analytics.spark.class_archive` makes in a Python environment."""
-
-LOG = "spark.log"
-_LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
-
-# Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
-_STEPS = (
-    (1 * MILLION, (1, 1, 2, 8)),
-    (5 * MILLION, (1, 2, 4, 32)),
-    (10 * MILLION, (2, 4, 8, 64)),
-    (50 * MILLION, (4, 8, 16, 256)),
-)
-_BEYOND = (8, 16, 64, 1024)
-
-# Sessions and answer keys of some million rows are sent to all tasks. For few records, each input
-# is one partition, and the joins run in one stage without a shuffle or broadcast.
-_JOINS = {
-    "spark.sql.autoBroadcastJoinThreshold": str(64 * 2**20),
-    "spark.sql.maxSinglePartitionBytes": str(128 * 2**20),
-    "spark.sql.defaultSizeInBytes": str(2**63 - 1),
-}
-_QUICK_JOINS = {
-    "spark.sql.autoBroadcastJoinThreshold": "-1",
-    "spark.sql.maxSinglePartitionBytes": str(2**63 - 1),
-    "spark.sql.defaultSizeInBytes": "1",
-}
-_QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
-_OF_SESSION = ("spark.sql.", "spark.dynamicAllocation.", "spark.python.")
-# Settings that change with each load; the others are fixed when a session starts.
-_PER_QUERY = (
-    "spark.sql.shuffle.partitions",
-    "spark.sql.codegen.wholeStage",
-    "spark.sql.codegen.factoryMode",
-    *_JOINS,
-)
-
-
-def scaling_config(record_count: int) -> dict[str, str]:
-    """Return Spark's settings for a load: dynamic allocation and adaptive query execution.
-
-    Raises:
-        ValueError: `record_count` is negative.
-
-    """
-    if record_count < 0:
-        raise ValueError(f"record_count is {record_count}; it must not be negative")
-    minimum, initial, maximum, partitions = next(
-        (step for bound, step in _STEPS if record_count <= bound), _BEYOND
-    )
-    return {
-        "spark.dynamicAllocation.enabled": "true",
-        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
-        "spark.dynamicAllocation.minExecutors": str(minimum),
-        "spark.dynamicAllocation.initialExecutors": str(initial),
-        "spark.dynamicAllocation.maxExecutors": str(maximum),
-        "spark.sql.adaptive.enabled": "true",
-        "spark.sql.adaptive.coalescePartitions.enabled": "true",
-        "spark.sql.adaptive.skewJoin.enabled": "true",
-        # Of a shuffle, compressed. Sorting a task's rows then needs some 50 MB.
-        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8MB",
-        # If one side of a join is empty, this rule abandons the other side's tasks while they still
-        # read: they would outlive the query, and each takes a Python worker down.
-        "spark.sql.adaptive.optimizer.excludedRules": (
-            "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
-        ),
-        "spark.sql.shuffle.partitions": str(partitions),
-        **(_QUICK_JOINS if record_count <= QUICK_RECORDS else _JOINS),
-    }
-
-
-def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]:
-    """Return all of Spark's settings for a new session; those in the cluster's conf win."""
-    config = {
-        **scaling_config(record_count),
-        "spark.executor.memory": settings.executor_memory,
-        "spark.executor.cores": str(settings.executor_cores),
-        "spark.driver.memory": settings.driver_memory,
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.ui.explainMode": "simple",
-        "spark.sql.codegen.wholeStage": "true",
-        "spark.sql.codegen.factoryMode": (
-            "NO_CODEGEN" if record_count <= INTERPRETED_RECORDS else "FALLBACK"
-        ),
-        # The three facts reuse more compiled classes than the hundred that Spark keeps by default.
-        "spark.sql.codegen.cache.maxEntries": "1000",
-        # Lists are aggregated in the order of their groups, which one sort makes for all steps.
-        # Spark's hash map gives up at 128 groups, and sorts what is left for each step.
-        "spark.sql.execution.useObjectHashAggregateExec": "false",
-        # Recording the Python line of each column takes several Java calls per column.
-        "spark.python.sql.dataFrameDebugging.enabled": "false",
-    }
-    if settings.cluster == "local":
-        config |= {
-            # Retry a failed task once, as when its Python worker was killed.
-            "spark.master": settings.master or "local[*,2]",
-            # Listen on loopback only, and offer no web page.
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            # Nobody looks at finished queries; their plans would fill the memory in long runs.
-            "spark.sql.ui.retainedExecutions": "10",
-            "spark.ui.retainedJobs": "50",
-            "spark.ui.retainedStages": "50",
-            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}",
-        }
-        if CLASS_ARCHIVE.exists():
-            # If the archive does not fit, Java warns: to the log, not to standard output.
-            config["spark.driver.extraJavaOptions"] += (
-                f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}" -Xlog:disable -Xlog:all=warning:stderr'
-            )
-        if record_count <= QUICK_RECORDS:
-            config["spark.driver.extraJavaOptions"] += f" {_QUICK_JAVA}"
-            config["spark.sql.codegen.wholeStage"] = "false"
-        else:
-            config["spark.driver.extraJavaOptions"] += " -XX:+UseParallelGC"
-    elif settings.master is not None:
-        config["spark.master"] = settings.master
-    return {**config, **settings.conf}
+SECONDS_TO_COME_BACK = 60.0
+"""How long a run waits for a server that is started again."""
 
 
 def spark_session(settings: SparkSettings, home: Path, record_count: int) -> SparkSession:
     """Return the process's Spark session, on a cluster, sized for `record_count` records.
 
-    A new session starts with `session_config`; its log and launchers go under `home`. An existing
-    one is reused, and only its per-query settings change. Executors and the options of Java are
-    fixed when the session starts: a process with several loads asks for the largest first.
+    A new session has `session_config`. It is one on the server that the cluster names, or on the
+    one under `home`; else Java is started, and its log and launchers go under `home`. An existing
+    session is reused, and only its settings for the load change. Executors and the options of Java
+    are fixed when Java starts: a process with several loads asks for the largest first.
 
     Raises:
-        McqError: there is no Java 17 or newer, or Spark does not start.
+        McqError: the server does not answer, there is no Java 17 or newer, or Spark does not start.
 
     """
     config = session_config(settings, record_count)
     session = _session_that_is_up(record_count)
     if session is None:
-        return _start(settings, home, config)
-    for name in _PER_QUERY:
-        session.conf.set(name, config[name])
+        return _begin(settings, home, config)
+    for name, value in of_load(config).items():
+        session.conf.set(name, value)
     return session
 
 
 def start_early(settings: SparkSettings, home: Path, hours: int) -> None:
-    """Start a session on this machine in the background, for a run over some hours.
+    """Begin a session in the background, for a run over some hours.
 
-    If the load turns out to be of another kind than the hours suggest, it is ended again. Errors
-    are raised when the session is needed.
+    If the load turns out to be of another kind than the hours suggest, Java is started again.
+    Errors are raised when the session is needed.
     """
     is_here = settings.cluster == "local" and settings.master is None
-    if not is_here or SparkContext._active_spark_context is not None:
+    if not is_here and settings.connect is None:
+        return
+    if has_own_java() or connected_to() is not None:
         return
     config = session_config(settings, 0 if hours <= FEW_HOURS else QUICK_RECORDS + 1)
-    start_in_background(config, lambda: _start(settings, home, config))
+    start_in_background(config, lambda: _begin(settings, home, config))
 
 
-def _start(settings: SparkSettings, home: Path, config: Mapping[str, str]) -> SparkSession:
-    java_home = _prepare(settings, home)
-    conf = SparkConf().setAppName(f"mcq_analytics {settings.cluster}").setAll(list(config.items()))
-    log = home / LOG
+def is_remote(session: SparkSession) -> bool:
+    """Return whether a session is on a server."""
+    return type(session).__module__.startswith("pyspark.sql.connect")
+
+
+def _begin(settings: SparkSettings, home: Path, config: dict[str, str]) -> SparkSession:
+    endpoint = endpoint_of(settings, home)
+    if endpoint is None:
+        return start_session(settings, home, config)
     try:
-        # Errors that matter are raised in Python.
-        SparkContext(gateway=start_java(_of_java(config), log), conf=conf)
-        session = SparkSession.builder.getOrCreate()
-    except (PySparkException, Py4JError, OSError, RuntimeError) as error:
-        raise McqError(
-            f"Spark does not start on the cluster {settings.cluster!r} with the Java in "
-            f"{java_home}: {first_line(error)}; see {log}"
-        ) from without_secrets(error)
-    # pyspark would also print every failed query with its Java trace; the error is enough.
-    PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
-    return session
+        wait = SECONDS_TO_COME_BACK if settings.connect is not None else 0
+        return _connect(endpoint, of_session(config), wait)
+    except ServerUnreachableError as error:
+        if settings.connect is not None:
+            raise
+        logger.warning("%s; Spark runs in this process", error)
+        return start_session(settings, home, config)
+
+
+def _connect(endpoint: Endpoint, config: dict[str, str], wait: float) -> SparkSession:
+    give_up = monotonic() + wait
+    while True:
+        try:
+            return connect(endpoint, config)
+        except ServerUnreachableError:
+            if monotonic() > give_up:
+                raise
+        sleep(1)
 
 
 def _session_that_is_up(record_count: int) -> SparkSession | None:
@@ -212,41 +108,11 @@ def _session_that_is_up(record_count: int) -> SparkSession | None:
     early = take_over()
     if early is not None:
         try:
-            early.session.result()
+            session = early.session.result()
         except Exception:
-            # It is started again, and its error is raised where it is expected.
+            # It is begun again, and its error is raised where it is expected.
             return None
-        if _is_quick(early.config) and record_count > MILLION:
+        if not is_remote(session) and is_quick(early.config) and record_count > MILLION:
             # Another start costs less than a Java that optimises nothing.
             end_session()
-    if SparkContext._active_spark_context is None:
-        return None
-    # The active session is one of the thread that made it.
-    return SparkSession.builder.getOrCreate()
-
-
-def _is_quick(config: Mapping[str, str]) -> bool:
-    """Return whether Java has the options for a load that is over before it is compiled."""
-    return _QUICK_JAVA in config["spark.driver.extraJavaOptions"]
-
-
-def _prepare(settings: SparkSettings, home: Path) -> Path:
-    """Set the environment variables with which Java and Python workers start; return Java's home.
-
-    Raises:
-        McqError: there is no Java 17 or newer.
-
-    """
-    java_home = ensure_java(ready_home(home))
-    os.environ["JAVA_HOME"] = str(java_home)
-    if settings.cluster == "local":
-        os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    else:
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    return java_home
-
-
-def _of_java(config: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings that Java needs at its start; the others are those of the session."""
-    return {name: value for name, value in config.items() if not name.startswith(_OF_SESSION)}
+    return own_session() or open_session()

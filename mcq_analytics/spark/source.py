@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -46,7 +46,7 @@ _SPARK_IDS: Mapping[IdType, DataType] = {
 
 @dataclass(frozen=True)
 class SnapshotRead:
-    """Parameters of a read. `url` holds a password: Spark redacts an option of that name.
+    """Parameters of a read. `url` holds a password.
 
     `rows_sql` selects the rows. With `keys_sql`, which selects all staged keys and is continued by
     a condition on their addresses, they are those of the keys in `SLICE`. Without it, `rows_sql` is
@@ -67,10 +67,9 @@ class SnapshotRead:
 
     def load(self, spark: SparkSession, schema: StructType, splits: int) -> DataFrame:
         """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame."""
-        spark.dataSource.register(SnapshotSource)
-        options = {name: str(value) for name, value in asdict(self).items()}
-        options["splits"] = str(max(1, min(self.blocks, splits)))
-        return spark.read.format(FORMAT).schema(schema).options(**options).load()
+        source = source_of(self, max(1, min(self.blocks, splits)))
+        spark.dataSource.register(source)
+        return spark.read.format(source.name()).schema(schema).load()
 
 
 def spark_schema(base: BaseTables, table: str) -> StructType:
@@ -118,55 +117,60 @@ class Split(InputPartition):
         return " AND ".join(conditions) or "true"
 
 
-class SnapshotSource(DataSource):
-    """The data source: it turns options into a reader. The schema is always given."""
+def source_of(read: SnapshotRead, splits: int) -> type[DataSource]:
+    """Return a data source of one read.
 
-    @classmethod
-    def name(cls) -> str:
-        """Return the format's name."""
-        return FORMAT
+    It has no options: a Spark Connect server shows those of each query. The class is sent by value,
+    and with it the read.
+    """
 
-    def reader(self, schema: StructType) -> DataSourceReader:
-        """Return the reader of one input."""
-        return SnapshotReader(dict(self.options))
+    class SnapshotSource(DataSource):
+        """Turns the read into a reader. The schema is always given."""
+
+        @classmethod
+        def name(cls) -> str:
+            """Return a name that no other read of the session has."""
+            return f"{FORMAT}_{read.input_name}_{read.snapshot.replace('-', '_')}"
+
+        def reader(self, schema: StructType) -> DataSourceReader:
+            """Return the reader of the input."""
+            return SnapshotReader(read, splits)
+
+    return SnapshotSource
 
 
 class SnapshotReader(DataSourceReader):
     """Reads one input, split by split, on the executors."""
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        self._options = options
+    def __init__(self, read: SnapshotRead, splits: int) -> None:
+        self._read = read
+        self._splits = splits
 
     def partitions(self) -> Sequence[InputPartition]:
         """Return the splits. Spark calls this once per DataFrame, however often it is computed."""
-        count = int(self._options["splits"])
-        return [Split(index, count) for index in range(count)]
+        return [Split(index, self._splits) for index in range(self._splits)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
         from mcq_analytics.postgres.task_errors import telling_the_driver  # noqa: PLC0415
 
-        options = self._options
+        read = self._read
         rows = 0
-        condition = partition.condition(options["address"], int(options["blocks"]))
-        by_keys = bool(options["keys_sql"])
-        keys_sql = f"{options['keys_sql']} WHERE {condition}" if by_keys else ""
-        rows_sql = options["rows_sql"] if by_keys else f"{options['rows_sql']} AND {condition}"
+        condition = partition.condition(read.address, read.blocks)
+        keys_sql = f"{read.keys_sql} WHERE {condition}" if read.keys_sql else ""
+        rows_sql = read.rows_sql if read.keys_sql else f"{read.rows_sql} AND {condition}"
         with (
-            telling_the_driver(options["url"]),
-            reading_snapshot(options["url"], options["snapshot"], keys_sql) as cursor,
+            telling_the_driver(read.url),
+            reading_snapshot(read.url, read.snapshot, keys_sql) as cursor,
         ):
-            if options["setting_sql"]:
-                cursor.execute(options["setting_sql"])
+            if read.setting_sql:
+                cursor.execute(read.setting_sql)
             cursor.execute(rows_sql)
             for batch in batches_of(cursor):
                 rows += batch.num_rows
                 yield batch
-            cursor.execute(
-                options["count_sql"],
-                (options["snapshot"], options["input_name"], partition.index, rows),
-            )
+            cursor.execute(read.count_sql, (read.snapshot, read.input_name, partition.index, rows))
             cursor.connection.commit()
 
 

@@ -1,0 +1,201 @@
+"""A Spark Connect server: one warm Spark for many runs, kept up by this process.
+
+It is a session like that of a run, with Spark's own plugin that serves others. Its Java ends with
+this process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+from py4j.protocol import Py4JError
+from pyspark import SparkContext
+
+from mcq_analytics.errors import McqError, UsageError
+from mcq_analytics.masking import remember
+from mcq_analytics.settings.home import ready_home
+from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark.endpoints import Endpoint, forget_endpoint, record_endpoint
+from mcq_analytics.spark.java_process import end_session
+from mcq_analytics.spark.own_session import start_session
+from mcq_analytics.spark.scaling import session_config
+
+logger = logging.getLogger(__name__)
+
+TOKEN_VARIABLE = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_LIVE = 60.0
+"""A Java that ends sooner than that is not started again more than `SHORT_LIVES` times in a row."""
+SHORT_LIVES = 3
+
+_OF_SERVER = {
+    "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+    # Sessions and queries of runs that were killed.
+    "spark.connect.session.manager.defaultSessionTimeout": "10m",
+    "spark.connect.session.manager.closedSessionsTombstonesSize": "100",
+    "spark.connect.execute.manager.detachedTimeout": "30s",
+    "spark.connect.execute.manager.abandonedTombstonesSize": "100",
+    # What is shown of the past.
+    "spark.connect.ui.retainedSessions": "10",
+    "spark.connect.ui.retainedStatements": "20",
+    "spark.sql.ui.retainedExecutions": "20",
+    "spark.ui.retainedJobs": "100",
+    "spark.ui.retainedStages": "100",
+    "spark.ui.retainedTasks": "1000",
+    "spark.cleaner.periodicGC.interval": "10min",
+}
+
+
+def endpoint_to_serve(host: str, port: int | None, token: str | None) -> Endpoint:
+    """Return where a server shall listen: at a free port and with a new token, unless given.
+
+    Raises:
+        UsageError: another address than loopback, without a token.
+
+    """
+    if token is None and host not in LOOPBACK:
+        raise UsageError(
+            "whoever reaches a Spark server runs code as its user: set MCQ_SPARK_SERVER_TOKEN to "
+            f"listen on {host}"
+        )
+    return Endpoint(host, port or _free_port(host), token or secrets.token_urlsafe(32))
+
+
+def server_config(settings: SparkSettings, records: int, endpoint: Endpoint) -> dict[str, str]:
+    """Return the settings of a server for runs of up to `records` records."""
+    return {
+        **session_config(settings, records),
+        **_OF_SERVER,
+        "spark.connect.grpc.binding.address": endpoint.host,
+        "spark.connect.grpc.binding.port": str(endpoint.port),
+        **settings.conf,
+    }
+
+
+def serve(
+    settings: SparkSettings,
+    home: Path,
+    endpoint: Endpoint,
+    *,
+    records: int,
+    follow: int | None = None,
+    tell: Callable[[str], None] = logger.warning,
+) -> None:
+    """Keep a server up until this process is told to end, or the process `follow` has ended.
+
+    Raises:
+        McqError: another server runs for `home`, the address is taken, or Spark does not start.
+        UsageError: the cluster is a server itself.
+
+    """
+    if settings.connect is not None:
+        raise UsageError(
+            f"the Spark cluster {settings.cluster!r} is a Spark server already: set "
+            "MCQ_SPARK_CLUSTER to local, or to the cluster that the server shall compute on"
+        )
+    assert endpoint.token is not None
+    remember(endpoint.token)
+    os.environ[TOKEN_VARIABLE] = endpoint.token
+    followed = psutil.Process(follow) if follow is not None else None
+    config = server_config(settings, records, endpoint)
+    with _taken(home):
+        _require_free(endpoint)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
+        try:
+            _keep_up(
+                lambda: _start(settings, home, config, endpoint),
+                lambda: followed is None or followed.is_running(),
+                tell,
+            )
+        except KeyboardInterrupt:
+            pass
+        finally:
+            forget_endpoint(home)
+            end_session()
+
+
+@contextmanager
+def _taken(home: Path) -> Iterator[None]:
+    """Lock the folder for one server; the lock ends with the process."""
+    with (ready_home(home) / "spark-server.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise McqError(
+                f"a Spark server for {home} is already running: use it, stop it, or set MCQ_HOME "
+                "to another folder"
+            ) from None
+        yield
+
+
+def _keep_up(
+    start: Callable[[], None], is_wanted: Callable[[], bool], tell: Callable[[str], None]
+) -> None:
+    short_lives = 0
+    while is_wanted():
+        started = monotonic()
+        start()
+        while _is_up() and is_wanted():
+            sleep(SECONDS_BETWEEN_LOOKS)
+        if not is_wanted():
+            return
+        short_lives = short_lives + 1 if monotonic() - started < SECONDS_TO_LIVE else 0
+        end_session()
+        if short_lives == SHORT_LIVES:
+            raise McqError(
+                f"the Spark server's Java ended {SHORT_LIVES} times within "
+                f"{SECONDS_TO_LIVE:.0f} s of its start: see its log"
+            )
+        tell("the Spark server's Java has ended, or Spark in it: it is started again")
+
+
+def _start(
+    settings: SparkSettings, home: Path, config: Mapping[str, str], endpoint: Endpoint
+) -> None:
+    start_session(settings, home, config)
+    reached = "127.0.0.1" if endpoint.host == "0.0.0.0" else endpoint.host  # noqa: S104
+    record_endpoint(home, Endpoint(reached, endpoint.port, endpoint.token))
+
+
+def _is_up() -> bool:
+    """Return whether Java runs, and Spark in it: Spark stops if its cluster gives it up."""
+    gateway, context = SparkContext._gateway, SparkContext._active_spark_context
+    if gateway is None or context is None or gateway.proc.poll() is not None:
+        return False
+    try:
+        return not context._jsc.sc().isStopped()
+    except Py4JError:
+        # Java has just ended.
+        return False
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(endpoint: Endpoint) -> None:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.host, endpoint.port))
+        except OSError as error:
+            raise McqError(
+                f"the Spark server cannot listen on {endpoint.host}:{endpoint.port} "
+                f"({error.strerror or error}): give another --host or --port"
+            ) from error

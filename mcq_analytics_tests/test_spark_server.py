@@ -1,0 +1,257 @@
+"""The Spark server of `mcq-analytics spark-server`: who may use it, and what happens if it dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from dagster import AssetKey, DagsterInstance
+from pyspark.sql import SparkSession
+
+from mcq_analytics.model.facts import FACTS
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.spark.endpoints import FILE, local_endpoint
+from mcq_analytics_tests.commands import call, fails
+from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
+from mcq_analytics_tests.faults import Hit
+from mcq_analytics_tests.servers import free_port, is_running, processes, wait_until
+from mcq_analytics_tests.spark_servers import SparkServer, spark_server
+
+pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
+
+RESTARTED = "the Spark server's Java has ended, or Spark in it: it is started again"
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkServer]:
+    """A server that tests may kill."""
+    with spark_server(tmp_path_factory.mktemp("served") / "home") as found:
+        yield found
+
+
+def command(*arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """Start `mcq-analytics` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcq_analytics", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **settings},
+    )
+
+
+def run_both_days(served: SparkServer, **settings: str) -> subprocess.Popen[str]:
+    """Start a run over both days of the sample, in the folder of a server."""
+    days = ("run", "--start", "2024-01-01", "--end", "2024-01-03")
+    return command(*days, MCQ_HOME=str(served.home), **settings)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for a command; return its exit code and what it printed."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out + err
+
+
+def test_a_server_for_others_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = call("spark-server", "--host", "0.0.0.0")  # noqa: S104
+    fails(refused, 2, "runs code as its user", "set MCQ_SPARK_SERVER_TOKEN to listen on 0.0.0.0")
+    monkeypatch.setenv("MCQ_SPARK_CLUSTER", "room")
+    monkeypatch.setenv("SPARK_ROOM_MASTER", "sc://localhost:15002")
+    fails(call("run"), 1, "SPARK_ROOM_TOKEN is not set", "MCQ_SPARK_SERVER_TOKEN")
+    monkeypatch.setenv("SPARK_ROOM_TOKEN", "t0ken-of-the-room")
+    fails(call("spark-server"), 2, "'room' is a Spark server already", "MCQ_SPARK_CLUSTER")
+
+
+@pytest.mark.parametrize("master", ["sc://", "sc://host", "sc://host:x", "sc://host:1/;token=a"])
+def test_a_malformed_address_is_refused(monkeypatch: pytest.MonkeyPatch, master: str) -> None:
+    monkeypatch.setenv("MCQ_SPARK_CLUSTER", "room")
+    monkeypatch.setenv("SPARK_ROOM_MASTER", master)
+    monkeypatch.setenv("SPARK_ROOM_TOKEN", "t0ken-of-the-room")
+    fails(call("run"), 1, "SPARK_ROOM_MASTER is not of the form sc://host:port")
+
+
+def test_a_second_server_and_a_taken_port_are_refused(
+    served: SparkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCQ_HOME", str(served.home))
+    fails(call("spark-server"), 1, f"a Spark server for {served.home} is already running")
+    monkeypatch.setenv("MCQ_HOME", str(tmp_path / "other"))
+    port = str(served.endpoint.port)
+    fails(call("spark-server", "--port", port), 1, f"cannot listen on 127.0.0.1:{port}", "--port")
+
+
+def test_the_health_check_tells_whether_a_server_answers(
+    served: SparkServer, tmp_path: Path
+) -> None:
+    code, printed = ended(command("spark-server", "--check", MCQ_HOME=str(served.home)))
+    assert (code, "answers (Spark " in printed) == (0, True), printed
+    none = tmp_path / "none"
+    code, printed = ended(command("spark-server", "--check", MCQ_HOME=str(none)))
+    assert (code, printed) == (1, f"error: no Spark server runs for {none}\n")
+    nowhere = {**served.as_cluster("room"), "SPARK_ROOM_MASTER": f"sc://127.0.0.1:{free_port()}"}
+    code, printed = ended(command("spark-server", "--check", **nowhere))
+    assert code == 1
+    [line] = printed.splitlines()
+    assert "cannot be reached (Connection refused): start it (mcq-analytics spark-server)" in line
+
+
+def test_the_token_is_for_its_user_only_and_on_no_command_line_or_log(served: SparkServer) -> None:
+    token = served.endpoint.token
+    assert token is not None
+    assert stat.S_IMODE((served.home / FILE).stat().st_mode) == 0o600
+    assert all(token not in line for _, _, line in processes())
+    logs = [served.printed, (served.home / "spark.log").read_text()]
+    assert all(token not in text for text in logs)
+
+
+def test_a_wrong_token_is_refused_in_one_line(served: SparkServer, database: Database) -> None:
+    add_sample(database, students=5, seed=1)
+    wrong = {**served.as_cluster("room"), "SPARK_ROOM_TOKEN": "wr0ng-t0ken"}
+    code, printed = ended(command("spark-server", "--check", **wrong))
+    assert code == 1
+    [line] = printed.splitlines()
+    assert "refuses the token: give the one that MCQ_SPARK_SERVER_TOKEN holds" in line
+    assert "wr0ng" not in printed
+
+
+@pytest.mark.parametrize("rows", ["200000", "0"], ids=["driver", "slices"])
+def test_a_run_on_a_server_is_exact_and_small_and_starts_no_java(
+    served: SparkServer, instance: DagsterInstance, database: Database, rows: str
+) -> None:
+    add_sample(database, students=30, seed=3)
+    other = {"MCQ_DRIVER_ROWS": rows, **served.as_cluster("room")}
+    with command("run", "--start", "2024-01-01", "--end", "2024-01-03", **other) as process:
+        java_started, peak = False, 0
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+            mine = [line for _, parent, line in processes() if parent == process.pid]
+            java_started = java_started or any("java" in line for line in mine)
+        code, printed = ended(process)
+    assert code == 0, printed
+    assert not java_started
+    assert wrong_rows(database) == []
+    assert 100 * MEGABYTE < peak < 350 * MEGABYTE
+    event = instance.get_latest_materialization_event(AssetKey(FACTS[0].name))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["spark"].value == str(served.endpoint)
+
+
+ENDS = """
+from pathlib import Path
+from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark import server
+from mcq_analytics.spark.java_process import end_session
+from mcq_analytics.spark.own_session import start_session
+from mcq_analytics.spark.scaling import session_config
+
+def start():
+    start_session(SparkSettings(), Path("home").absolute(), session_config(SparkSettings(), 0))
+    return server.SparkContext._active_spark_context, server.SparkContext._gateway
+
+print(server._is_up())
+context, gateway = start()
+print(server._is_up())
+context._jsc.sc().stop()  # as when its cluster gives the application up
+print(server._is_up())
+end_session()
+context, gateway = start()
+print(server._is_up())
+gateway.proc.kill()
+gateway.proc.wait()
+print(server._is_up())
+end_session()
+start()
+print(server._is_up())
+end_session()
+"""
+
+
+def test_a_server_is_up_while_spark_runs_in_its_java_and_starts_again_afterwards(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "True", "False", "True", "False", "True"]
+
+
+def test_runs_survive_a_server_whose_java_is_killed(
+    served: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
+) -> None:
+    java = served.java()
+    with run_both_days(served) as process:
+        hit.wait_until_under_way(chance, process)
+        os.kill(java, signal.SIGKILL)
+        code, printed = ended(process)
+    assert code == 0, printed
+    hit.assert_recovers(spark, failed=None)
+    wait_until(lambda: served.printed.count(RESTARTED) >= 1)
+    wait_until(lambda: served.java() != java)
+    # The next run uses the new one.
+    with run_both_days(served) as process:
+        code, printed = ended(process)
+    assert code == 0, printed
+
+
+def test_what_a_killed_run_left_on_a_server_is_cleaned_up_by_the_next(
+    served: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
+) -> None:
+    with run_both_days(served, MCQ_DRIVER_ROWS="0") as process:
+        hit.wait_until_under_way(chance, process)
+        process.kill()
+        process.communicate()
+    hit.assert_recovers(spark, failed=None)
+
+
+def test_a_cancelled_run_leaves_no_task_on_a_server(
+    served: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
+) -> None:
+    with run_both_days(served, MCQ_DRIVER_ROWS="0") as process:
+        hit.wait_until_under_way(chance, process)
+        process.send_signal(signal.SIGINT)
+        code, printed = ended(process)
+    # On a fast machine it may have committed.
+    assert code in (0, 1, 130), printed
+    tasks = "pg_stat_activity WHERE application_name LIKE '% task'"
+    wait_until(lambda: hit.count(tasks) == 0, seconds=10)
+    hit.assert_recovers(spark, failed=None)
+
+
+def test_a_run_without_the_server_of_its_folder_computes_in_its_own_process(
+    database: Database, tmp_path: Path, instance: DagsterInstance
+) -> None:
+    add_sample(database, students=10, seed=4)
+    home = tmp_path / "left"
+    with spark_server(home) as served:
+        left = (home / FILE).read_text()
+        process = served.process()
+    wait_until(lambda: not is_running(process))
+    assert local_endpoint(home) is None
+    # As if another process had the id of the ended one.
+    (home / FILE).write_text(left.replace(f'"process": {process}', f'"process": {os.getpid()}'))
+    run = command("run", "--start", "2024-01-01", "--end", "2024-01-03", MCQ_HOME=str(home))
+    code, printed = ended(run)
+    assert code == 0, printed
+    assert "cannot be reached" in printed
+    assert "Spark runs in this process" in printed
+    assert wrong_rows(database) == []
+    assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata WHERE error > ''") == 0
