@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import page, results
 from benchmarks.contestants.contestant import CHECKOUT, Contestant, Work
 from benchmarks.contestants.dbt import Dbt
-from benchmarks.contestants.ours import Ours
+from benchmarks.contestants.ours import Ours, WarmOurs
 from benchmarks.contestants.plain_sql import Floor, Increment
 from benchmarks.contestants.sqlmesh import SqlMesh
 from benchmarks.datasets import load
@@ -27,7 +27,7 @@ from benchmarks.runs import Result, Runner, States
 from benchmarks.server import DATABASE, Server
 
 CONTESTANTS: dict[str, type[Contestant]] = {
-    kind.name: kind for kind in (Floor, Increment, Dbt, SqlMesh, Ours)
+    kind.name: kind for kind in (Floor, Increment, Dbt, SqlMesh, Ours, WarmOurs)
 }
 EMPTY = "empty"
 """The database with empty base tables and the empty fact schema."""

@@ -33,6 +33,8 @@ EVERYTHING = Window(START, END)
 FLOOR = "floor"
 """It reads everything, whatever the hour."""
 PEERS = ("dbt", "sqlmesh")
+WARM = "warm"
+"""It fetches the rows that the project fetches without a warm server."""
 LARGEST_FOR_ROWS = 2_000_000
 
 _NO_STATISTICS = (
@@ -105,5 +107,5 @@ def _rows(shape: Shape, size: int) -> Iterator[Case]:
             variant=variant,
             prepare=statements,
             once=True,
-            without=(FLOOR, *(PEERS if variant else ())),
+            without=(FLOOR, WARM, *(PEERS if variant else ())),
         )

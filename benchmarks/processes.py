@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 SECONDS_BETWEEN_SAMPLES = 0.25
 SHARE_OF_SAMPLING = 0.03
-"""At most this share of the time is spent on sampling: to ask for the pages of a server with large
-shared buffers takes a processor some time."""
+"""At most this share of the time is spent on sampling a process tree: to ask for the pages of a
+server with large shared buffers takes a processor some time."""
 
 
 class FailedError(Exception):
@@ -35,28 +36,28 @@ class Command:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ran: seconds (None: it was stopped), peak bytes of it and of the server."""
+    """How a command ran: seconds (None: it was stopped), peak bytes of it and of others."""
 
     seconds: float | None
     peak_bytes: int
     server_peak_bytes: int
+    service_peak_bytes: int | None
     output: str
 
 
 class _Sampler(threading.Thread):
-    """Samples two process trees until it is stopped."""
+    """Samples a process tree until it is stopped."""
 
-    def __init__(self, pid: int, server_pid: int) -> None:
+    def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.peak = self.server_peak = 0
-        self._pid, self._server_pid = pid, server_pid
+        self.peak = 0
+        self._pid = pid
         self._stopped = threading.Event()
 
     def run(self) -> None:
         while True:
             begin = time.perf_counter()
             self.peak = max(self.peak, tree_bytes(self._pid))
-            self.server_peak = max(self.server_peak, tree_bytes(self._server_pid))
             took = time.perf_counter() - begin
             if self._stopped.wait(max(SECONDS_BETWEEN_SAMPLES, took / SHARE_OF_SAMPLING)):
                 return
@@ -81,8 +82,22 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def run(command: Command, server_pid: int, timeout: float) -> Ran:
+def start(command: Command, output: IO[str]) -> subprocess.Popen[bytes]:
+    """Start a command whose output goes to a file."""
+    return subprocess.Popen(
+        command.arguments,
+        cwd=command.folder,
+        env={**os.environ, **command.environment},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def run(command: Command, server_pid: int, timeout: float, service_pid: int | None = None) -> Ran:
     """Run a command to its end, or stop it and all below it after `timeout` seconds.
+
+    `service_pid` is what stays up between the contestant's runs, if anything does.
 
     Raises:
         FailedError: it exited with an error.
@@ -90,16 +105,12 @@ def run(command: Command, server_pid: int, timeout: float) -> Ran:
     """
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
-        process = subprocess.Popen(
-            command.arguments,
-            cwd=command.folder,
-            env={**os.environ, **command.environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-        sampler = _Sampler(process.pid, server_pid)
-        sampler.start()
+        process = start(command, output)
+        services = () if service_pid is None else (service_pid,)
+        # One each: a large server would make the samples of a small process rare.
+        samplers = [_Sampler(pid) for pid in (process.pid, server_pid, *services)]
+        for sampler in samplers:
+            sampler.start()
         seconds: float | None = None
         try:
             process.wait(timeout)
@@ -107,17 +118,21 @@ def run(command: Command, server_pid: int, timeout: float) -> Ran:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            sampler.stop()
-            if process.returncode is None:
-                _stop_tree(process)
+            for sampler in samplers:
+                sampler.stop()
+            stop_tree(process)
         output.seek(0)
         text = output.read()
     if seconds is not None and process.returncode != 0:
         raise FailedError(f"{' '.join(command.arguments)} failed:\n{text[-3000:]}")
-    return Ran(seconds, sampler.peak, sampler.server_peak, text)
+    own, of_server, *of_service = (sampler.peak for sampler in samplers)
+    return Ran(seconds, own, of_server, of_service[0] if of_service else None, text)
 
 
-def _stop_tree(process: subprocess.Popen[bytes]) -> None:
+def stop_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and all that is still below it."""
+    if process.poll() is not None:
+        return
     below = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):

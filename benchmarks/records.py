@@ -13,15 +13,23 @@ TITLES = {
     "dbt": "dbt microbatch",
     "sqlmesh": "SQLMesh",
     "mcq": "this project",
+    "warm": "this project, warm Spark server",
 }
-SHORT = {**TITLES, "floor": "full recompute", "increment": "SQL increment"}
+SHORT = {
+    **TITLES,
+    "floor": "full recompute",
+    "increment": "SQL increment",
+    "warm": "this project, warm server",
+}
 OURS = "mcq"
+WARM = "warm"
 COLOURS = {
     SHORT["floor"]: "#9a9a9a",
     SHORT["increment"]: "#4c78a8",
     SHORT["dbt"]: "#f58518",
     SHORT["sqlmesh"]: "#54a24b",
     SHORT[OURS]: "#c0397b",
+    SHORT[WARM]: "#e58ab5",
 }
 
 
@@ -63,6 +71,12 @@ class Row:
     def peak_gb(self) -> float | None:
         """Peak memory of the processes of the run, without the server's."""
         return max(self.peak_bytes) / 2**30 if self.peak_bytes else None
+
+    @property
+    def service_peak_gb(self) -> float | None:
+        """Peak memory of what stays up between the runs; results of old may not have it."""
+        peaks = self.record.get("service_peak_bytes")
+        return max(peaks) / 2**30 if peaks else None
 
     @property
     def wrong(self) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from statistics import median
 
 from benchmarks.contestants.contestant import Contestant, Window
@@ -46,7 +47,8 @@ class Result:
 
     `seconds` is empty if the run was stopped after `stopped_after` seconds, or failed. `fetched`
     and `written` are rows by table; `touched` are the answers and submissions of the students'
-    tests that the window touches. `load` is the load average when the first run began.
+    tests that the window touches. `service_peak_bytes` are those of what the contestant keeps up
+    between its runs. `load` is the load average before.
     """
 
     measure: str
@@ -63,6 +65,7 @@ class Result:
     wrong_rows: list[int] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
     server_peak_bytes: list[int] = field(default_factory=list)
+    service_peak_bytes: list[int] = field(default_factory=list)
     database_ms: list[float] = field(default_factory=list)
     fetched: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
@@ -135,19 +138,20 @@ class Runner:
             load=round(os.getloadavg()[0], 2),
         )
         self.expected.prepare(dataset, case.window.end)
-        for _ in range(1 if case.once else self.runs):
-            try:
-                self._run(case, contestant, result)
-            except FailedError as error:
-                print(error, file=sys.stderr, flush=True)
-                result.failed = True
-                result.seconds.clear()
-            if not result.seconds or result.seconds[-1] > TOO_LONG_TO_REPEAT:
-                break
+        try:
+            with contestant.kept_up(partial(self.states.restore, case, contestant)) as service:
+                for _ in range(1 if case.once else self.runs):
+                    self._run(case, contestant, service, result)
+                    if not result.seconds or result.seconds[-1] > TOO_LONG_TO_REPEAT:
+                        break
+        except FailedError as error:
+            print(error, file=sys.stderr, flush=True)
+            result.failed = True
+            result.seconds.clear()
         print(result.line(), flush=True)
         return result
 
-    def _run(self, case: Case, contestant: Contestant, result: Result) -> None:
+    def _run(self, case: Case, contestant: Contestant, service: int | None, result: Result) -> None:
         self.states.restore(case, contestant)
         for statement in case.prepare:
             self.server.run(statement)
@@ -156,9 +160,11 @@ class Runner:
         command = contestant.command(case.window, into_empty=case.into_empty)
 
         self._settle()
-        ran = run(command, self.server.pid, self.timeout)
+        ran = run(command, self.server.pid, self.timeout, service)
         result.peak_bytes.append(ran.peak_bytes)
         result.server_peak_bytes.append(ran.server_peak_bytes)
+        if ran.service_peak_bytes is not None:
+            result.service_peak_bytes.append(ran.service_peak_bytes)
         if ran.seconds is None:
             result.stopped_after = self.timeout
             return

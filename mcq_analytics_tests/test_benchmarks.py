@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from benchmarks import datasets, measures, page, results
+from benchmarks import datasets, measures, page, records, results
+from benchmarks.__main__ import CONTESTANTS
+from benchmarks.contestants.contestant import Work
+from benchmarks.contestants.ours import WarmOurs
+from benchmarks.processes import Command, FailedError
 from benchmarks.runs import Result
+from benchmarks.server import Server
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import scalar
@@ -70,6 +78,7 @@ def test_a_longer_past_leaves_the_hours_to_measure_as_they_are(
 
 
 def result(measure: str, contestant: str, seconds: float) -> Result:
+    is_warm = contestant == records.WARM
     return Result(
         *(measure, "many_200000", "many", 200_000, "", contestant),
         seconds=[seconds],
@@ -77,6 +86,8 @@ def result(measure: str, contestant: str, seconds: float) -> Result:
         database_ms=[1_000 * seconds],
         peak_bytes=[2**30],
         server_peak_bytes=[2**28],
+        service_peak_bytes=[2**31] if is_warm else [],
+        phases=[{"compute": 1.25, "java": 0.5}] if is_warm else [],
     )
 
 
@@ -121,3 +132,74 @@ def test_the_page_compares_what_was_measured_and_says_what_was_not(tmp_path: Pat
     assert page.NOTHING in text.split("## 24 hours")[1].split("##")[0]
     assert "{{" not in text
     assert (tmp_path / "images" / "performance-hour.svg").read_text().startswith("<svg")
+
+
+def test_the_page_shows_what_a_warm_server_reaches_beside_the_cold_run(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    both = [
+        result(measure, contestant, seconds)
+        for measure, of_each in (
+            ("hour", {"dbt": 4.0, "mcq": 10.0, "warm": 3.0}),
+            ("all", {"floor": 5.0, "mcq": 20.0, "warm": 12.0}),
+        )
+        for contestant, seconds in of_each.items()
+    ]
+    stored = results.add(both, about("2026-01-01 10:00"), tmp_path / "results.json")
+    for record in stored["results"]:
+        if record["contestant"] != records.WARM:
+            # As in results from before there was a server.
+            del record["service_peak_bytes"]
+    page.write(stored, tmp_path)
+
+    text = (tmp_path / "performance.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    reached = {row[0]: row[-1] for row in rows}
+    assert (
+        reached["1. one hour with a warm Spark server, 200,000 answers"]
+        == "0.75 \N{MULTIPLICATION SIGN}"
+    )
+    assert (
+        reached["3. 720 hours into empty facts with a warm Spark server, 200,000 answers"]
+        == "2.40 \N{MULTIPLICATION SIGN} (cold 4.00 \N{MULTIPLICATION SIGN})"
+    )
+    assert (
+        reached["6. peak memory of a run's own process, warm Spark server, 200,000 answers"]
+        == "1,024 MB (the server 2.0 GB)"
+    )
+    assert (
+        reached["8. the facts of an hour within Spark, after ten runs, 200,000 answers"] == "1.25 s"
+    )
+    assert [
+        "this project, warm Spark server",
+        "one hour",
+        "200,000",
+        "1.0 GB",
+        "2.0 GB",
+        "0.25 GB",
+    ] in rows
+    assert ["this project", "one hour", "200,000", "1.0 GB", "\N{EN DASH}", "0.25 GB"] in rows
+
+
+def test_the_page_knows_every_contestant() -> None:
+    assert {name: kind.name for name, kind in CONTESTANTS.items()} == {
+        name: name for name in records.TITLES
+    }
+
+
+def test_a_spark_server_ends_with_its_case_also_if_that_fails(tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Sleeps(WarmOurs):
+        def _command(self, *arguments: str) -> Command:
+            return Command((sys.executable, "-c", "import time; time.sleep(600)"), {}, tmp_path)
+
+        def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
+            assert process.poll() is None
+            started.append(process)
+            raise FailedError(log.name)
+
+    contestant = Sleeps(Work(cast("Server", None), tmp_path, tmp_path))
+    (tmp_path / "home").mkdir()
+    with pytest.raises(FailedError), contestant.kept_up(lambda: None):
+        pass
+    assert [process.returncode is not None for process in started] == [True]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import venv
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +64,14 @@ class Contestant(ABC):
     @abstractmethod
     def command(self, window: Window, *, into_empty: bool = False) -> Command:
         """Return the command that computes a window."""
+
+    @contextmanager
+    def kept_up(self, restore: Callable[[], None]) -> Iterator[int | None]:
+        """Keep up what the runs of a case share, warm, and yield its process.
+
+        `restore` makes the database with the contestant's state before the case.
+        """
+        yield None
 
     def facts(self) -> Mapping[str, tuple[str, str]]:
         """Return the schema and table of each fact."""

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 from benchmarks.contestants.contestant import CHECKOUT, Contestant, Window, python_module
-from benchmarks.datasets import START
-from benchmarks.processes import Command, run
+from benchmarks.datasets import HOUR, MEASURED, START
+from benchmarks.processes import Command, FailedError, run, start, stop_tree
+from mcq_analytics.spark.endpoints import local_endpoint
 
 RECORDS = "records"
 """The database of Dagster's records."""
+
+HOUR_BEFORE = Window(MEASURED - HOUR, MEASURED)
+"""The hour that warms a Spark server: its rows are there in every case."""
+RUNS_TO_WARM = 10
+SECONDS_TO_START = 120.0
 
 _JAVA = """
 import time
@@ -26,10 +37,12 @@ print("seconds", time.perf_counter() - begin)
 
 
 class Ours(Contestant):
-    """`python -m mcq_analytics run`."""
+    """`python -m mcq_analytics run`, with a Java of its own that starts cold."""
 
     name = "mcq"
     title = "this project"
+    uses_server: ClassVar[bool] = False
+    """Whether it computes on a Spark server, if one is up."""
 
     def install(self) -> Mapping[str, str]:
         """Install it, and return its versions."""
@@ -112,12 +125,50 @@ class Ours(Contestant):
                 "MCQ_DAGSTER_URL": self.work.server.url(RECORDS),
                 "MCQ_HOME": str(self._home),
                 "MCQ_PARTITION_START": START.isoformat(),
+                "MCQ_SPARK_SERVER": str(self.uses_server).lower(),
                 "DAGSTER_HOME": "",
                 "PYTHONPATH": str(CHECKOUT),
             },
             # Not the checkout, which may have an .env and has a dagster.yaml of its own.
             self._home,
         )
+
+
+class WarmOurs(Ours):
+    """The same on a Spark server, which each case starts and warms before its runs."""
+
+    name = "warm"
+    title = "this project, warm Spark server"
+    uses_server = True
+
+    @contextmanager
+    def kept_up(self, restore: Callable[[], None]) -> Iterator[int | None]:
+        """Keep up a server that has computed an hour some times, and yield its process.
+
+        The past is computed before, without it: the same runs warm the server in every case.
+        """
+        restore()
+        log = self._home / "spark-server.out"
+        # It would also end if this process were killed.
+        serve = self._command("spark-server", "--follow", str(os.getpid()))
+        with log.open("w") as output:
+            process = start(serve, output)
+        try:
+            self._wait_for(process, log)
+            for _ in range(RUNS_TO_WARM):
+                self._do(self.command(HOUR_BEFORE))
+            yield process.pid
+        finally:
+            stop_tree(process)
+
+    def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        give_up = time.monotonic() + SECONDS_TO_START
+        while local_endpoint(self._home) is None:
+            if process.poll() is not None or time.monotonic() > give_up:
+                raise FailedError(f"the Spark server does not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.1)
+        # Without one that answers, runs would start a Java of their own.
+        self._do(self._command("spark-server", "--check"))
 
 
 def _seconds(event: Mapping[str, object]) -> dict[str, float]:
