@@ -52,8 +52,8 @@ class Image:
         """Replace folders, hosts and ports of a manifest by those of this machine."""
         text = text.replace("/opt/mcq", str(self.folder))
         text = re.sub(r"\b(0\.0\.0\.0|spark-master|dagster-db)\b", "127.0.0.1", text)
-        text = re.sub(r"(?<==)code\b|^code$", "127.0.0.1", text)
-        return re.sub(r"\b(3000|4000|5432|7077)\b", lambda port: str(ports[port[0]]), text)
+        text = re.sub(r"(?<==)spark\b|(?<=//)spark(?=:\d)|^code$", "127.0.0.1", text)
+        return re.sub(rf"\b({'|'.join(ports)})\b", lambda port: str(ports[port[0]]), text)
 
     def command(self, words: list[str], port: int | None = None) -> list[str]:
         ports = self._ports if port is None else {**self._ports, "3000": port}

@@ -44,6 +44,48 @@ def pods() -> dict[str, dict[str, Any]]:
     }
 
 
+def labels() -> dict[str, dict[str, str]]:
+    return {
+        resource["metadata"]["name"]: resource["spec"]["template"]["metadata"]["labels"]
+        for resource in RESOURCES
+        if "template" in resource.get("spec", {})
+    }
+
+
+def selects(selector: dict[str, Any], pod: dict[str, str]) -> bool:
+    """Return whether a selector of Kubernetes selects a pod with some labels."""
+    known = {"matchLabels", "matchExpressions"}
+    assert set(selector) <= known, selector
+    for rule in selector.get("matchExpressions", []):
+        assert rule["operator"] in ("In", "NotIn")
+        if (pod.get(rule["key"]) in rule["values"]) != (rule["operator"] == "In"):
+            return False
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= pod.items()
+
+
+def may_connect(source: dict[str, str], target: dict[str, str], port: int) -> bool:
+    """Return whether the network policies let a pod of the namespace connect to a port of another.
+
+    Policies add up; a pod that none selects can be reached by all.
+    """
+    policies = [one["spec"] for one in RESOURCES if one["kind"] == "NetworkPolicy"]
+    chosen = [policy for policy in policies if selects(policy["podSelector"], target)]
+    rules = [rule for policy in chosen for rule in policy["ingress"]]
+    assert all(set(peer) == {"podSelector"} for rule in rules for peer in rule.get("from", []))
+    return not chosen or any(
+        ("from" not in rule or any(selects(peer["podSelector"], source) for peer in rule["from"]))
+        and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
+        for rule in rules
+    )
+
+
+def mebibytes(size: str) -> float:
+    """Return a size of memory in MiB, as Java, Compose or Kubernetes write it."""
+    number, unit = re.fullmatch(r"(\d+)(m|g|Mi|Gi)", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"m": 1, "g": 1024}[unit[0].lower()]
+
+
 @dataclass(frozen=True)
 class Service:
     """A service of Compose or Kubernetes."""
@@ -91,9 +133,11 @@ def services_of_kubernetes(chosen: dict[str, str]) -> dict[str, Service]:
 
 
 ODD_PASSWORD = "p@ss%2F:w/?#&"
+ODD_TOKEN = "t0ken;=%/+:of-the-server"
 CHOSEN = {
     "DB_PROD_PASSWORD": ODD_PASSWORD,
     "MCQ_DAGSTER_PASSWORD": ODD_PASSWORD,
+    "MCQ_SPARK_SERVER_TOKEN": ODD_TOKEN,
     "MCQ_DAGSTER_WEBSERVER_URL": "https://dagster.example.org",
     "ALERT_METHOD": "slack",
     "SLACK_WEBHOOK_URL": "http://127.0.0.1:1/never",

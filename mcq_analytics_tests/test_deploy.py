@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mcq_analytics.settings.spark import cluster_settings
+from mcq_analytics.settings.variables import Variables, read_variables
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.manifests import (
     CHOSEN,
@@ -22,11 +24,29 @@ from mcq_analytics_tests.manifests import (
     PROGRAMS,
     RESOURCES,
     SECRETS,
+    Service,
     containers,
+    labels,
+    may_connect,
+    mebibytes,
     pods,
     services_of_compose,
     services_of_kubernetes,
 )
+
+ALL_CHOSEN = {
+    **CHOSEN,
+    "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
+    "MCQ_PARTITION_START": "2024-01-01T00:00",
+}
+CHECK = ["mcq-analytics", "spark-server", "--check"]
+# In MiB. Of a Java beside its heap; of the server's Python, a check, and workers that plan reads.
+JAVA_BESIDE_HEAP = 1024
+PYTHON_OF_SERVER = 512
+CODE_SERVER = 350
+RUN = 350
+RUNS = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["concurrency"]["runs"]
+ROWS_OF_A_RUN = 512
 
 
 def test_the_compose_file_is_valid() -> None:
@@ -53,14 +73,15 @@ def test_compose_and_kubernetes_have_the_same_services() -> None:
     assert any(one["name"] == "init-db" for one in containers())
 
 
-def test_all_settings_are_in_the_example() -> None:
-    known = set(re.findall(r"^(?:# )?([A-Z_]+)=", (CHECKOUT / ".env.example").read_text(), re.M))
-    known |= {"MCQ_CODE_HOST", "SPARK_STANDALONE_MASTER", "SPARK_STANDALONE_CONF"}
-    [settings] = [one["data"] for one in RESOURCES if one["kind"] == "ConfigMap"]
-    assert set(settings) <= known
-    assert set(COMPOSE["x-service"]["environment"]) <= known
+def test_all_settings_exist() -> None:
+    known = {*Variables.model_fields, "MCQ_CODE_HOST", "SPARK_MASTER_OPTS", "SPARK_WORKER_OPTS"}
+    for name, service in services_of_kubernetes(ALL_CHOSEN).items():
+        cluster = service.environment.get("MCQ_SPARK_CLUSTER", "local").upper()
+        of_cluster = {f"SPARK_{cluster}_{what}" for what in ("MASTER", "CONF", "TOKEN")}
+        if name != "dagster-db":
+            assert set(service.environment) <= known | of_cluster, name
     assert known >= SECRETS
-    assert {"DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD"} <= SECRETS
+    assert {"DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD", "MCQ_SPARK_SERVER_TOKEN"} <= SECRETS
 
 
 def test_only_the_master_of_spark_has_a_fixed_host_name() -> None:
@@ -173,19 +194,173 @@ def test_all_files_that_the_image_copies_exist() -> None:
 
 
 def test_every_service_has_the_same_command_and_environment_in_both(tmp_path: Path) -> None:
-    chosen = {
-        **CHOSEN,
-        "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
-        "MCQ_PARTITION_START": "2024-01-01T00:00",
-    }
-    assert services_of_compose(chosen, tmp_path) == services_of_kubernetes(chosen)
+    assert services_of_compose(ALL_CHOSEN, tmp_path) == services_of_kubernetes(ALL_CHOSEN)
 
 
 def test_the_code_server_is_the_main_process_of_its_container() -> None:
     """`dagster code-server` passes its health check even after the server it started has died."""
-    chosen = {
-        **CHOSEN,
-        "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
-        "MCQ_PARTITION_START": "2024-01-01T00:00",
-    }
-    assert services_of_kubernetes(chosen)["code"].command[:3] == ["dagster", "api", "grpc"]
+    assert services_of_kubernetes(ALL_CHOSEN)["code"].command[:3] == ["dagster", "api", "grpc"]
+
+
+def given(service: Service, option: str) -> str:
+    return service.command[service.command.index(option) + 1]
+
+
+def test_runs_have_the_address_and_the_token_of_the_spark_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = services_of_kubernetes(ALL_CHOSEN)
+    server, code = services["spark"], services["code"]
+    assert server.command[:2] == CHECK[:2]
+    assert given(server, "--host") == "0.0.0.0"  # noqa: S104
+    for name, value in code.environment.items():
+        monkeypatch.setenv(name, value)
+    variables = read_variables()
+    cluster = cluster_settings(variables.MCQ_SPARK_CLUSTER, variables)
+    assert cluster.connect == (server.name, int(given(server, "--port")), False)
+    assert cluster.token == server.environment["MCQ_SPARK_SERVER_TOKEN"]
+    assert cluster.token == CHOSEN["MCQ_SPARK_SERVER_TOKEN"]
+    assert server.name in COMPOSE["services"]
+    # No other service computes, nor needs to.
+    for name, service in services.items():
+        assert ("MCQ_SPARK_CLUSTER" in service.environment) == (name in ("spark", "code"))
+
+
+def test_the_token_of_the_spark_server_comes_from_the_secret() -> None:
+    tokens = {"spark": "MCQ_SPARK_SERVER_TOKEN", "code": "SPARK_CONNECT_TOKEN"}
+    for name, variable in tokens.items():
+        value = COMPOSE["services"][name]["environment"][variable]
+        assert re.fullmatch(r"\$\{MCQ_SPARK_SERVER_TOKEN:\?[^}]*\}", value)
+        [container] = pods()[name]["containers"]
+        [entry] = [one for one in container["env"] if one["name"] == variable]
+        assert "value" not in entry
+        assert entry["valueFrom"]["secretKeyRef"] == {
+            "name": "mcq-analytics",
+            "key": "MCQ_SPARK_SERVER_TOKEN",
+        }
+
+
+def test_the_spark_server_has_no_other_secret_and_no_variables_made_of_its_service() -> None:
+    environment = services_of_kubernetes(ALL_CHOSEN)["spark"].environment
+    assert set(environment) & SECRETS == {"MCQ_SPARK_SERVER_TOKEN"}
+    assert "env_file" not in COMPOSE["services"]["spark"]
+    # Such as SPARK_PORT, which Spark or the settings could take for theirs.
+    for name, pod in pods().items():
+        assert name == "dagster-db" or pod["enableServiceLinks"] is False
+
+
+def ports_of_driver() -> list[int]:
+    conf = services_of_kubernetes(ALL_CHOSEN)["spark"].environment["SPARK_STANDALONE_CONF"]
+    return [
+        int(re.findall(rf"{name}=(\d+)", conf)[0])
+        for name in (r"spark\.driver\.port", r"spark\.driver\.blockManager\.port")
+    ]
+
+
+def test_the_service_of_the_spark_server_has_the_ports_that_it_listens_at() -> None:
+    server = services_of_kubernetes(ALL_CHOSEN)["spark"]
+    listening = [int(given(server, "--port")), *ports_of_driver()]
+    [service] = [
+        one["spec"]
+        for one in RESOURCES
+        if one["kind"] == "Service" and one["metadata"]["name"] == "spark"
+    ]
+    assert service["selector"].items() <= labels()["spark"].items()
+    assert [one["port"] for one in service["ports"]] == listening
+    assert all(one.get("targetPort", one["port"]) == one["port"] for one in service["ports"])
+    [container] = pods()["spark"]["containers"]
+    assert [one["containerPort"] for one in container["ports"]] == listening
+    # Executors find the driver by this name, before it is ready.
+    assert "spark.driver.host=spark;" in server.environment["SPARK_STANDALONE_CONF"]
+    assert service["publishNotReadyAddresses"] is True
+    assert service["clusterIP"] == "None"
+
+
+def test_only_the_pod_of_the_runs_reaches_the_spark_server_and_only_executors_its_driver() -> None:
+    connect = int(given(services_of_kubernetes(ALL_CHOSEN)["spark"], "--port"))
+    pods_by_name = {**labels(), "unknown": {"app": "unknown"}, "without labels": {}}
+
+    def reaching(port: int) -> set[str]:
+        return {
+            name
+            for name, source in pods_by_name.items()
+            if may_connect(source, labels()["spark"], port)
+        }
+
+    assert reaching(connect) == {"code"}
+    for port in ports_of_driver():
+        assert reaching(port) == {"spark-master", "spark-worker"}
+    assert reaching(4040) == set()
+    # The others are reached by all of the namespace.
+    assert may_connect({}, labels()["code"], 4000)
+    assert may_connect(labels()["spark"], labels()["spark-master"], 7077)
+    for service in ("code", "spark"):
+        assert "ports" not in COMPOSE["services"][service]
+
+
+def test_the_spark_server_is_one_and_is_checked_in_both() -> None:
+    healthcheck = COMPOSE["services"]["spark"]["healthcheck"]
+    assert healthcheck["test"] == ["CMD", *CHECK]
+    assert COMPOSE["services"]["spark"]["restart"] == "unless-stopped"
+    [deployment] = [
+        one["spec"]
+        for one in RESOURCES
+        if one["kind"] == "Deployment" and one["metadata"]["name"] == "spark"
+    ]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}
+    [container] = deployment["template"]["spec"]["containers"]
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[kind]
+        assert probe["exec"] == {"command": CHECK}
+        # A check takes 1.2 s of a core: the default, a second, is never enough.
+        assert 10 <= probe["timeoutSeconds"] <= 30
+        # All of them together take less than a tenth of a core.
+        assert probe["periodSeconds"] >= (10 if kind == "startupProbe" else 30)
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 120
+    assert container["livenessProbe"]["failureThreshold"] >= 3
+
+
+def test_the_spark_server_is_as_restricted_as_the_other_pods() -> None:
+    [server] = pods()["spark"]["containers"]
+    [code] = pods()["code"]["containers"]
+    assert server["securityContext"] == code["securityContext"]
+    assert pods()["spark"]["securityContext"] == pods()["code"]["securityContext"]
+    assert pods()["spark"]["securityContext"]["runAsNonRoot"] is True
+    assert pods()["spark"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("where", ["Compose", "Kubernetes"])
+def test_the_limits_hold_what_the_services_need(where: str) -> None:
+    def limit(name: str) -> float:
+        if where == "Compose":
+            return mebibytes(COMPOSE["services"][name]["mem_limit"])
+        [container] = pods()[name]["containers"]
+        resources = container["resources"]
+        assert mebibytes(resources["requests"]["memory"]) <= mebibytes(
+            resources["limits"]["memory"]
+        )
+        return mebibytes(resources["limits"]["memory"])
+
+    environment = services_of_kubernetes(ALL_CHOSEN)["spark"].environment
+    heap = mebibytes(environment["MCQ_SPARK_DRIVER_MEMORY"])
+    assert limit("spark") >= heap + JAVA_BESIDE_HEAP + PYTHON_OF_SERVER
+    needed = CODE_SERVER + RUNS["max_concurrent_runs"] * RUN + ROWS_OF_A_RUN
+    assert needed <= limit("code") <= needed + 512
+
+
+def test_a_master_that_restarts_finds_the_spark_server_again() -> None:
+    """The server is one application for days: a master that forgets it would leave it without."""
+    options = services_of_kubernetes(ALL_CHOSEN)["spark-master"].environment["SPARK_MASTER_OPTS"]
+    assert "-Dspark.deploy.recoveryMode=FILESYSTEM" in options
+    [kept] = re.findall(r"-Dspark\.deploy\.recoveryDirectory=(\S+)", options)
+    [container] = pods()["spark-master"]["containers"]
+    [mount] = container["volumeMounts"]
+    assert kept.startswith(mount["mountPath"] + "/")
+    assert pods()["spark-master"]["volumes"] == [
+        {"name": mount["name"], "persistentVolumeClaim": {"claimName": "spark-master"}}
+    ]
+    [volume] = COMPOSE["services"]["spark-master"]["volumes"]
+    assert volume == f"spark-master:{mount['mountPath']}"
+    assert "spark-master" in COMPOSE["volumes"]

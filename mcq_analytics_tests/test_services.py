@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -18,7 +19,13 @@ from mcq_analytics_tests.conftest import drop_database
 from mcq_analytics_tests.dagster_dev import Ui
 from mcq_analytics_tests.facts_of import scalar, wrong_rows
 from mcq_analytics_tests.image import Image
-from mcq_analytics_tests.manifests import CHOSEN, COMPOSE, ODD_PASSWORD, services_of_kubernetes
+from mcq_analytics_tests.manifests import (
+    CHOSEN,
+    COMPOSE,
+    ODD_PASSWORD,
+    Service,
+    services_of_kubernetes,
+)
 from mcq_analytics_tests.servers import OwnServer, free_port, listens, run_roles
 
 
@@ -27,7 +34,8 @@ def test_all_services_start_with_their_own_commands_and_compute_an_hour(
     own_server: OwnServer, closed: datetime
 ) -> None:
     administration = own_server.url(own_server.port)
-    ports = {"3000": 0, "4000": free_port(), "5432": own_server.port, "7077": free_port()}
+    ports = {"3000": 0, "5432": own_server.port}
+    ports |= {port: free_port() for port in ("4000", "7077", "7078", "7079", "15002")}
     chosen = {
         **CHOSEN,
         "DB_PROD_URL": f"postgresql://mcq_writer@127.0.0.1:{own_server.port}/platform",
@@ -57,9 +65,11 @@ def test_all_services_start_with_their_own_commands_and_compute_an_hour(
         worker = stack.enter_context(image.started(services["spark-worker"]))
         log = image.logs / "spark-worker.log"
         worker(lambda: "Successfully registered with master" in log.read_text())
+        spark = services["spark"]
+        spark_is_ready = stack.enter_context(image.started(spark))
         code_is_ready(lambda: listens(ports["4000"]))
-        healthcheck = COMPOSE["services"]["code"]["healthcheck"]["test"][1:]
-        code_is_ready(lambda: image.run(code, healthcheck).returncode == 0)
+        code_is_ready(lambda: is_healthy(image, code))
+        spark_is_ready(lambda: is_healthy(image, spark))
         webservers = {}
         waits = {}
         for name in ("webserver", "webserver-read-only"):
@@ -83,12 +93,22 @@ def test_all_services_start_with_their_own_commands_and_compute_an_hour(
         platform = stack.enter_context(platform_database(everything, closed - HOUR))
         done = image.run(services["init-db"], services["init-db"].command)
         assert done.returncode == 0, done.stderr
-        run_id = ui.launch(hour)
-        assert ui.wait_for_run(run_id, 300) == "SUCCESS"
+        assert ui.wait_for_run(ui.launch(hour), 300) == "SUCCESS"
         assert wrong_rows(platform) == []
         assert scalar(platform, "SELECT count(*) FROM analytics.question_interaction_fact") == 9
-        # The executors ran on the worker.
-        assert len(list((image.folder / "work").glob("app-*/*/stderr"))) >= 1
+        # The run was no application of its own: it computed on the Spark server's executors.
+        assert len(applications_with_tasks(image.folder / "work")) == 1
+
+
+def applications_with_tasks(work: Path) -> set[str]:
+    logs = list(work.glob("app-*/*/stderr"))
+    assert len({log.parts[-3] for log in logs}) == 1, logs
+    return {log.parts[-3] for log in logs if "Running task" in log.read_text()}
+
+
+def is_healthy(image: Image, service: Service) -> bool:
+    healthcheck = COMPOSE["services"][service.name]["healthcheck"]["test"][1:]
+    return image.run(service, healthcheck).returncode == 0
 
 
 def run_statement(database: Database, statement: str) -> None:
