@@ -87,13 +87,16 @@ def _of_spark(error: BaseException) -> Report:
 
     if not isinstance(error, PySparkException):
         return Report(str(error))
+    condition = ""
     try:
-        parameter = _TRACEBACKS.get(error.getCondition() or "")
+        condition = error.getCondition() or ""
+        parameter = _TRACEBACKS.get(condition)
         parameters = error.getMessageParameters() or {}
     except Exception:  # the parameters are in Java, which may have ended
         parameter, parameters = None, {}
     found = None
-    if str(error).startswith(_OTHER_SERVER):
+    # Some are errors of the client, and not of the server's classes.
+    if condition.startswith(_NO_SESSION) or str(error).startswith(_OTHER_SERVER):
         return Report(str(error), origin=Origin.SPARK_SERVER)
     if type(error).__module__.endswith(".connect"):
         return _of_spark_server(error)
@@ -125,12 +128,10 @@ def _of_java_text(message: str) -> Report:
 def _of_spark_server(error: Any) -> Report:
     from grpc import StatusCode  # noqa: PLC0415
 
-    message, condition = str(error), error.getCondition() or ""
+    message = str(error)
     unreached = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
-    if (
-        condition.startswith(_NO_SESSION)
-        or getattr(error, "_grpc_status_code", None) in unreached
-        or any(words in message.partition("\n")[0] for words in _SERVER_ENDS)
+    if getattr(error, "_grpc_status_code", None) in unreached or any(
+        words in message.partition("\n")[0] for words in _SERVER_ENDS
     ):
         details = re.search(r'\bdetails = "([^"\n]*)"', message)
         return Report(details[1] if details else message, origin=Origin.SPARK_SERVER)
