@@ -201,6 +201,7 @@ def test_a_server_is_up_while_spark_runs_in_its_java_and_starts_again_afterwards
     assert done.stdout.split() == ["False", "True", "False", "True", "False", "True"]
 
 
+@pytest.mark.usefixtures("instance")
 def test_runs_survive_a_server_whose_java_is_killed(
     server_of_its_own: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
@@ -221,6 +222,7 @@ def test_runs_survive_a_server_whose_java_is_killed(
     assert code == 0, printed
 
 
+@pytest.mark.usefixtures("instance")
 def test_what_a_killed_run_left_on_a_server_is_cleaned_up_by_the_next(
     served: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
@@ -231,6 +233,7 @@ def test_what_a_killed_run_left_on_a_server_is_cleaned_up_by_the_next(
     hit.assert_recovers(spark, failed=None)
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_cancelled_run_leaves_no_task_on_a_server(
     served: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
