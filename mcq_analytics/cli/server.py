@@ -47,11 +47,10 @@ def spark_server(
 
     from mcq_analytics.spark.server import endpoint_to_serve, serve  # noqa: PLC0415
 
-    token = variables.MCQ_SPARK_SERVER_TOKEN
     serve(
         settings,
         variables.home,
-        endpoint_to_serve(host, port, token.get_secret_value() if token is not None else None),
+        endpoint_to_serve(host, port, variables.secret("MCQ_SPARK_SERVER_TOKEN")),
         records=records,
         follow=follow,
         tell=lambda line: click.echo(line, err=True),

@@ -10,7 +10,6 @@ from pathlib import Path
 from mcq_analytics.settings.spark import SparkSettings
 
 FILE = "spark-server.json"
-DEFAULT_PORT = 15002
 
 
 @dataclass(frozen=True)
