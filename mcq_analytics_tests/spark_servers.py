@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from mcq_analytics.spark.endpoints import FILE, Endpoint, local_endpoint
 from mcq_analytics_tests.servers import children, processes, wait_until
 
 SECONDS_TO_START = 120
+
+COMMAND = ("-m", "mcq_analytics", "spark-server", "--no-warm-up")
+WARM_COMMAND = COMMAND[:-1]
 
 _started: list[subprocess.Popen[bytes]] = []
 """Keeps the suite's server, which outlives the tests of the process that started it."""
@@ -83,10 +86,12 @@ def workers_of(java: int) -> list[int]:
 
 
 @contextmanager
-def spark_server(home: Path, **settings: str) -> Iterator[SparkServer]:
+def spark_server(
+    home: Path, program: Sequence[str] = COMMAND, **settings: str
+) -> Iterator[SparkServer]:
     """Run a server of its own, and end it."""
     server = SparkServer(home)
-    process = _start(server, os.getpid(), settings)
+    process = _start(server, os.getpid(), settings, program)
     try:
         yield server
     finally:
@@ -112,7 +117,9 @@ def suite_server(basetemp: Path) -> SparkServer:
     return server
 
 
-def _start(server: SparkServer, follow: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    server: SparkServer, follow: int, settings: dict[str, str], program: Sequence[str] = COMMAND
+) -> subprocess.Popen[bytes]:
     own = {
         "MCQ_HOME": str(server.home),
         "MCQ_SPARK_CLUSTER": "local",
@@ -121,7 +128,7 @@ def _start(server: SparkServer, follow: int, settings: dict[str, str]) -> subpro
     server.home.mkdir(exist_ok=True)
     with (server.home / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mcq_analytics", "spark-server", "--follow", str(follow)],
+            [sys.executable, *program, "--follow", str(follow)],
             env={**os.environ, **own, **settings},
             stdout=log,
             stderr=subprocess.STDOUT,

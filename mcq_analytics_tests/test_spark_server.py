@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
 
 import psutil
 import pytest
@@ -25,7 +26,7 @@ from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
 from mcq_analytics_tests.faults import Hit
 from mcq_analytics_tests.servers import free_port, is_running, processes, wait_until
-from mcq_analytics_tests.spark_servers import SparkServer, spark_server
+from mcq_analytics_tests.spark_servers import WARM_COMMAND, SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
@@ -159,29 +160,30 @@ def test_a_run_on_a_server_is_exact_and_small_and_starts_no_java(
 ENDS = """
 from pathlib import Path
 from mcq_analytics.settings.spark import SparkSettings
-from mcq_analytics.spark import server
+from pyspark import SparkContext
 from mcq_analytics.spark.java_process import end_session
 from mcq_analytics.spark.own_session import start_session
 from mcq_analytics.spark.scaling import session_config
+from mcq_analytics.spark.server_java import is_up
 
 def start():
     start_session(SparkSettings(), Path("home").absolute(), session_config(SparkSettings(), 0))
-    return server.SparkContext._active_spark_context, server.SparkContext._gateway
+    return SparkContext._active_spark_context, SparkContext._gateway
 
-print(server._is_up())
+print(is_up())
 context, gateway = start()
-print(server._is_up())
+print(is_up())
 context._jsc.sc().stop()  # as when its cluster gives the application up
-print(server._is_up())
+print(is_up())
 end_session()
 context, gateway = start()
-print(server._is_up())
+print(is_up())
 gateway.proc.kill()
 gateway.proc.wait()
-print(server._is_up())
+print(is_up())
 end_session()
 start()
-print(server._is_up())
+print(is_up())
 end_session()
 """
 
@@ -267,3 +269,60 @@ def test_a_run_without_the_server_of_its_folder_computes_in_its_own_process(
     assert "Spark runs in this process" in printed
     assert wrong_rows(database) == []
     assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata WHERE error > ''") == 0
+
+
+def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
+    tmp_path: Path,
+) -> None:
+    limits = "server.HEAP_SHARE, server.SECONDS_BETWEEN_HEAP_LOOKS, server.SHORT_LIVES = 0.01, 1, 9"
+    program = (
+        "import sys; from mcq_analytics.cli.app import main; "
+        f"from mcq_analytics.spark import server; {limits}; "
+        "sys.argv[1:1] = ['spark-server', '--no-warm-up']; main()"
+    )
+    session = (
+        "import sys; from mcq_analytics.spark.connect import connect; from pathlib import Path; "
+        "from mcq_analytics.spark.endpoints import local_endpoint; "
+        "connect(local_endpoint(Path(sys.argv[1])), {}); print('open', flush=True); input()"
+    )
+    with spark_server(tmp_path / "served", ("-c", program)) as served:
+        with subprocess.Popen(
+            [sys.executable, "-c", session, str(served.home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "open\n"
+            java = served.java()
+            before = served.printed
+            sleep(3)
+            assert (served.java(), served.printed) == (java, before)
+            client.communicate("\n")
+        wait_until(lambda: not is_running(java))
+        wait_until(lambda: "holds more than 1% of its heap without a session" in served.printed)
+        wait_until(lambda: served.java() != java)
+
+
+def test_a_new_server_is_warmed(tmp_path: Path) -> None:
+    with spark_server(tmp_path / "served", WARM_COMMAND) as server:
+
+        def warming() -> list[int]:
+            parent = server.process()
+            return [pid for pid, of, line in processes() if of == parent and "warm_up" in line]
+
+        wait_until(lambda: warming() != [])
+        wait_until(lambda: warming() == [], seconds=120)
+        assert "warmed" not in server.printed, server.printed
+        java = server.java()
+        os.kill(java, signal.SIGKILL)
+        wait_until(lambda: RESTARTED in server.printed and warming() != [])
+        [last] = warming()
+    assert not is_running(last)
+    warm_up = [sys.executable, "-m", "mcq_analytics.spark.warm_up"]
+    home = {"MCQ_HOME": str(tmp_path / "none")}
+    refused = subprocess.run(
+        warm_up, env={**os.environ, **home}, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("the Spark server was not warmed: no Spark server runs for")

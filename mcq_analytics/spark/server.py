@@ -12,14 +12,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
 import psutil
-from py4j.protocol import Py4JError
-from pyspark import SparkContext
 
 from mcq_analytics.errors import McqError, UsageError
 from mcq_analytics.masking import remember
@@ -29,6 +29,7 @@ from mcq_analytics.spark.endpoints import Endpoint, forget_endpoint, record_endp
 from mcq_analytics.spark.java_process import end_session
 from mcq_analytics.spark.own_session import start_session
 from mcq_analytics.spark.scaling import session_config
+from mcq_analytics.spark.server_java import is_outgrown, is_up
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,10 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_LIVE = 60.0
 """A Java that ends sooner than that is not started again more than `SHORT_LIVES` times in a row."""
 SHORT_LIVES = 3
+
+SECONDS_BETWEEN_HEAP_LOOKS = 60.0
+HEAP_SHARE = 0.5
+"""A Java that holds more of its heap than this without a session is started again."""
 
 _OF_SERVER = {
     "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
@@ -91,9 +96,14 @@ def serve(
     *,
     records: int,
     follow: int | None = None,
+    is_warmed: bool = True,
     tell: Callable[[str], None] = logger.warning,
 ) -> None:
     """Keep a server up until this process is told to end, or the process `follow` has ended.
+
+    Its Java is started again when it ends, and when Spark has come to hold much of its heap: Spark
+    keeps something of each session. Each new Java computes generated answers first, beside the
+    runs, if it `is_warmed`.
 
     Raises:
         McqError: another server runs for `home`, the address is taken, or Spark does not start.
@@ -114,15 +124,21 @@ def serve(
         _require_free(endpoint)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
+        warming = _Warming(home)
         try:
-            _keep_up(
-                lambda: _start(settings, home, config, endpoint),
-                lambda: followed is None or followed.is_running(),
-                tell,
-            )
+
+            def start() -> None:
+                warming.end()
+                start_session(settings, home, config)
+                record_endpoint(home, _as_reached(endpoint))
+                if is_warmed:
+                    warming.start()
+
+            _keep_up(start, lambda: followed is None or followed.is_running(), tell)
         except KeyboardInterrupt:
             pass
         finally:
+            warming.end()
             forget_endpoint(home)
             end_session()
 
@@ -141,16 +157,35 @@ def _taken(home: Path) -> Iterator[None]:
         yield
 
 
+class _Warming:
+    """The process that warms a server; a server that ends does not wait for it."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mcq_analytics.spark.warm_up"],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "MCQ_HOME": str(self._home)},
+        )
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 def _keep_up(
     start: Callable[[], None], is_wanted: Callable[[], bool], tell: Callable[[str], None]
 ) -> None:
     short_lives = 0
-    while is_wanted():
+    while True:
         started = monotonic()
         start()
-        while _is_up() and is_wanted():
-            sleep(SECONDS_BETWEEN_LOOKS)
-        if not is_wanted():
+        reason = _reason_to_start_again(is_wanted)
+        if reason is None:
             return
         short_lives = short_lives + 1 if monotonic() - started < SECONDS_TO_LIVE else 0
         end_session()
@@ -159,27 +194,27 @@ def _keep_up(
                 f"the Spark server's Java ended {SHORT_LIVES} times within "
                 f"{SECONDS_TO_LIVE:.0f} s of its start: see its log"
             )
-        tell("the Spark server's Java has ended, or Spark in it: it is started again")
+        tell(f"the Spark server's Java {reason}: it is started again")
 
 
-def _start(
-    settings: SparkSettings, home: Path, config: Mapping[str, str], endpoint: Endpoint
-) -> None:
-    start_session(settings, home, config)
-    reached = "127.0.0.1" if endpoint.host == "0.0.0.0" else endpoint.host  # noqa: S104
-    record_endpoint(home, Endpoint(reached, endpoint.port, endpoint.token))
+def _reason_to_start_again(is_wanted: Callable[[], bool]) -> str | None:
+    """Wait until a started Java has to be replaced; None if the server is not wanted any more."""
+    looked = monotonic()
+    while is_wanted():
+        if not is_up():
+            return "has ended, or Spark in it"
+        if monotonic() - looked > SECONDS_BETWEEN_HEAP_LOOKS:
+            if is_outgrown(HEAP_SHARE):
+                return f"holds more than {HEAP_SHARE:.0%} of its heap without a session"
+            looked = monotonic()
+        sleep(SECONDS_BETWEEN_LOOKS)
+    return None
 
 
-def _is_up() -> bool:
-    """Return whether Java runs, and Spark in it: Spark stops if its cluster gives it up."""
-    gateway, context = SparkContext._gateway, SparkContext._active_spark_context
-    if gateway is None or context is None or gateway.proc.poll() is not None:
-        return False
-    try:
-        return not context._jsc.sc().isStopped()
-    except Py4JError:
-        # Java has just ended.
-        return False
+def _as_reached(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint as the processes of this machine reach it."""
+    host = "127.0.0.1" if endpoint.host == "0.0.0.0" else endpoint.host  # noqa: S104
+    return Endpoint(host, endpoint.port, endpoint.token)
 
 
 def _free_port(host: str) -> int:
