@@ -12,11 +12,10 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-import pyspark
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -219,48 +218,6 @@ class Proxy:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         source.close()
-
-
-@contextmanager
-def spark_cluster(directory: Path, java_home: Path) -> Iterator[str]:
-    """Run a Spark master with two workers of one core, and yield the master's URL.
-
-    Each worker has its own address, because Spark runs a copy of a task only at another address.
-    """
-    port = free_port()
-    url = f"spark://127.0.0.1:{port}"
-    spark_home = Path(pyspark.__file__).parent
-    worker = ["worker.Worker", "--cores", "1", "--memory", "1g", "--work-dir", str(directory), url]
-    commands = [
-        ["master.Master", "--host", "127.0.0.1", "--port", str(port)],
-        [*worker, "--host", "127.0.0.1"],
-        [*worker, "--host", "127.0.0.2"],
-    ]
-    environment = {
-        **os.environ,
-        "JAVA_HOME": str(java_home),
-        "SPARK_HOME": str(spark_home),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-    }
-    with ExitStack() as stack:
-        log = stack.enter_context((directory / "log").open("ab"))
-        for name, *arguments in commands:
-            process = subprocess.Popen(
-                [
-                    str(spark_home / "bin" / "spark-class"),
-                    f"org.apache.spark.deploy.{name}",
-                    *arguments,
-                    "--webui-port",
-                    str(free_port()),
-                ],
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            wait_until(lambda: listens(port))
-        yield url
 
 
 def listens(port: int) -> bool:

@@ -17,10 +17,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from mcq_analytics.spark.java import ensure_java
+from mcq_analytics_tests.clusters import spark_cluster
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit
-from mcq_analytics_tests.servers import is_running, processes, spark_cluster, wait_until
+from mcq_analytics_tests.servers import is_running, processes, wait_until
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
@@ -108,7 +109,7 @@ def test_a_speculative_copy_of_a_task_doubles_nothing(
     hit: Hit, spark: SparkSession, tmp_path: Path
 ) -> None:
     """Needs a cluster: Spark in one process never runs a task twice at the same time."""
-    with spark_cluster(tmp_path, ensure_java(tmp_path)) as master:
+    with spark_cluster(tmp_path, ensure_java(tmp_path)) as cluster:
         done = subprocess.run(
             [sys.executable, "-m", "mcq_analytics_tests.speculating", str(FAULTS)],
             check=False,
@@ -119,7 +120,7 @@ def test_a_speculative_copy_of_a_task_doubles_nothing(
                 **os.environ,
                 "PYTHONPATH": str(CHECKOUT),
                 "MCQ_SPARK_CLUSTER": "lab",
-                "SPARK_LAB_MASTER": master,
+                "SPARK_LAB_MASTER": cluster.master,
                 "SPARK_LAB_CONF": SPECULATION,
             },
         )

@@ -92,6 +92,18 @@ NO_WORKER = Fault(
     "run it again; if it was killed for its memory, run a shorter window",
     True,
 )
+NO_PACKAGE = Fault(
+    "Spark's executors lack a Python package",
+    "install mcq_analytics where they run, or set PYSPARK_PYTHON to a Python there that has it",
+)
+OTHER_VERSION = Fault(
+    "Spark's executors have another version of mcq_analytics",
+    "install the same version where they run, and restart the Spark server if there is one",
+)
+OTHER_PYTHON = Fault(
+    "Spark's executors have another Python",
+    "set PYSPARK_PYTHON to a Python there of the same minor version, with mcq_analytics",
+)
 UNREACHABLE = Fault(
     "the server cannot be reached",
     "check host and port in the database URL, and whether the server is running",
@@ -143,6 +155,9 @@ _BY_ORIGIN = {
     Origin.JAVA: NO_JAVA,
     Origin.SPARK_SERVER: NO_SPARK_SERVER,
     Origin.WORKER: NO_WORKER,
+    Origin.NO_PACKAGE: NO_PACKAGE,
+    Origin.OTHER_VERSION: OTHER_VERSION,
+    Origin.OTHER_PYTHON: OTHER_PYTHON,
     Origin.DISK: OWN_DISK_FULL,
 }
 

@@ -7,12 +7,14 @@ line. What the contents mean is in `error_kinds`. Workers import this module, so
 from __future__ import annotations
 
 import json
+import platform
 import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from functools import cache
 from pathlib import PurePath
 
 from mcq_analytics.masking import mask, remember
@@ -32,8 +34,20 @@ class Origin(str, Enum):
     JAVA = "java"
     SPARK_SERVER = "spark server"
     WORKER = "worker"
+    NO_PACKAGE = "no package"
+    OTHER_VERSION = "other version"
+    OTHER_PYTHON = "other python"
     DISK = "disk"
     ELSEWHERE = "elsewhere"
+
+
+_WITHOUT_OUR_CODE = (
+    (r"ModuleNotFoundError: No module named ", Origin.NO_PACKAGE),
+    (r"ImportError: cannot import name \S+ from '?mcq_analytics", Origin.OTHER_VERSION),
+    (r"AttributeError: Can't get attribute \S+ on <module '?mcq_analytics", Origin.OTHER_VERSION),
+    (r"\S*PySparkRuntimeError: \[PYTHON_VERSION_MISMATCH\]", Origin.OTHER_PYTHON),
+)
+"""How a traceback ends in a worker that cannot run our code, and thus raises no `TaskError`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,10 @@ class Report:
     where: str | None = None
 
 
+class OtherVersionError(Exception):
+    """A worker has another version of this package than the driver."""
+
+
 class TaskError(Exception):
     """A failure in a Python worker. The message is a `Report` as JSON in one line.
 
@@ -57,10 +75,37 @@ class TaskError(Exception):
     """
 
 
-@contextmanager
-def telling_the_driver(conninfo: str) -> Iterator[None]:
-    """Raise errors from the block as a `TaskError`, without the secrets of a connection string."""
+@cache
+def installed_version() -> str | None:
+    """Return the version of this package; None where only its files are there."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
+        return version("mcq_analytics")
+    except PackageNotFoundError:
+        return None
+
+
+def require_version(of_driver: str | None) -> None:
+    """Check that this worker has the driver's version of this package, if both have one.
+
+    Raises:
+        OtherVersionError: it has another.
+
+    """
+    here = installed_version()
+    if None not in (here, of_driver) and here != of_driver:
+        raise OtherVersionError(f"{here} on {platform.node()}, {of_driver} where the run is")
+
+
+@contextmanager
+def telling_the_driver(conninfo: str, version: str | None = None) -> Iterator[None]:
+    """Raise errors from the block as a `TaskError`, without the secrets of a connection string.
+
+    `version` is the driver's version of this package: another one here is an error, too.
+    """
+    try:
+        require_version(version)
         yield
     except TaskError:
         raise
@@ -69,7 +114,7 @@ def telling_the_driver(conninfo: str) -> Iterator[None]:
 
         parameters = parse_dsn(conninfo)
         remember(parameters.get("password"), parameters.get("sslpassword"))
-        report = adbc_report(error) or Report(f"{type(error).__name__}: {error}")
+        report = _report_in_worker(error)
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}"
         masked = Report(mask(report.message), report.state, report.origin, where)
@@ -79,6 +124,18 @@ def telling_the_driver(conninfo: str) -> Iterator[None]:
 
 def _task_error(report: Report) -> TaskError:
     return TaskError(json.dumps(asdict(report)))
+
+
+def _report_in_worker(error: Exception) -> Report:
+    if isinstance(error, OtherVersionError):
+        return Report(str(error), origin=Origin.OTHER_VERSION)
+    found = adbc_report(error)
+    if found is None:
+        return Report(f"{type(error).__name__}: {error}")
+    if found.origin is Origin.CONNECTING:
+        # The database may be out of reach from this machine only.
+        return replace(found, message=f"from {platform.node()}: {found.message}")
+    return found
 
 
 def adbc_report(error: BaseException) -> Report | None:
@@ -104,11 +161,15 @@ def adbc_report(error: BaseException) -> Report | None:
 def worker_report(text: str) -> Report | None:
     """Return the report of the `TaskError` whose traceback Spark passed on, or None.
 
+    A worker that cannot run our code raises errors of its own; their class tells which of them.
     The first line after the indented frames of a traceback names the exception and begins its
     message. Further lines of a message come later, so they cannot pose as a `TaskError`.
     """
     _, _, frames = text.partition("Traceback (most recent call last):\n")
     named = next((line for line in frames.splitlines() if not line.startswith(" ")), "")
+    for words, origin in _WITHOUT_OUR_CODE:
+        if re.match(words, named):
+            return Report(named.partition(": ")[2], origin=origin)
     start = f"{TaskError.__module__}.{TaskError.__qualname__}: "
     if not named.startswith(start):
         return None

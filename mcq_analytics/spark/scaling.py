@@ -69,6 +69,10 @@ def scaling_config(record_count: int) -> dict[str, str]:
     return {
         "spark.dynamicAllocation.enabled": "true",
         "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        # An idle executor may go although it holds what no query needs any more: Java finds that
+        # out only when it collects its garbage.
+        "spark.dynamicAllocation.shuffleTracking.timeout": "60s",
+        "spark.dynamicAllocation.cachedExecutorIdleTimeout": "600s",
         "spark.dynamicAllocation.minExecutors": str(minimum),
         "spark.dynamicAllocation.initialExecutors": str(initial),
         "spark.dynamicAllocation.maxExecutors": str(maximum),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
+from mcq_analytics.postgres.task_errors import installed_version, telling_the_driver
 from mcq_analytics.spark.parts import TASK, copy_parts
 from mcq_analytics.spark.task_connections import connect_task
 
@@ -48,12 +49,11 @@ def copy_to_staging(
 
 def copying(frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]) -> DataFrame:
     """Return a DataFrame that copies `frame` when computed, with a row per task: its attempt id."""
+    version = installed_version()
 
     def copy(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa  # noqa: PLC0415  (executed in Spark's Python workers)
         from pyspark import TaskContext  # noqa: PLC0415
-
-        from mcq_analytics.postgres.task_errors import telling_the_driver  # noqa: PLC0415
 
         context = TaskContext.get()
         assert context is not None
@@ -62,7 +62,7 @@ def copying(frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]) 
         first = next(filled, None)
         if first is not None:
             with (
-                telling_the_driver(url),
+                telling_the_driver(url, version),
                 connect_task(url) as connection,
                 connection.cursor() as cursor,
             ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -27,6 +27,7 @@ from pyspark.sql.types import (
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
 from mcq_analytics.model.facts import STUDENT_TEST, IdType
 from mcq_analytics.postgres.inspection import BaseTables
+from mcq_analytics.postgres.task_errors import installed_version, telling_the_driver
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +54,7 @@ class SnapshotRead:
     continued so itself. `address` is the address of a row in the query that is continued, `blocks`
     how many blocks these rows fill; with no blocks, nothing is split. `setting_sql` prepares the
     planner; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
+    `version` is the driver's of this package.
     """
 
     url: str
@@ -64,6 +66,7 @@ class SnapshotRead:
     blocks: int
     setting_sql: str
     count_sql: str
+    version: str | None = field(default_factory=installed_version)
 
     def load(self, spark: SparkSession, schema: StructType, splits: int) -> DataFrame:
         """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame."""
@@ -153,15 +156,13 @@ class SnapshotReader(DataSourceReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split."""
         assert isinstance(partition, Split)
-        from mcq_analytics.postgres.task_errors import telling_the_driver  # noqa: PLC0415
-
         read = self._read
         rows = 0
         condition = partition.condition(read.address, read.blocks)
         keys_sql = f"{read.keys_sql} WHERE {condition}" if read.keys_sql else ""
         rows_sql = read.rows_sql if read.keys_sql else f"{read.rows_sql} AND {condition}"
         with (
-            telling_the_driver(read.url),
+            telling_the_driver(read.url, read.version),
             reading_snapshot(read.url, read.snapshot, keys_sql) as cursor,
         ):
             if read.setting_sql:

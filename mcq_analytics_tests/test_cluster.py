@@ -1,0 +1,291 @@
+"""A standalone cluster: exact facts, executors that follow the load, and what may die.
+
+The driver is in the process of a run, or in a Spark server.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from time import sleep
+
+import pytest
+from pyspark.sql import SparkSession
+
+from mcq_analytics.postgres.database import Database
+from mcq_analytics.spark.java import ensure_java
+from mcq_analytics_tests.clusters import (
+    Cluster,
+    conf_of_cluster,
+    executors_of,
+    python_environment,
+    spark_cluster,
+)
+from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
+from mcq_analytics_tests.facts_of import add_sample
+from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.reading import WAYS
+from mcq_analytics_tests.servers import free_port, wait_until
+from mcq_analytics_tests.spark_servers import SparkServer, spark_server
+
+pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
+
+RECORDS = 2_000_000
+"""Between one and four executors belong to so many."""
+MOST = 4
+deep = pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for it")
+Settings = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("cluster")
+    with spark_cluster(directory, ensure_java(directory), cores=2) as found:
+        yield found
+
+
+@pytest.fixture
+def two_workers(cluster: Cluster) -> Cluster:
+    """The cluster as it was before a test removed a worker."""
+    while len(cluster.workers) < 2:
+        cluster.add_worker(cores=2)
+    return cluster
+
+
+@contextmanager
+def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+    """Yield the settings by which the driver is in the process of a run."""
+    shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page)}
+    yield {
+        "MCQ_HOME": str(home),
+        "MCQ_SPARK_CLUSTER": "lab",
+        "SPARK_LAB_MASTER": cluster.master,
+        "SPARK_LAB_CONF": conf_of_cluster(**shown),
+    }
+
+
+@contextmanager
+def server_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+    """Yield the settings by which runs compute on a Spark server, which computes on the cluster."""
+    with run_as_driver(cluster, home, page) as settings, spark_server(home, **settings) as served:
+        yield {"MCQ_HOME": str(home), **served.as_cluster("served")}
+
+
+Driver = Callable[[Cluster, Path, int], AbstractContextManager[Settings]]
+DRIVERS: dict[str, Driver] = {"run": run_as_driver, "server": server_as_driver}
+
+
+@pytest.fixture(params=[pytest.param("run", marks=deep), "server"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return DRIVERS[str(request.param)]
+
+
+@contextmanager
+def program(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start Python with some arguments; it is killed if it has not ended at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **settings},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def both_days(settings: Settings) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Start a run over both days of the sample, whose rows Spark's tasks read."""
+    days = ("run", "--start", "2024-01-01", "--end", "2024-01-03")
+    return program({**settings, "MCQ_DRIVER_ROWS": "0"}, "mcq_analytics", *days)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a program prints; fail with its errors if it ends."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise AssertionError(process.communicate()[1])
+    return line.strip()
+
+
+def with_sample(database: Database) -> Settings:
+    """Add a sample of two days, and return the setting by which programs find the database."""
+    add_sample(database, students=120, seed=5)
+    return {"DB_DEV_URL": database.url.render_as_string(hide_password=False)}
+
+
+def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
+    two_workers: Cluster, driver: Driver, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    one_database, other_database = with_sample(make_database()), with_sample(make_database())
+    page = free_port()
+    seen: set[int] = set()
+    enough = threading.Event()
+
+    def look() -> None:
+        while not enough.wait(0.1):
+            seen.add(executors_of(page) or 0)
+
+    arguments = ("mcq_analytics_tests.cluster_runs", str(RECORDS))
+    looking = threading.Thread(target=look)
+    with driver(two_workers, tmp_path / "home", page) as settings:
+        looking.start()
+        try:
+            with (
+                program({**settings, **one_database}, *arguments, *WAYS[:2]) as one,
+                program({**settings, **other_database}, *arguments, *WAYS[2:]) as other,
+            ):
+                exact = [line_of(process) for process in (one, other) for _ in range(2)]
+                assert exact == [f"{way} 0" for way in WAYS]
+                wait_until(lambda: executors_of(page) == 1, seconds=60)
+                for process in (one, other):
+                    _, errors = process.communicate("\n", timeout=60)
+                    assert process.returncode == 0, errors
+        finally:
+            enough.set()
+            looking.join()
+    assert 1 < max(seen) <= MOST
+
+
+@pytest.mark.usefixtures("instance")
+@pytest.mark.parametrize(
+    ("kind", "victim"),
+    [
+        ("server", "executor"),
+        *(
+            pytest.param(*case, marks=deep)
+            for case in (
+                ("run", "executor"),
+                ("run", "worker"),
+                ("run", "workers change"),
+                ("server", "worker"),
+                ("server", "workers change"),
+                ("server", "server"),
+            )
+        ),
+    ],
+)
+def test_no_run_is_lost_when_something_dies(
+    two_workers: Cluster,
+    kind: str,
+    victim: str,
+    hit: Hit,
+    spark: SparkSession,
+    chance: random.Random,
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    with (
+        DRIVERS[kind](two_workers, home, free_port()) as settings,
+        both_days(settings) as process,
+    ):
+        hit.wait_until_under_way(chance, process)
+        if victim == "executor":
+            wait_until(lambda: two_workers.executors() != [] or process.poll() is not None)
+            for executor in two_workers.executors()[:1]:
+                os.kill(executor, signal.SIGKILL)
+        elif victim == "worker":
+            two_workers.remove_worker(chance.choice(two_workers.workers))
+        elif victim == "server":
+            os.kill(SparkServer(home).java(), signal.SIGKILL)
+        else:
+            two_workers.add_worker()
+            sleep(chance.uniform(0, 1))
+            two_workers.remove_worker(two_workers.workers[0])
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    hit.assert_recovers(spark, failed=None)
+    wait_until(lambda: not two_workers.executors())
+
+
+NOT_THERE = {"spark.executorEnv.PYTHONPATH": ""}
+
+
+def without_package(directory: Path) -> Settings:
+    return {"PYSPARK_PYTHON": str(python_environment(directory, None))}
+
+
+def other_version(directory: Path) -> Settings:
+    return {"PYSPARK_PYTHON": str(python_environment(directory, "9.9"))}
+
+
+def other_python(directory: Path) -> Settings:
+    own = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for minor in range(10, 14):
+        found = shutil.which(f"python3.{minor}")
+        if found is not None and f"python3.{minor}" != own:
+            done = subprocess.run([found, "--version"], check=False, capture_output=True)
+            if done.returncode == 0:
+                return {"PYSPARK_PYTHON": found}
+    pytest.skip("no other Python is installed")
+
+
+def usual(_: Path) -> Settings:
+    return {}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("instance")
+@pytest.mark.parametrize(
+    ("executors", "conf", "said"),
+    [
+        (
+            without_package,
+            NOT_THERE,
+            (
+                r"Spark's executors lack a Python package \(No module named 'mcq_analytics'\): "
+                "install mcq_analytics where they run"
+            ),
+        ),
+        pytest.param(
+            other_version,
+            NOT_THERE,
+            (
+                r"Spark's executors have another version of mcq_analytics \(9\.9 on \S+, \S+ where "
+                r"the run is\): install the same version where they run"
+            ),
+            marks=deep,
+        ),
+        pytest.param(
+            other_python,
+            {},
+            r"Spark's executors have another Python \(.*\): set PYSPARK_PYTHON to a Python there",
+            marks=deep,
+        ),
+        pytest.param(
+            usual,
+            {"spark.executorEnv.PGHOSTADDR": "127.0.0.9"},
+            rf"the server cannot be reached \(from {re.escape(platform.node())}: .*127\.0\.0\.9",
+            marks=deep,
+        ),
+    ],
+)
+def test_executors_that_cannot_do_the_work_are_told_in_one_line(
+    two_workers: Cluster,
+    executors: Callable[[Path], Settings],
+    conf: Settings,
+    said: str,
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    with run_as_driver(two_workers, tmp_path / "home", free_port()) as settings:
+        own = {**executors(tmp_path / "python"), **with_sample(database)}
+        own["SPARK_LAB_CONF"] = conf_of_cluster(**conf)
+        with both_days({**settings, **own}) as process:
+            _, errors = process.communicate(timeout=400)
+    assert process.returncode == 1
+    assert re.match(rf"error: .*{said}", errors.splitlines()[-1]), errors
