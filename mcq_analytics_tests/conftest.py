@@ -31,9 +31,13 @@ from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.settings import AlertSettings
 from mcq_analytics_tests.alert_servers import SECRETS, SlackServer, SmtpServer, running
 from mcq_analytics_tests.servers import OwnServer, embedded_server
-from mcq_analytics_tests.spark_servers import java_of, suite_server, suite_server_is_used
+from mcq_analytics_tests.spark_servers import COLD, java_of, suite_server, suite_server_is_used
 from mcq_analytics_tests.tally import TALLY
 
+LONG = {
+    f"test_{name}"
+    for name in ("agreement", "backfills", "cluster", "secrets", "services", "spark_server", "ui")
+}
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
 CHECKOUT = Path(__file__).parent.parent
 
@@ -50,8 +54,9 @@ hypothesis.settings.register_profile("fast", deadline=None, max_examples=5)
 hypothesis.settings.load_profile("untimed")
 
 # Tests run in one process, or in several that each take whole modules.
-OF_PROCESS = ("SPARK_LOCAL_IP", "SPARK_CONNECT_MODE_ENABLED", "DAGSTER_EVENT_BATCH_SIZE")
+OF_PROCESS = (*COLD, "SPARK_LOCAL_IP", "SPARK_CONNECT_MODE_ENABLED", "DAGSTER_EVENT_BATCH_SIZE")
 """Variables that look like settings, and hold for the whole process."""
+os.environ.update(COLD)
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
@@ -60,7 +65,12 @@ _numbers = count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as `fast` that use no server, no Spark and no process: `make test-fast`."""
+    """Put long modules first, and mark tests as `fast` that `make test-fast` runs.
+
+    Those use no server, no Spark and no process. A long module that begins last would keep one
+    process busy after all others have ended.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONG)
     for item in items:
         assert isinstance(item, pytest.Function)
         if item.get_closest_marker("own_java") and suite_server_is_used():

@@ -19,6 +19,7 @@ from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.manifests import DOCKERFILE, PROGRAMS, Service
 from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.spark_servers import COLD
 
 WRITABLE = re.findall(r"mkdir (.+?) \\\n", DOCKERFILE)[0].split()
 """Folders of the image that its user may write to."""
@@ -72,6 +73,7 @@ class Image:
             "PYTHONPATH": str(CHECKOUT),
             # Listen on loopback only.
             "SPARK_LOCAL_IP": "127.0.0.1",
+            **COLD,
         }
 
     @contextmanager

@@ -18,8 +18,9 @@ from mcq_analytics_tests.servers import children, processes, wait_until
 
 SECONDS_TO_START = 120
 
-COMMAND = ("-m", "mcq_analytics", "spark-server", "--no-warm-up")
-WARM_COMMAND = COMMAND[:-1]
+COLD = {"MCQ_SPARK_WARM_UP": "false"}
+"""A server that computes nothing by itself: the tests warm it."""
+COMMAND = ("-m", "mcq_analytics", "spark-server")
 
 _started: list[subprocess.Popen[bytes]] = []
 """Keeps the suite's server, which outlives the tests of the process that started it."""
@@ -124,6 +125,7 @@ def _start(
         "MCQ_HOME": str(server.home),
         "MCQ_SPARK_CLUSTER": "local",
         "SPARK_LOCAL_MASTER": "local[2,3]",
+        **COLD,
     }
     server.home.mkdir(exist_ok=True)
     with (server.home / "server.log").open("w") as log:

@@ -26,7 +26,7 @@ from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
 from mcq_analytics_tests.faults import Hit
 from mcq_analytics_tests.servers import free_port, is_running, processes, wait_until
-from mcq_analytics_tests.spark_servers import WARM_COMMAND, SparkServer, spark_server
+from mcq_analytics_tests.spark_servers import SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
@@ -278,7 +278,7 @@ def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
     program = (
         "import sys; from mcq_analytics.cli.app import main; "
         f"from mcq_analytics.spark import server; {limits}; "
-        "sys.argv[1:1] = ['spark-server', '--no-warm-up']; main()"
+        "sys.argv[1:1] = ['spark-server']; main()"
     )
     session = (
         "import sys; from mcq_analytics.spark.connect import connect; from pathlib import Path; "
@@ -305,7 +305,7 @@ def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
 
 
 def test_a_new_server_is_warmed(tmp_path: Path) -> None:
-    with spark_server(tmp_path / "served", WARM_COMMAND) as server:
+    with spark_server(tmp_path / "served", MCQ_SPARK_WARM_UP="true") as server:
 
         def warming() -> list[int]:
             parent = server.process()

@@ -21,16 +21,10 @@ from mcq_analytics.settings.variables import read_variables
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="Port [default: free].")
 @click.option("--follow", type=int, default=None, help="End with the process of this id.")
-@click.option(
-    "--warm-up/--no-warm-up",
-    default=True,
-    show_default=True,
-    help="Compute generated answers first, so that the first runs are as fast as later ones.",
-)
 @click.option("--check", is_flag=True, help="Only tell whether the server answers.")
 @verbose_option
-def spark_server(  # noqa: PLR0917  (click passes them by name)
-    records: int, host: str, port: int | None, follow: int | None, warm_up: bool, check: bool
+def spark_server(
+    records: int, host: str, port: int | None, follow: int | None, check: bool
 ) -> None:
     """Keep a Spark Connect server up, on which runs compute without a Java of their own.
 
@@ -59,6 +53,6 @@ def spark_server(  # noqa: PLR0917  (click passes them by name)
         endpoint_to_serve(host, port, variables.secret("MCQ_SPARK_SERVER_TOKEN")),
         records=records,
         follow=follow,
-        is_warmed=warm_up,
+        is_warmed=variables.MCQ_SPARK_WARM_UP,
         tell=lambda line: click.echo(line, err=True),
     )

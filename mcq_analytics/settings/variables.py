@@ -84,6 +84,7 @@ class Variables(Source):
     MCQ_SPARK_EXECUTOR_CORES: Count = 2
     MCQ_SPARK_DRIVER_MEMORY: str = "1200m"
     MCQ_SPARK_SERVER: Switch = True
+    MCQ_SPARK_WARM_UP: Switch = True
     MCQ_SPARK_SERVER_TOKEN: OptionalSecret = None
     MCQ_AUTOMATION: Switch | None = None
     MCQ_ALERT_AFTER: Count = 2
