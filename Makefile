@@ -22,10 +22,10 @@ SEQUENCES ?= 10
 SEQUENCE_STEPS ?= 12
 ARGS ?=
 BENCH ?=
-# Three processes work through the test modules and share one PostgreSQL server.
-TESTS = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Two processes work through the test modules and share one PostgreSQL server.
+TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 # The tests compute on one Spark server; these in a Java of their own process.
-IN_OWN_JAVA = MCQ_TEST_SPARK=own $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+IN_OWN_JAVA = MCQ_TEST_SPARK=own $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 OWN_JAVA = -m own_java $(addprefix mcq_analytics_tests/test_,plans.py task_errors.py)
 OWN_JAVA_TOO = $(addprefix mcq_analytics_tests/test_,exactness.py faults.py histories.py retries.py)
 

@@ -271,23 +271,37 @@ def test_a_run_without_the_server_of_its_folder_computes_in_its_own_process(
     assert scalar(database, "SELECT count(*) FROM analytics.etl_metadata WHERE error > ''") == 0
 
 
+OPENS = """
+import sys
+from pathlib import Path
+from mcq_analytics.spark.connect import ServerUnreachableError, connect
+from mcq_analytics.spark.endpoints import local_endpoint
+
+session = None
+while session is None:
+    try:
+        session = connect(local_endpoint(Path(sys.argv[1])), {})
+    except ServerUnreachableError:
+        pass  # it is just being started again
+print("open", flush=True)
+input()
+"""
+
+
 def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
     tmp_path: Path,
 ) -> None:
-    limits = "server.HEAP_SHARE, server.SECONDS_BETWEEN_HEAP_LOOKS, server.SHORT_LIVES = 0.01, 1, 9"
+    limits = (
+        "server.HEAP_SHARE, server.SECONDS_BETWEEN_HEAP_LOOKS, server.SHORT_LIVES = 0.01, 1, 99"
+    )
     program = (
         "import sys; from mcq_analytics.cli.app import main; "
         f"from mcq_analytics.spark import server; {limits}; "
         "sys.argv[1:1] = ['spark-server']; main()"
     )
-    session = (
-        "import sys; from mcq_analytics.spark.connect import connect; from pathlib import Path; "
-        "from mcq_analytics.spark.endpoints import local_endpoint; "
-        "connect(local_endpoint(Path(sys.argv[1])), {}); print('open', flush=True); input()"
-    )
     with spark_server(tmp_path / "served", ("-c", program)) as served:
         with subprocess.Popen(
-            [sys.executable, "-c", session, str(served.home)],
+            [sys.executable, "-c", OPENS, str(served.home)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
