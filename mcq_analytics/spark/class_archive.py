@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,19 +19,14 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from mcq_analytics.errors import McqError
-from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
+from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import read_variables
 from mcq_analytics.spark.java_process import end_session
 from mcq_analytics.spark.scaling import CLASS_ARCHIVE
 from mcq_analytics.spark.session import spark_session
+from mcq_analytics.spark.warm_up import generated
 from mcq_analytics.transforms.student_tests import student_tests
-
-_ROW = {
-    Role.ID: (pa.int64(), 1),
-    Role.TEXT: (pa.string(), "A"),
-    Role.TIME: (pa.timestamp("us", "UTC"), datetime(2024, 1, 1, tzinfo=timezone.utc)),
-}
 
 
 def make_class_archive() -> None:
@@ -56,19 +50,13 @@ def compute_each_fact(spark: SparkSession) -> None:
     def copied(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from batches
 
-    tables = {name: _base_table(name) for name in BASE_COLUMNS}
+    first = pa.array([0], pa.int64())
+    tables = {name: pa.Table.from_batches([generated(name, first)]) for name in BASE_COLUMNS}
     small = {name: spark.createDataFrame(rows).coalesce(1) for name, rows in tables.items()}
     assert student_tests(**small).toArrow().num_rows == 1
     large = {name: spark.createDataFrame(rows).persist() for name, rows in tables.items()}
     frame = student_tests(**large)
     assert frame.mapInArrow(copied, frame.schema).count() == 1
-
-
-def _base_table(name: str) -> pa.Table:
-    roles = BASE_COLUMNS[name]
-    return pa.table(
-        {column: pa.array([_ROW[role][1]], _ROW[role][0]) for column, role in roles.items()}
-    )
 
 
 @contextmanager

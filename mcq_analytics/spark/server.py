@@ -181,7 +181,7 @@ def _keep_up(
     start: Callable[[], None], is_wanted: Callable[[], bool], tell: Callable[[str], None]
 ) -> None:
     short_lives = 0
-    while True:
+    while is_wanted():
         started = monotonic()
         start()
         reason = _reason_to_start_again(is_wanted)
