@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
 
 from mcq_analytics.compute.attempt import Attempt
-from mcq_analytics.errors import McqError
+from mcq_analytics.errors import McqError, SparkServerLostError
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import LAST_ATTEMPT, NINE, RUNNING, STAGING, add_nine
@@ -49,6 +49,18 @@ def test_an_attempt_that_fails_changes_no_fact_and_is_recorded(
 def fail_with(database: Database, spark: SparkSession, transform: Any) -> None:
     with Attempt(database, NINE, "run") as attempt:
         attempt.commit(transform(**attempt.inputs(spark)), transform)
+
+
+def test_tables_of_two_sessions_are_not_mixed(answered: Database, spark: SparkSession) -> None:
+    # A step that is begun anew can be computed; a query over both sessions cannot.
+    def read_in_two_sessions() -> None:
+        with Attempt(answered, NINE, "run") as attempt:
+            attempt.read(spark, "answers")
+            attempt.read(spark.newSession(), "questions")
+
+    with pytest.raises(SparkServerLostError, match="lost between two of the tables"):
+        read_in_two_sessions()
+    assert "lost between two of the tables" in str(scalar(answered, LAST_ATTEMPT))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -158,9 +158,11 @@ def test_a_run_on_a_server_is_exact_and_small_and_starts_no_java(
 
 
 ENDS = """
+import signal
 from pathlib import Path
 from mcq_analytics.settings.spark import SparkSettings
 from pyspark import SparkContext
+from mcq_analytics.spark import java_process
 from mcq_analytics.spark.java_process import end_session
 from mcq_analytics.spark.own_session import start_session
 from mcq_analytics.spark.scaling import session_config
@@ -182,9 +184,12 @@ gateway.proc.kill()
 gateway.proc.wait()
 print(is_up())
 end_session()
-start()
+context, gateway = start()
 print(is_up())
+java_process.SECONDS_TO_END = 1
+gateway.proc.send_signal(signal.SIGSTOP)
 end_session()
+print(gateway.proc.poll() == -signal.SIGKILL)
 """
 
 
@@ -200,7 +205,7 @@ def test_a_server_is_up_while_spark_runs_in_its_java_and_starts_again_afterwards
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["False", "True", "False", "True", "False", "True"]
+    assert done.stdout.split() == ["False", "True", "False", "True", "False", "True", "True"]
 
 
 @pytest.mark.usefixtures("instance")
@@ -288,18 +293,60 @@ input()
 """
 
 
+OPENS_WHILE_JAVA_STARTS_AGAIN = """
+import os, signal, socket, sys
+from pathlib import Path
+from mcq_analytics.spark.connect import connect
+from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.spark_servers import SparkServer
+
+class Settings(dict):
+    def items(self):
+        yield "spark.sql.shuffle.partitions", "1"
+        java = server.java()
+        os.kill(java, signal.SIGKILL)
+        wait_until(lambda: server.java() != java)
+        wait_until(is_reached)
+        yield "spark.sql.shuffle.partitions", "2"
+
+def is_reached():
+    with socket.socket() as probe:
+        return probe.connect_ex((server.endpoint.host, server.endpoint.port)) == 0
+
+server = SparkServer(Path(sys.argv[1]))
+connect(server.endpoint, Settings())
+"""
+
+
+DEAF = """
+import sys
+from mcq_analytics.cli.app import main
+from mcq_analytics.spark import server
+
+def deafly(call):
+    def called(*arguments):
+        try:
+            return call(*arguments)
+        except KeyboardInterrupt:
+            return True  # as Python does if it comes in a finalizer
+
+    return called
+
+for name in ("start_session", "is_up", "is_outgrown", "sleep"):
+    setattr(server, name, deafly(getattr(server, name)))
+{limits}
+sys.argv[1:1] = ["spark-server"]
+main()
+"""
+
+
 def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
     tmp_path: Path,
 ) -> None:
     limits = (
         "server.HEAP_SHARE, server.SECONDS_BETWEEN_HEAP_LOOKS, server.SHORT_LIVES = 0.01, 1, 99"
     )
-    program = (
-        "import sys; from mcq_analytics.cli.app import main; "
-        f"from mcq_analytics.spark import server; {limits}; "
-        "sys.argv[1:1] = ['spark-server']; main()"
-    )
-    with spark_server(tmp_path / "served", ("-c", program)) as served:
+    with spark_server(tmp_path / "served", ("-c", DEAF.format(limits=limits))) as served:
         with subprocess.Popen(
             [sys.executable, "-c", OPENS, str(served.home)],
             stdin=subprocess.PIPE,
@@ -316,6 +363,16 @@ def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
         wait_until(lambda: not is_running(java))
         wait_until(lambda: "holds more than 1% of its heap without a session" in served.printed)
         wait_until(lambda: served.java() != java)
+        refused = subprocess.run(
+            [sys.executable, "-c", OPENS_WHILE_JAVA_STARTS_AGAIN, str(served.home)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "ServerUnreachableError" in refused.stderr
+        # What it has opened on the new Java does not keep that from being started again.
+        times = served.printed.count("of its heap")
+        wait_until(lambda: served.printed.count("of its heap") > times, seconds=60)
 
 
 def test_a_new_server_is_warmed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, text
 from mcq_analytics.compute.selections import IDS, Selections, address
 from mcq_analytics.compute.staging import TOUCHED, Staging
 from mcq_analytics.compute.touched import Touched, plan_setting
+from mcq_analytics.errors import SparkServerLostError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import STUDENT_TEST
 from mcq_analytics.postgres.identifiers import quoted
@@ -74,6 +75,7 @@ class Inputs:
     _keys: pa.Table | None = None
     _frames: list[DataFrame] = field(default_factory=list)
     _blocks: dict[str, int] = field(default_factory=dict)
+    _session: SparkSession | None = None
 
     @property
     def are_here(self) -> bool:
@@ -147,7 +149,15 @@ class Inputs:
                 self._blocks[table] = blocks
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
-        """Return the rows of a base table that belong to the touched students' tests."""
+        """Return the rows of a base table that belong to the touched students' tests.
+
+        Raises:
+            SparkServerLostError: the session of an earlier table has ended with its server.
+
+        """
+        self._session = self._session or spark
+        if self._session is not spark:
+            raise SparkServerLostError("the Spark server was lost between two of the tables")
         schema = spark_schema(self.selections.base, table)
         if table in self._tables:
             rows = spark.createDataFrame(self._tables[table], schema)

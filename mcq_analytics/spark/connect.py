@@ -53,12 +53,15 @@ def connect(endpoint: Endpoint, config: Mapping[str, str]) -> SparkSession:
     remember(endpoint.token)
     _silence_pyspark()
     _require_listening(endpoint)
-    builder = ConnectSession.Builder().channelBuilder(_channel(endpoint))
+    session = ConnectSession.Builder().channelBuilder(_channel(endpoint)).create()
+    session.client.set_retry_policies([DefaultPolicy(max_retries=TRIALS, max_backoff=2_000)])
     try:
-        session = builder.config(map=dict(config)).create()
-        session.client.set_retry_policies([DefaultPolicy(max_retries=TRIALS, max_backoff=2_000)])
+        for name, value in config.items():
+            session.conf.set(name, value)
         assert session.version
     except PySparkException as error:
+        # A server that has just been started again may have opened it.
+        session.stop()
         raise ServerUnreachableError(_refusal(endpoint, error)) from without_secrets(error)
     os.environ[CONNECT_MODE] = "1"
     found = cast("SparkSession", session)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
 
 import psutil
 
@@ -122,8 +123,9 @@ def serve(
     config = server_config(settings, records, endpoint)
     with _taken(home):
         _require_free(endpoint)
+        end = _End()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, end)
         warming = _Warming(home)
         try:
 
@@ -134,7 +136,10 @@ def serve(
                 if is_warmed:
                     warming.start()
 
-            _keep_up(start, lambda: followed is None or followed.is_running(), tell)
+            def is_wanted() -> bool:
+                return not end.is_told and (followed is None or followed.is_running())
+
+            _keep_up(start, is_wanted, tell)
         except KeyboardInterrupt:
             pass
         finally:
@@ -155,6 +160,20 @@ def _taken(home: Path) -> Iterator[None]:
                 "to another folder"
             ) from None
         yield
+
+
+class _End:
+    """Handles the signals that end a server: it interrupts what is being done, and is remembered.
+
+    An interrupt in a finalizer is swallowed by Python, and py4j has many.
+    """
+
+    def __init__(self) -> None:
+        self.is_told = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.is_told = True
+        raise KeyboardInterrupt
 
 
 class _Warming:

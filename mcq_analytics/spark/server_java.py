@@ -7,6 +7,9 @@ from typing import Any
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
+_HAS_ENDED = (Py4JError, OSError)
+"""How a call into a Java that has just ended fails: py4j lets a refused connection through."""
+
 _SERVICE = "org.apache.spark.sql.connect.service.SparkConnectService$"
 
 
@@ -17,8 +20,7 @@ def is_up() -> bool:
         return False
     try:
         return not context._jsc.sc().isStopped()
-    except Py4JError:
-        # Java has just ended.
+    except _HAS_ENDED:
         return False
 
 
@@ -34,7 +36,7 @@ def is_outgrown(share: float) -> bool:
         jvm.java.lang.System.gc()
         heap = jvm.java.lang.Runtime.getRuntime()
         return bool(heap.totalMemory() - heap.freeMemory() > share * heap.maxMemory())
-    except Py4JError:
+    except _HAS_ENDED:
         return False
 
 
