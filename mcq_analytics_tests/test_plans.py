@@ -204,7 +204,7 @@ def statements(database: Database, server_home: Path) -> Callable[[], list[str]]
             file.seek(read)
             lines = file.readlines()
             read = file.tell()
-        found = [line for line in lines if " LOG:  statement: " in line or " LOG:  execute " in line]
+        found = [line for line in lines if re.search(" LOG:  (statement: |execute )", line)]
         of_types = {session_of(line) for line in found if "typreceive" in line}
         return [line for line in found if session_of(line) not in of_types]
 
