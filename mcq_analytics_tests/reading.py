@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 
 from mcq_analytics.compute import inputs, touched
+from mcq_analytics_tests.faults import FAULTS
 
 WAYS = ("driver", "slices", "ranges", "ranges of answers")
 """By this process, by Spark's tasks for slices of the keys, by ranges of the tables' blocks, and so
@@ -22,6 +24,16 @@ _AS_THEY_ARE = {
         (touched, "SCANNED_SHARE"),
     )
 }
+
+
+def with_ways(cases: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each case with two of the ways, in turns; in `make test-deep` with all of them."""
+    ways = len(WAYS)
+    return [
+        (case, WAYS[(turn + step) % ways])
+        for turn, case in enumerate(cases)
+        for step in (range(ways) if FAULTS > 1 else (0, ways // 2))
+    ]
 
 
 def read_by(way: str, patch: pytest.MonkeyPatch) -> None:

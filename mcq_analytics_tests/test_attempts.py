@@ -98,7 +98,7 @@ def test_no_task_outlives_its_attempt(
     execute(
         answered,
         "INSERT INTO answers SELECT n, n, n, n % 3, 1, 'A', '2024-01-01 09:10Z' "
-        "FROM generate_series(10, 20000) n",
+        "FROM generate_series(10, 4000) n",
         "DELETE FROM submissions",
     )
     run_facts(answered, spark, NINE)

@@ -21,7 +21,7 @@ from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import TABLES, execute, scalar, window, wrong_rows
-from mcq_analytics_tests.reading import WAYS, read_by
+from mcq_analytics_tests.reading import read_by, with_ways
 
 NINE = window("2024-01-01T09", "2024-01-01T10")
 
@@ -63,8 +63,7 @@ def blocked(database: Database, statement: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("table", list(BASE_COLUMNS))
+@pytest.mark.parametrize(("table", "way"), with_ways(BASE_COLUMNS))
 def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     database: Database,
     spark: SparkSession,

@@ -36,13 +36,12 @@ from mcq_analytics_tests.facts_of import add_sample
 from mcq_analytics_tests.faults import FAULTS, Hit
 from mcq_analytics_tests.reading import WAYS
 from mcq_analytics_tests.servers import free_port, wait_until
-from mcq_analytics_tests.spark_servers import SparkServer, spark_server
+from mcq_analytics_tests.spark_servers import COMMAND, SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
-RECORDS = 2_000_000
-"""Between one and four executors belong to so many."""
-MOST = 4
+RECORDS, MOST = (2_000_000, 4) if FAULTS > 1 else (1_000_000, 2)
+"""Of the largest run, and how many executors belong to so many; at least one always does."""
 deep = pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for it")
 Settings = dict[str, str]
 
@@ -77,7 +76,11 @@ def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]
 @contextmanager
 def server_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
     """Yield the settings by which runs compute on a Spark server, which computes on the cluster."""
-    with run_as_driver(cluster, home, page) as settings, spark_server(home, **settings) as served:
+    command = (*COMMAND, "--records", str(RECORDS))
+    with (
+        run_as_driver(cluster, home, page) as settings,
+        spark_server(home, command, **settings) as served,
+    ):
         yield {"MCQ_HOME": str(home), **served.as_cluster("served")}
 
 
