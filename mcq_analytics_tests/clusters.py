@@ -45,7 +45,8 @@ class Cluster:
             )
         ]
         self.workers: list[subprocess.Popen[bytes]] = []
-        wait_until(lambda: listens(port) and listens(self._page))
+        # Its page listens a moment before it can tell about workers.
+        wait_until(lambda: listens(port) and self._answers())
 
     def add_worker(self, cores: int = 1) -> subprocess.Popen[bytes]:
         """Start a worker, and wait until the master knows it."""
@@ -72,6 +73,11 @@ class Cluster:
         """Return how many workers the master counts on."""
         workers = _json_at(f"http://127.0.0.1:{self._page}/json/")["workers"]
         return sum(worker["state"] == "ALIVE" for worker in workers)
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return self.known_workers() == 0
+        return False
 
     def executors(self) -> list[int]:
         """Return the ids of the executors' processes."""

@@ -157,6 +157,9 @@ def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
                 for process, its_ways in zip((one, other), ways, strict=True):
                     assert [line_of(process) for _ in its_ways] == [f"{way} 0" for way in its_ways]
                 wait_until(lambda: executors_of(page) == 1, seconds=60)
+                with program({**settings, **one_database}, "mcq_analytics", "doctor") as doctor:
+                    found, _ = doctor.communicate(timeout=120)
+                    assert doctor.returncode == 0, found
                 for process in (one, other):
                     _, errors = process.communicate("\n", timeout=60)
                     assert process.returncode == 0, errors
@@ -286,5 +289,35 @@ def test_executors_that_cannot_do_the_work_are_told_in_one_line(
         own["SPARK_LAB_CONF"] = conf_of_cluster(**conf)
         with both_days({**settings, **own}) as process:
             _, errors = process.communicate(timeout=400)
-    assert process.returncode == 1
+        with program({**settings, **own}, "mcq_analytics", "doctor") as doctor:
+            found, _ = doctor.communicate(timeout=400)
+    assert process.returncode == doctor.returncode == 1
     assert re.match(rf"error: .*{said}", errors.splitlines()[-1]), errors
+    assert re.search(rf"\nwrong executors: .*{said}", found), found
+
+
+IMPATIENT = """
+from mcq_analytics.cli.app import main
+from mcq_analytics.doctor import cluster
+
+cluster.SECONDS_TO_BEGIN = 15
+main(["doctor"])
+"""
+
+
+@deep
+def test_a_cluster_without_room_for_an_executor_is_told(
+    two_workers: Cluster, database: Database, tmp_path: Path
+) -> None:
+    conf = conf_of_cluster(**{"spark.executor.memory": "50g"})
+    with run_as_driver(two_workers, tmp_path / "home", free_port()) as settings:
+        done = subprocess.run(
+            [sys.executable, "-c", IMPATIENT],
+            env={**os.environ, **settings, **with_sample(database), "SPARK_LAB_CONF": conf},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert re.search(r"\nwrong executors: no executor has begun after 15 s: check", done.stdout)

@@ -1,0 +1,1 @@
+"""The command `doctor`: examines what a run needs, and says what to mend."""
