@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("launching",),
     ("definitions",),
     ("instance",),
-    ("quality", "sample"),
+    ("quality", "sample", "doctor"),
     ("compute",),
     ("spark",),
     ("postgres",),
@@ -67,7 +67,7 @@ RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 KNOWN_BY = {
     "dagster": {"cli", "launching", "definitions", "instance"},
     # `postgres` reads the errors that come back through Spark's tasks.
-    "pyspark": {"api", "definitions", "compute", "spark", "postgres", "transforms"},
+    "pyspark": {"api", "definitions", "compute", "doctor", "spark", "postgres", "transforms"},
 }
 
 
