@@ -256,7 +256,8 @@ def test_output_of_steps_goes_under_mcq_home_and_no_process_copies_it(seen: Seen
 
 def test_a_killed_embedded_server_is_restarted(seen: Seen) -> None:
     assert seen.statuses[1] == "FAILURE"  # recorded after the restart
-    assert len(seen.printed["a killed server"]) < 50
+    # A thread of Dagster's code server that asks just then prints a trace of forty lines.
+    assert len(seen.printed["a killed server"]) < 100
 
 
 def test_a_killed_code_server_is_restarted_with_one_line(
