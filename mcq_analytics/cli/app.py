@@ -12,6 +12,7 @@ import click
 from mcq_analytics.cli.alerts import alert_test
 from mcq_analytics.cli.database import generate, init_db, load_csv
 from mcq_analytics.cli.demo import demo
+from mcq_analytics.cli.environment import package_environment
 from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.reports import rescore, status
 from mcq_analytics.cli.runs import backfill, run
@@ -61,6 +62,7 @@ for _command in (
     rescore,
     alert_test,
     spark_server,
+    package_environment,
     demo,
 ):
     main.add_command(_command)
