@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
@@ -23,8 +23,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.spark.environment import package_environment
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.clusters import (
+    EXECUTOR,
     Cluster,
     conf_of_cluster,
     executors_of,
@@ -35,7 +37,8 @@ from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
 from mcq_analytics_tests.facts_of import add_sample
 from mcq_analytics_tests.faults import FAULTS, Hit
 from mcq_analytics_tests.reading import WAYS
-from mcq_analytics_tests.servers import free_port, wait_until
+from mcq_analytics_tests.servers import free_port, processes, wait_until
+from mcq_analytics_tests.spark_pages import all_pages
 from mcq_analytics_tests.spark_servers import SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
@@ -63,9 +66,9 @@ def two_workers(cluster: Cluster) -> Cluster:
 
 
 @contextmanager
-def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+def run_as_driver(cluster: Cluster, home: Path, page: int, **conf: str) -> Iterator[Settings]:
     """Yield the settings by which the driver is in the process of a run."""
-    shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page)}
+    shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page), **conf}
     yield {
         "MCQ_HOME": str(home),
         "MCQ_SPARK_CLUSTER": "lab",
@@ -75,13 +78,16 @@ def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]
 
 
 @contextmanager
-def server_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+def server_as_driver(cluster: Cluster, home: Path, page: int, **conf: str) -> Iterator[Settings]:
     """Yield the settings by which runs compute on a Spark server, which computes on the cluster."""
-    with run_as_driver(cluster, home, page) as settings, spark_server(home, **settings) as served:
+    with (
+        run_as_driver(cluster, home, page, **conf) as settings,
+        spark_server(home, **settings) as served,
+    ):
         yield {"MCQ_HOME": str(home), **served.as_cluster("served")}
 
 
-Driver = Callable[[Cluster, Path, int], AbstractContextManager[Settings]]
+Driver = Callable[..., AbstractContextManager[Settings]]
 DRIVERS: dict[str, Driver] = {"run": run_as_driver, "server": server_as_driver}
 
 
@@ -122,10 +128,11 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return line.strip()
 
 
-def with_sample(database: Database) -> Settings:
+def with_sample(database: Database, password: str | None = None) -> Settings:
     """Add a sample of two days, and return the setting by which programs find the database."""
     add_sample(database, students=120, seed=5)
-    return {"DB_DEV_URL": database.url.render_as_string(hide_password=False)}
+    url = database.url if password is None else database.url.set(password=password)
+    return {"DB_DEV_URL": url.render_as_string(hide_password=False)}
 
 
 def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
@@ -285,3 +292,105 @@ def test_executors_that_cannot_do_the_work_are_told_in_one_line(
             _, errors = process.communicate(timeout=400)
     assert process.returncode == 1
     assert re.match(rf"error: .*{said}", errors.splitlines()[-1]), errors
+
+
+PASSWORD = "s3cretp4ss0fth3database"
+"""No encoding changes it. The server of the tests asks for none, so it takes any."""
+
+
+class Looks:
+    """All that others may see of an application: command lines, pages, files."""
+
+    def __init__(self, roots: list[str]) -> None:
+        self._roots = roots
+        self.seen: dict[str, str] = {}
+        self.with_password: set[str] = set()
+
+    def look(self) -> None:
+        """Look at the command lines of all processes, and at all pages of all roots."""
+        self.take("a command line", "\n".join(line for *_, line in processes()))
+        for root in self._roots:
+            # Before a driver is up, it has no page.
+            with suppress(OSError):
+                for address, text in all_pages(root):
+                    self.take(address, text)
+
+    def take(self, where: str, text: str) -> None:
+        self.seen[where] = text
+        if PASSWORD in text:
+            self.with_password.add(where)
+
+
+@contextmanager
+def looking(looks: Looks) -> Iterator[None]:
+    """Look all the time, and at the end once more."""
+    enough = threading.Event()
+
+    def look() -> None:
+        while not enough.wait(1):
+            looks.look()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+    looks.look()
+
+
+@deep
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_executors_need_nothing_but_the_archive_and_show_no_secret(
+    two_workers: Cluster, kind: str, database: Database, tmp_path: Path
+) -> None:
+    archive = package_environment(tmp_path / "packed.tar.gz").path
+    events, page = tmp_path / "events", free_port()
+    events.mkdir()
+    conf = {
+        **NOT_THERE,
+        "spark.archives": f"{archive}#environment",
+        "spark.executorEnv.PATH": "environment/bin:/usr/local/bin:/usr/bin:/bin",
+        "spark.pyspark.python": "python3",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": events.as_uri(),
+    }
+    looks = Looks([f"http://127.0.0.1:{page}/", *two_workers.pages()])
+    ways = ("slices", "ranges")
+    arguments = ("mcq_analytics_tests.cluster_runs", str(RECORDS), *ways)
+    try:
+        with (
+            DRIVERS[kind](two_workers, tmp_path / "home", page, **conf) as settings,
+            program({**settings, **with_sample(database, PASSWORD)}, *arguments) as process,
+        ):
+            with looking(looks):
+                assert [line_of(process) for _ in ways] == [f"{way} 0" for way in ways]
+            _, errors = process.communicate("\n", timeout=60)
+            assert process.returncode == 0, errors
+        wait_until(lambda: not two_workers.executors())
+        applications = list(two_workers.directory.glob("app-*"))
+        files = [
+            file
+            for folder in (events, tmp_path / "home", *applications)
+            for file in folder.rglob("*")
+            if file.is_file() and not {"environment", "packed.tar.gz"} & set(file.parts)
+        ]
+        for file in files:
+            looks.take(str(file), file.read_text(errors="replace"))
+        # Python leaves bytecode where it imports from.
+        of_source = "environment/lib/*/site-packages/mcq_analytics/spark/__pycache__/source.*.pyc"
+        used = [one for folder in applications for one in folder.rglob(of_source)]
+    finally:
+        # Every executor has unpacked 300 MB.
+        for folder in two_workers.directory.glob("app-*"):
+            shutil.rmtree(folder)
+    assert looks.with_password == set()
+    assert used
+    # The right things were looked at.
+    names = {file.name for file in files}
+    assert {"stdout", "stderr", "spark.log"} <= names
+    for part in (EXECUTOR, "mcq_postgres", "SparkListenerTaskEnd", "Spark Master at", "stderr log"):
+        assert any(part in text for text in looks.seen.values()), part

@@ -1,4 +1,4 @@
-"""The archive of a Python environment for Spark's executors, whose machines have no package of ours.
+"""The archive of a Python environment for Spark's executors on machines without this package.
 
 It holds this package and the distributions that Spark's tasks import. Spark itself stays out: the
 cluster has pyspark and py4j beside its jars. venv-pack would pack these jars too, 400 MB of them,
