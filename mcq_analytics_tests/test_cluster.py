@@ -20,6 +20,7 @@ from pathlib import Path
 from time import sleep
 
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database
@@ -36,6 +37,7 @@ from mcq_analytics_tests.clusters import (
 from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
 from mcq_analytics_tests.facts_of import add_sample
 from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.manifests import EXECUTORS
 from mcq_analytics_tests.reading import WAYS
 from mcq_analytics_tests.servers import free_port, processes, wait_until
 from mcq_analytics_tests.spark_pages import all_pages
@@ -394,3 +396,61 @@ def test_executors_need_nothing_but_the_archive_and_show_no_secret(
     assert {"stdout", "stderr", "spark.log"} <= names
     for part in (EXECUTOR, "mcq_postgres", "SparkListenerTaskEnd", "Spark Master at", "stderr log"):
         assert any(part in text for text in looks.seen.values()), part
+
+
+DRIVER = """
+import sys
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+print(spark.sparkContext.applicationId, flush=True)
+print(spark.range(100).rdd.map(lambda row: row.id).sum(), flush=True)
+"""
+
+
+@deep
+def test_the_command_of_executor_pods_starts_an_executor(tmp_path: Path) -> None:
+    """By the environment that Spark gives to pods; this driver's cluster has no worker."""
+    template = yaml.safe_load((EXECUTORS / "executor.yaml").read_text())
+    [container] = template["spec"]["containers"]
+    java_home = ensure_java(tmp_path)
+    cluster = Cluster(tmp_path, java_home)
+    port = free_port()
+    submitted = (
+        *("--master", cluster.master, "--conf", f"spark.driver.port={port}"),
+        *("--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.ui.enabled=false"),
+    )
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home),
+        "PATH": f"{java_home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_SUBMIT_ARGS": " ".join([*submitted, "pyspark-shell"]),
+    }
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment
+        ) as driver:
+            of_pod = {
+                "SPARK_APPLICATION_ID": line_of(driver),
+                "SPARK_DRIVER_URL": f"spark://CoarseGrainedScheduler@127.0.0.1:{port}",
+                "SPARK_EXECUTOR_CORES": "1",
+                "SPARK_EXECUTOR_ID": "1",
+                "SPARK_EXECUTOR_MEMORY": "512m",
+                "SPARK_EXECUTOR_POD_IP": "127.0.0.1",
+                "SPARK_EXECUTOR_POD_NAME": "executor-1",
+                "SPARK_JAVA_OPT_0": "--add-opens=java.base/java.nio=ALL-UNNAMED",
+                "SPARK_JAVA_OPT_1": "-Dof.this.test=two words",
+                "SPARK_RESOURCE_PROFILE_ID": "0",
+            }
+            with subprocess.Popen(
+                container["command"], env={**environment, **of_pod}, cwd=tmp_path
+            ) as executor:
+                try:
+                    assert line_of(driver) == "4950"
+                    [line] = [line for pid, _, line in processes() if pid == executor.pid]
+                    assert "KubernetesExecutorBackend" in line
+                finally:
+                    executor.kill()
+                    driver.kill()
+    finally:
+        cluster.end()
