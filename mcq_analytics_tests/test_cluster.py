@@ -356,6 +356,8 @@ def test_executors_need_nothing_but_the_archive_and_show_no_secret(
         "spark.archives": f"{archive}#environment",
         "spark.executorEnv.PATH": "environment/bin:/usr/local/bin:/usr/bin:/bin",
         "spark.pyspark.python": "python3",
+        # A new executor first fetches and unpacks the archive.
+        "spark.dynamicAllocation.executorIdleTimeout": "60s",
         "spark.eventLog.enabled": "true",
         "spark.eventLog.compress": "false",
         "spark.eventLog.dir": events.as_uri(),

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path, PurePosixPath
 
-import mcq_analytics
 from mcq_analytics.errors import McqError
 
 PACKAGE = "mcq_analytics"
+_ROOT = Path(__file__).parent.parent
 IMPORTED_BY_TASKS = (
     "mcq_analytics.spark.source",
     "mcq_analytics.spark.sink",
@@ -157,9 +157,8 @@ def _entries() -> Iterator[_Entry]:
 
 def _own_package(folder: PurePosixPath) -> Iterator[_Entry]:
     """Yield the files of this package, wherever they are, and its name and version."""
-    root = Path(mcq_analytics.__file__).parent
-    for path in root.rglob("*"):
-        inside = path.relative_to(root)
+    for path in _ROOT.rglob("*"):
+        inside = path.relative_to(_ROOT)
         if path.is_file() and _LEFT_OUT.isdisjoint(inside.parts):
             yield _Entry(str(folder / PACKAGE / inside), path)
     number = _own_version()
@@ -176,9 +175,8 @@ def _own_version() -> str | None:
 
 def _distributions_of_tasks() -> list[Distribution]:
     """Return what tasks import, with all that it requires and that is installed."""
-    ours = str(Path(mcq_analytics.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "-c", _FIND, ours, *IMPORTED_BY_TASKS],
+        [sys.executable, "-c", _FIND, str(_ROOT.parent), *IMPORTED_BY_TASKS],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
