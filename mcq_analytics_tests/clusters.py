@@ -21,7 +21,7 @@ from mcq_analytics_tests.servers import free_port, listens, processes, wait_unti
 SPARK_HOME = Path(pyspark.__file__).parent
 HOSTS = ("127.0.0.1", "127.0.0.2" if sys.platform == "linux" else "127.0.0.1")
 """Workers have addresses of their own, because Spark runs a copy of a task only at another one."""
-NOT_THERE = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+_LEFT_OUT = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Bytecode shows a test where a Python has imported from."""
 EXECUTOR = "CoarseGrainedExecutorBackend"
 
@@ -32,7 +32,7 @@ class Cluster:
     def __init__(self, directory: Path, java_home: Path) -> None:
         self.directory = directory
         self._environment = {
-            **{name: value for name, value in os.environ.items() if name not in NOT_THERE},
+            **{name: value for name, value in os.environ.items() if name not in _LEFT_OUT},
             "JAVA_HOME": str(java_home),
             "SPARK_HOME": str(SPARK_HOME),
             "SPARK_LOCAL_IP": "127.0.0.1",

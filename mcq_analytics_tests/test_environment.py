@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark import own_session
 from mcq_analytics.spark.environment import IMPORTED_BY_TASKS, package_environment
 from mcq_analytics_tests.clusters import SPARK_HOME
 from mcq_analytics_tests.commands import call, fails
@@ -89,6 +93,28 @@ def test_an_unpacked_python_imports_what_tasks_import_from_the_archive_alone(
     for file in files:
         assert file.startswith(str(tmp_path / SITE)), file
     assert ".zip/" in pyspark
+
+
+@pytest.mark.parametrize("name", ["python3", "python3.9"])
+def test_a_plain_name_is_this_python_here_though_workers_have_the_path_of_executors(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", "/not/there")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    settings = SparkSettings(cluster="lab", conf={"spark.pyspark.python": name})
+    for _ in range(2):
+        own_session._choose_python(settings, tmp_path)
+    assert os.environ["PYSPARK_PYTHON"] == name
+    assert os.environ["PATH"].endswith("/python/bin:/usr/bin:/bin")
+    done = subprocess.run(
+        [name, "-c", "import sys; print(sys.prefix)"],
+        executable=shutil.which(name),
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PATH": "environment/bin:/usr/bin:/bin", "PYTHONPATH": ""},
+    )
+    assert done.stdout.strip() == sys.prefix
 
 
 def test_the_command_writes_the_same_bytes_again_and_says_how_to_use_them(archive: Path) -> None:
