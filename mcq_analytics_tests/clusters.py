@@ -21,6 +21,8 @@ from mcq_analytics_tests.servers import free_port, listens, processes, wait_unti
 SPARK_HOME = Path(pyspark.__file__).parent
 HOSTS = ("127.0.0.1", "127.0.0.2" if sys.platform == "linux" else "127.0.0.1")
 """Workers have addresses of their own, because Spark runs a copy of a task only at another one."""
+_LEFT_OUT = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+"""Bytecode shows a test where a Python has imported from."""
 EXECUTOR = "CoarseGrainedExecutorBackend"
 
 
@@ -30,7 +32,7 @@ class Cluster:
     def __init__(self, directory: Path, java_home: Path) -> None:
         self.directory = directory
         self._environment = {
-            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            **{name: value for name, value in os.environ.items() if name not in _LEFT_OUT},
             "JAVA_HOME": str(java_home),
             "SPARK_HOME": str(SPARK_HOME),
             "SPARK_LOCAL_IP": "127.0.0.1",
@@ -45,18 +47,20 @@ class Cluster:
             )
         ]
         self.workers: list[subprocess.Popen[bytes]] = []
-        # Its page listens a moment before it can tell about workers.
-        wait_until(lambda: listens(port) and self._answers())
+        self._pages: dict[int, str] = {}
+        wait_until(lambda: listens(port) and self._is_up())
 
     def add_worker(self, cores: int = 1) -> subprocess.Popen[bytes]:
         """Start a worker, and wait until the master knows it."""
         known = self.known_workers()
+        host, page = HOSTS[len(self.workers) % 2], free_port()
         worker = self._started(
             "worker.Worker",
-            *("--host", HOSTS[len(self.workers) % 2], "--cores", str(cores), "--memory", "2g"),
-            *("--work-dir", str(self.directory), "--webui-port", str(free_port()), self.master),
+            *("--host", host, "--cores", str(cores), "--memory", "2g"),
+            *("--work-dir", str(self.directory), "--webui-port", str(page), self.master),
         )
         self._processes.append(worker)
+        self._pages[worker.pid] = f"http://127.0.0.1:{page}/"
         self.workers.append(worker)
         wait_until(lambda: self.known_workers() > known)
         return worker
@@ -74,10 +78,15 @@ class Cluster:
         workers = _json_at(f"http://127.0.0.1:{self._page}/json/")["workers"]
         return sum(worker["state"] == "ALIVE" for worker in workers)
 
-    def _answers(self) -> bool:
-        with suppress(OSError):
+    def _is_up(self) -> bool:
+        # While Spark starts, nothing answers, or a page of text.
+        with suppress(OSError, ValueError):
             return self.known_workers() == 0
         return False
+
+    def pages(self) -> list[str]:
+        """Return the addresses of the pages of the master and the workers."""
+        return [f"http://127.0.0.1:{self._page}/", *(self._pages[one.pid] for one in self.workers)]
 
     def executors(self) -> list[int]:
         """Return the ids of the executors' processes."""

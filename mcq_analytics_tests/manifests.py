@@ -19,6 +19,8 @@ KUSTOMIZATION: dict[str, Any] = yaml.safe_load(
     (DEPLOY / "kubernetes" / "kustomization.yaml").read_text()
 )
 MANIFESTS = [DEPLOY / "kubernetes" / name for name in KUSTOMIZATION["resources"]]
+EXECUTORS = DEPLOY / "kubernetes-executors"
+"""The same services, with executor pods in place of a standalone cluster."""
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 RESOURCES: list[dict[str, Any]] = [
     resource for path in MANIFESTS for resource in yaml.safe_load_all(path.read_text())

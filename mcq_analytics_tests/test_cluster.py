@@ -15,16 +15,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.spark.environment import package_environment
 from mcq_analytics.spark.java import ensure_java
+from mcq_analytics.spark.own_session import PYTHON
 from mcq_analytics_tests.clusters import (
+    EXECUTOR,
     Cluster,
     conf_of_cluster,
     executors_of,
@@ -32,10 +36,13 @@ from mcq_analytics_tests.clusters import (
     spark_cluster,
 )
 from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
-from mcq_analytics_tests.facts_of import add_sample
+from mcq_analytics_tests.dagster_dev import dagster_dev
+from mcq_analytics_tests.facts_of import add_sample, wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.manifests import EXECUTORS
 from mcq_analytics_tests.reading import WAYS
-from mcq_analytics_tests.servers import free_port, wait_until
+from mcq_analytics_tests.servers import free_port, processes, wait_until
+from mcq_analytics_tests.spark_pages import all_pages
 from mcq_analytics_tests.spark_servers import COMMAND, SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
@@ -62,9 +69,9 @@ def two_workers(cluster: Cluster) -> Cluster:
 
 
 @contextmanager
-def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+def run_as_driver(cluster: Cluster, home: Path, page: int, **conf: str) -> Iterator[Settings]:
     """Yield the settings by which the driver is in the process of a run."""
-    shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page)}
+    shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page), **conf}
     yield {
         "MCQ_HOME": str(home),
         "MCQ_SPARK_CLUSTER": "lab",
@@ -74,17 +81,17 @@ def run_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]
 
 
 @contextmanager
-def server_as_driver(cluster: Cluster, home: Path, page: int) -> Iterator[Settings]:
+def server_as_driver(cluster: Cluster, home: Path, page: int, **conf: str) -> Iterator[Settings]:
     """Yield the settings by which runs compute on a Spark server, which computes on the cluster."""
     command = (*COMMAND, "--records", str(RECORDS))
     with (
-        run_as_driver(cluster, home, page) as settings,
+        run_as_driver(cluster, home, page, **conf) as settings,
         spark_server(home, command, **settings) as served,
     ):
         yield {"MCQ_HOME": str(home), **served.as_cluster("served")}
 
 
-Driver = Callable[[Cluster, Path, int], AbstractContextManager[Settings]]
+Driver = Callable[..., AbstractContextManager[Settings]]
 DRIVERS: dict[str, Driver] = {"run": run_as_driver, "server": server_as_driver}
 
 
@@ -125,10 +132,11 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return line.strip()
 
 
-def with_sample(database: Database) -> Settings:
+def with_sample(database: Database, password: str | None = None) -> Settings:
     """Add a sample of two days, and return the setting by which programs find the database."""
     add_sample(database, students=120, seed=5)
-    return {"DB_DEV_URL": database.url.render_as_string(hide_password=False)}
+    url = database.url if password is None else database.url.set(password=password)
+    return {"DB_DEV_URL": url.render_as_string(hide_password=False)}
 
 
 def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
@@ -220,11 +228,11 @@ NOT_THERE = {"spark.executorEnv.PYTHONPATH": ""}
 
 
 def without_package(directory: Path) -> Settings:
-    return {"PYSPARK_PYTHON": str(python_environment(directory, None))}
+    return {**NOT_THERE, PYTHON: str(python_environment(directory, None))}
 
 
 def other_version(directory: Path) -> Settings:
-    return {"PYSPARK_PYTHON": str(python_environment(directory, "9.9"))}
+    return {**NOT_THERE, PYTHON: str(python_environment(directory, "9.9"))}
 
 
 def other_python(directory: Path) -> Settings:
@@ -234,23 +242,23 @@ def other_python(directory: Path) -> Settings:
         if found is not None and f"python3.{minor}" != own:
             done = subprocess.run([found, "--version"], check=False, capture_output=True)
             if done.returncode == 0:
-                return {"PYSPARK_PYTHON": found}
+                return {PYTHON: found}
     pytest.skip("no other Python is installed")
 
 
-def usual(_: Path) -> Settings:
-    return {}
+def no_way_to_the_database(_: Path) -> Settings:
+    return {"spark.executorEnv.PGHOSTADDR": "127.0.0.9"}
 
 
 @deep
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("instance")
+@pytest.mark.parametrize("kind", DRIVERS)
 @pytest.mark.parametrize(
-    ("executors", "conf", "said"),
+    ("conf_of", "said"),
     [
         (
             without_package,
-            NOT_THERE,
             (
                 r"Spark's executors lack a Python package \(No module named 'mcq_analytics'\): "
                 "install mcq_analytics where they run"
@@ -258,7 +266,6 @@ def usual(_: Path) -> Settings:
         ),
         (
             other_version,
-            NOT_THERE,
             (
                 r"Spark's executors have another version of mcq_analytics \(9\.9 on \S+, \S+ where "
                 r"the run is\): install the same version where they run"
@@ -266,30 +273,28 @@ def usual(_: Path) -> Settings:
         ),
         (
             other_python,
-            {},
             r"Spark's executors have another Python \(.*\): set PYSPARK_PYTHON to a Python there",
         ),
         (
-            usual,
-            {"spark.executorEnv.PGHOSTADDR": "127.0.0.9"},
+            no_way_to_the_database,
             rf"the server cannot be reached \(from {re.escape(platform.node())}: .*127\.0\.0\.9",
         ),
     ],
 )
 def test_executors_that_cannot_do_the_work_are_told_in_one_line(
     two_workers: Cluster,
-    executors: Callable[[Path], Settings],
-    conf: Settings,
+    kind: str,
+    conf_of: Callable[[Path], Settings],
     said: str,
     database: Database,
     tmp_path: Path,
 ) -> None:
-    with run_as_driver(two_workers, tmp_path / "home", free_port()) as settings:
-        own = {**executors(tmp_path / "python"), **with_sample(database)}
-        own["SPARK_LAB_CONF"] = conf_of_cluster(**conf)
-        with both_days({**settings, **own}) as process:
+    conf = conf_of(tmp_path / "python")
+    with DRIVERS[kind](two_workers, tmp_path / "home", free_port(), **conf) as settings:
+        own = {**settings, **with_sample(database)}
+        with both_days(own) as process:
             _, errors = process.communicate(timeout=400)
-        with program({**settings, **own}, "mcq_analytics", "doctor") as doctor:
+        with program(own, "mcq_analytics", "doctor") as doctor:
             found, _ = doctor.communicate(timeout=400)
     assert process.returncode == doctor.returncode == 1
     assert re.match(rf"error: .*{said}", errors.splitlines()[-1]), errors
@@ -309,11 +314,11 @@ main(["doctor"])
 def test_a_cluster_without_room_for_an_executor_is_told(
     two_workers: Cluster, database: Database, tmp_path: Path
 ) -> None:
-    conf = conf_of_cluster(**{"spark.executor.memory": "50g"})
-    with run_as_driver(two_workers, tmp_path / "home", free_port()) as settings:
+    conf = {"spark.executor.memory": "50g"}
+    with run_as_driver(two_workers, tmp_path / "home", free_port(), **conf) as settings:
         done = subprocess.run(
             [sys.executable, "-c", IMPATIENT],
-            env={**os.environ, **settings, **with_sample(database), "SPARK_LAB_CONF": conf},
+            env={**os.environ, **settings, **with_sample(database)},
             capture_output=True,
             text=True,
             check=False,
@@ -321,3 +326,195 @@ def test_a_cluster_without_room_for_an_executor_is_told(
         )
     assert done.returncode == 1
     assert re.search(r"\nwrong executors: no executor has begun after 15 s: check", done.stdout)
+
+
+@deep
+@pytest.mark.usefixtures("instance")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_a_backfill_by_the_daemon_is_exact(
+    two_workers: Cluster, kind: str, database: Database, tmp_path: Path
+) -> None:
+    with (
+        DRIVERS[kind](two_workers, tmp_path / "home", free_port()) as settings,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        own = {
+            **settings,
+            **with_sample(database),
+            "MCQ_DRIVER_ROWS": "0",
+            "MCQ_PARTITION_START": "2024-01-01",
+            "MCQ_AUTOMATION": "false",
+        }
+        for name, value in own.items():
+            patch.setenv(name, value)
+        window = ("--start", "2024-01-01", "--end", "2024-01-03", "--chunk", "16")
+        with (
+            dagster_dev(tmp_path),
+            program(own, "mcq_analytics", "backfill", *window) as backfill,
+        ):
+            _, errors = backfill.communicate(timeout=400)
+    assert backfill.returncode == 0, errors
+    assert wrong_rows(database) == []
+
+
+PASSWORD = "s3cretp4ss0fth3database"
+"""No encoding changes it. The server of the tests asks for none, so it takes any."""
+
+
+class Looks:
+    """All that others may see of an application: command lines, pages, files."""
+
+    def __init__(self, roots: list[str]) -> None:
+        self._roots = roots
+        self.seen: dict[str, str] = {}
+        self.with_password: set[str] = set()
+
+    def look(self) -> None:
+        """Look at the command lines of all processes, and at all pages of all roots."""
+        self.take("a command line", "\n".join(line for *_, line in processes()))
+        for root in self._roots:
+            # Before a driver is up, it has no page.
+            with suppress(OSError):
+                for address, text in all_pages(root):
+                    self.take(address, text)
+
+    def take(self, where: str, text: str) -> None:
+        self.seen[where] = text
+        if PASSWORD in text:
+            self.with_password.add(where)
+
+
+@contextmanager
+def looking(looks: Looks) -> Iterator[None]:
+    """Look all the time, and at the end once more."""
+    enough = threading.Event()
+
+    def look() -> None:
+        while not enough.wait(1):
+            looks.look()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+    looks.look()
+
+
+@deep
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_executors_need_nothing_but_the_archive_and_show_no_secret(
+    two_workers: Cluster, kind: str, database: Database, tmp_path: Path
+) -> None:
+    archive = package_environment(tmp_path / "packed.tar.gz").path
+    events, page = tmp_path / "events", free_port()
+    events.mkdir()
+    conf = {
+        **NOT_THERE,
+        "spark.archives": f"{archive}#environment",
+        "spark.executorEnv.PATH": "environment/bin:/usr/local/bin:/usr/bin:/bin",
+        "spark.pyspark.python": "python3",
+        # A new executor first fetches and unpacks the archive.
+        "spark.dynamicAllocation.executorIdleTimeout": "60s",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": events.as_uri(),
+    }
+    looks = Looks([f"http://127.0.0.1:{page}/", *two_workers.pages()])
+    ways = ("slices", "ranges")
+    arguments = ("mcq_analytics_tests.cluster_runs", str(RECORDS), *ways)
+    try:
+        with (
+            DRIVERS[kind](two_workers, tmp_path / "home", page, **conf) as settings,
+            program({**settings, **with_sample(database, PASSWORD)}, *arguments) as process,
+        ):
+            with looking(looks):
+                assert [line_of(process) for _ in ways] == [f"{way} 0" for way in ways]
+            _, errors = process.communicate("\n", timeout=60)
+            assert process.returncode == 0, errors
+        wait_until(lambda: not two_workers.executors())
+        applications = list(two_workers.directory.glob("app-*"))
+        files = [
+            file
+            for folder in (events, tmp_path / "home", *applications)
+            for file in folder.rglob("*")
+            if file.is_file() and not {"environment", "packed.tar.gz"} & set(file.parts)
+        ]
+        for file in files:
+            looks.take(str(file), file.read_text(errors="replace"))
+        # Python leaves bytecode where it imports from.
+        of_source = "environment/lib/*/site-packages/mcq_analytics/spark/__pycache__/source.*.pyc"
+        used = [one for folder in applications for one in folder.rglob(of_source)]
+    finally:
+        # Every executor has unpacked 300 MB.
+        for folder in two_workers.directory.glob("app-*"):
+            shutil.rmtree(folder)
+    assert looks.with_password == set()
+    assert used
+    # The right things were looked at.
+    names = {file.name for file in files}
+    assert {"stdout", "stderr", "spark.log"} <= names
+    for part in (EXECUTOR, "mcq_postgres", "SparkListenerTaskEnd", "Spark Master at", "stderr log"):
+        assert any(part in text for text in looks.seen.values()), part
+
+
+DRIVER = """
+import sys
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+print(spark.sparkContext.applicationId, flush=True)
+print(spark.range(100).rdd.map(lambda row: row.id).sum(), flush=True)
+"""
+
+
+@deep
+def test_the_command_of_executor_pods_starts_an_executor(tmp_path: Path) -> None:
+    """By the environment that Spark gives to pods; this driver's cluster has no worker."""
+    template = yaml.safe_load((EXECUTORS / "executor.yaml").read_text())
+    [container] = template["spec"]["containers"]
+    java_home = ensure_java(tmp_path)
+    cluster = Cluster(tmp_path, java_home)
+    port = free_port()
+    submitted = (
+        *("--master", cluster.master, "--conf", f"spark.driver.port={port}"),
+        *("--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.ui.enabled=false"),
+    )
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home),
+        "PATH": f"{java_home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_SUBMIT_ARGS": " ".join([*submitted, "pyspark-shell"]),
+    }
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment
+        ) as driver:
+            of_pod = {
+                "SPARK_APPLICATION_ID": line_of(driver),
+                "SPARK_DRIVER_URL": f"spark://CoarseGrainedScheduler@127.0.0.1:{port}",
+                "SPARK_EXECUTOR_CORES": "1",
+                "SPARK_EXECUTOR_ID": "1",
+                "SPARK_EXECUTOR_MEMORY": "512m",
+                "SPARK_EXECUTOR_POD_IP": "127.0.0.1",
+                "SPARK_EXECUTOR_POD_NAME": "executor-1",
+                "SPARK_JAVA_OPT_0": "--add-opens=java.base/java.nio=ALL-UNNAMED",
+                "SPARK_JAVA_OPT_1": "-Dof.this.test=two words",
+                "SPARK_RESOURCE_PROFILE_ID": "0",
+            }
+            with subprocess.Popen(
+                container["command"], env={**environment, **of_pod}, cwd=tmp_path
+            ) as executor:
+                try:
+                    assert line_of(driver) == "4950"
+                    [line] = [line for pid, _, line in processes() if pid == executor.pid]
+                    assert "KubernetesExecutorBackend" in line
+                finally:
+                    executor.kill()
+                    driver.kill()
+    finally:
+        cluster.end()

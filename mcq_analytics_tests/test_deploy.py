@@ -19,6 +19,7 @@ from mcq_analytics_tests.manifests import (
     CHOSEN,
     COMPOSE,
     DEPLOY,
+    EXECUTORS,
     KUSTOMIZATION,
     MANIFESTS,
     PROGRAMS,
@@ -39,6 +40,9 @@ ALL_CHOSEN = {
     "DB_PROD_URL": "postgresql://mcq_writer@db.example/platform",
     "MCQ_PARTITION_START": "2024-01-01T00:00",
 }
+with_kubectl = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl is not installed"
+)
 CHECK = ["mcq-analytics", "spark-server", "--check"]
 # In MiB. Of a Java beside its heap; of the server's Python, a check, and workers that plan reads.
 JAVA_BESIDE_HEAP = 1024
@@ -47,6 +51,14 @@ CODE_SERVER = 350
 RUN = 350
 RUNS = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["concurrency"]["runs"]
 ROWS_OF_A_RUN = 512
+
+
+def built(folder: Path) -> str:
+    """Return the manifests that kubectl makes of a kustomization."""
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True
+    )
+    return done.stdout
 
 
 def test_the_compose_file_is_valid() -> None:
@@ -122,14 +134,8 @@ def test_the_image_has_its_name_and_version_in_one_place() -> None:
     assert {service["image"] for service in COMPOSE["services"].values()} == {named, "postgres:18"}
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@with_kubectl
 def test_kubectl_builds_the_manifests_that_are_tested_here() -> None:
-    made = subprocess.run(
-        ["kubectl", "kustomize", str(DEPLOY / "kubernetes")],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
     [image] = KUSTOMIZATION["images"]
     expected = [
         yaml.safe_load(
@@ -140,7 +146,7 @@ def test_kubectl_builds_the_manifests_that_are_tested_here() -> None:
         )
         for resource in RESOURCES
     ]
-    assert list(yaml.safe_load_all(made)) == expected
+    assert list(yaml.safe_load_all(built(DEPLOY / "kubernetes"))) == expected
 
 
 def test_no_claim_needs_storage_that_several_machines_can_write_to() -> None:
@@ -172,7 +178,7 @@ def test_ports_are_published_on_loopback_only_and_no_secret_is_in_a_manifest() -
         assert resource["kind"] not in ("Secret", "Ingress")
         if resource["kind"] == "Service":
             assert resource["spec"].get("type", "ClusterIP") == "ClusterIP"
-    for path in [*DEPLOY.glob("*.yaml"), *DEPLOY.glob("kubernetes/*.yaml")]:
+    for path in [*DEPLOY.glob("*.yaml"), *DEPLOY.glob("kubernetes*/*.yaml")]:
         for line in path.read_text().splitlines():
             if re.search(r"(PASSWORD|TOKEN|WEBHOOK_URL)\w*: |://[^/\s]*:[^/\s]*@", line):
                 assert "${" in line, line
@@ -364,3 +370,81 @@ def test_a_master_that_restarts_finds_the_spark_server_again() -> None:
     [volume] = COMPOSE["services"]["spark-master"]["volumes"]
     assert volume == f"spark-master:{mount['mountPath']}"
     assert "spark-master" in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.34", "1.37"])
+def test_the_manifests_of_executor_pods_are_valid(version: str, tmp_path: Path) -> None:
+    own = [EXECUTORS / f"{name}.yaml" for name in ("service-account", "driver-service", "executor")]
+    if shutil.which("kubectl") is not None:
+        everything = tmp_path / "built.yaml"
+        everything.write_text(built(EXECUTORS))
+        own.append(everything)
+    options = ["--strict", "--kubernetes-version", version]
+    subprocess.run([PROGRAMS / "kubernetes-validate", *options, *own], check=True)
+
+
+@with_kubectl
+def test_the_spark_server_finds_executor_pods_and_they_find_its_driver() -> None:
+    resources = list(yaml.safe_load_all(built(EXECUTORS)))
+    named = {(one["kind"], one["metadata"]["name"]): one for one in resources}
+    # Nothing else has changed but that the standalone cluster is gone.
+    assert {(one["kind"], one["metadata"]["name"]) for one in RESOURCES} - named.keys() == {
+        ("PersistentVolumeClaim", "spark-master"),
+        ("Service", "spark-master"),
+        ("Deployment", "spark-master"),
+        ("Deployment", "spark-worker"),
+    }
+    pod = named["Deployment", "spark"]["spec"]["template"]["spec"]
+    [server] = pod["containers"]
+    # A variable can name only those before it.
+    assert server["env"][0]["name"] == "POD_NAME"
+    environment = {one["name"]: one.get("value") for one in server["env"]}
+    assert environment["MCQ_SPARK_CLUSTER"] == "k8s"
+    assert environment["SPARK_K8S_MASTER"] == "k8s://https://kubernetes.default.svc"
+    assert not any(name.startswith("SPARK_STANDALONE") for name in environment)
+    conf = dict(entry.split("=", 1) for entry in str(environment["SPARK_K8S_CONF"]).split(";"))
+    service = named["Service", conf["spark.driver.host"]]["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is True
+    ports = [int(conf[f"spark.driver.{name}"]) for name in ("port", "blockManager.port")]
+    assert [one["port"] for one in service["ports"]] == ports
+    assert conf["spark.kubernetes.namespace"] == resources[0]["metadata"]["name"]
+    # Executors have the image of all others.
+    assert conf["spark.kubernetes.container.image"] == server["image"]
+
+    template = yaml.safe_load(named["ConfigMap", "spark-executor"]["data"]["executor.yaml"])
+    [mount] = [one for one in server["volumeMounts"] if one["name"] == "executor"]
+    file = f"{mount['mountPath']}/executor.yaml"
+    assert conf["spark.kubernetes.executor.podTemplateFile"] == file
+    [executor] = template["spec"]["containers"]
+    assert conf["spark.kubernetes.executor.podTemplateContainerName"] == executor["name"]
+    assert "env" not in executor
+    assert "envFrom" not in executor
+    assert template["spec"]["automountServiceAccountToken"] is False
+    assert executor["securityContext"] == server["securityContext"]
+    assert template["spec"]["securityContext"] == pod["securityContext"]
+    rules = named["NetworkPolicy", "spark"]["spec"]["ingress"]
+    assert [
+        [one["port"] for one in rule["ports"]]
+        for rule in rules
+        if rule["from"] == [{"podSelector": {"matchLabels": template["metadata"]["labels"]}}]
+    ] == [ports]
+
+
+@with_kubectl
+def test_the_spark_server_may_create_pods_and_not_read_secrets() -> None:
+    named = {
+        (one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(built(EXECUTORS))
+    }
+    pod = named["Deployment", "spark"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    [subject] = named["RoleBinding", "spark"]["subjects"]
+    assert subject["name"] == pod["serviceAccountName"]
+    assert ("ServiceAccount", subject["name"]) in named
+    assert named["RoleBinding", "spark"]["roleRef"]["name"] == "spark"
+    rules = named["Role", "spark"]["rules"]
+    assert {"create", "delete"} <= {
+        verb for rule in rules if "pods" in rule["resources"] for verb in rule["verbs"]
+    }
+    allowed = {name for rule in rules for name in rule["resources"]}
+    assert not {"secrets", "*", "pods/exec"} & allowed

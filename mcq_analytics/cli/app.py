@@ -13,6 +13,7 @@ from mcq_analytics.cli.alerts import alert_test
 from mcq_analytics.cli.database import generate, init_db, load_csv
 from mcq_analytics.cli.demo import demo
 from mcq_analytics.cli.doctor import doctor
+from mcq_analytics.cli.environment import package_environment
 from mcq_analytics.cli.options import verbose_option
 from mcq_analytics.cli.reports import rescore, status
 from mcq_analytics.cli.runs import backfill, run
@@ -63,6 +64,7 @@ for _command in (
     alert_test,
     doctor,
     spark_server,
+    package_environment,
     demo,
 ):
     main.add_command(_command)

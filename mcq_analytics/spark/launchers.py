@@ -22,13 +22,13 @@ exec {python} "$@"
 """
 
 
-def python_launcher(home: Path) -> Path:
-    """Return a launcher for the Python workers of a local Spark; they use the installed pyspark.
+def python_launcher(home: Path, name: str = "python") -> Path:
+    """Return a launcher for the Python workers of this machine; they use the installed pyspark.
 
     By default Spark puts its zipped pyspark first on the path. The zip has no bytecode, and each of
     the four Pythons that a first query starts would compile it for more than a second.
     """
-    launcher = home / "python" / "bin" / "python"
+    launcher = home / "python" / "bin" / name
     write_launcher(launcher, _PYTHON.format(python=shlex.quote(sys.executable)))
     return launcher
 

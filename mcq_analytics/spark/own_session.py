@@ -26,6 +26,7 @@ from mcq_analytics.spark.launchers import python_launcher
 from mcq_analytics.spark.scaling import of_java
 
 LOG = "spark.log"
+PYTHON = "spark.pyspark.python"
 
 
 def start_session(settings: SparkSettings, home: Path, config: Mapping[str, str]) -> SparkSession:
@@ -80,5 +81,23 @@ def _prepare(settings: SparkSettings, home: Path) -> Path:
         os.environ.setdefault("PYSPARK_PYTHON", str(python_launcher(home)))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     else:
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        _choose_python(settings, home)
     return java_home
+
+
+def _choose_python(settings: SparkSettings, home: Path) -> None:
+    """Name the Python of the executors, which is also that with which Java plans reads here.
+
+    Java looks for a plain name such as ``python3`` in the PATH of each machine: on executors, of
+    the environment that they unpack; here, it must find this one.
+    """
+    named = settings.conf.get(PYTHON)
+    if named is not None:
+        os.environ["PYSPARK_PYTHON"] = named
+    name = os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if "/" not in name:
+        # A link would not do: Spark gives the workers here the PATH of the executors too, and
+        # Python looks there for the place from which it was started.
+        folder = str(python_launcher(home, name).parent.absolute())
+        path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+        os.environ["PATH"] = os.pathsep.join([folder, *(one for one in path if one != folder)])
