@@ -71,9 +71,10 @@ class OnCluster(Ours):
         self._conf = conf_of_cluster(
             **{
                 "spark.executor.cores": "1",
-                "spark.executor.memory": "1200m",
+                "spark.executor.memory": "800m",
                 "spark.eventLog.enabled": "true",
                 "spark.eventLog.compress": "false",
+                "spark.eventLog.rolling.enabled": "false",
                 "spark.eventLog.dir": events.as_uri(),
                 "spark.dynamicAllocation.executorIdleTimeout": "10s",
             }

@@ -47,7 +47,7 @@ from mcq_analytics_tests.spark_servers import COMMAND, SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
-RECORDS, MOST = (2_000_000, 4) if FAULTS > 1 else (1_000_000, 2)
+RECORDS, MOST = (7_000_000, 4) if FAULTS > 1 else (3_000_000, 2)
 """Of the largest run, and how many executors belong to so many; at least one always does."""
 deep = pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for it")
 Settings = dict[str, str]

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyspark
 import pytest
 from dagster_pyspark import LazyPySparkResource
+from hypothesis import given
+from hypothesis import strategies as st
 from pyspark.errors import ArithmeticException
 from pyspark.sql import SparkSession
 
@@ -30,33 +32,64 @@ from mcq_analytics.spark.class_archive import compute_each_fact
 from mcq_analytics.spark.java import ensure_java, java_version
 from mcq_analytics.spark.launchers import python_launcher
 from mcq_analytics.spark.scaling import scaling_config, session_config
+from mcq_analytics.spark.sizing import (
+    COMPUTED_RATE,
+    PARTITION_BYTES,
+    READ_RATE,
+    SECONDS_OF_SPARK,
+    SHUFFLED_BYTES,
+    size_of,
+)
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.servers import wait_until
 
 MILLION = 1_000_000
+LOADS = (0, 300_000, 1 * MILLION, 1_500_000, 3 * MILLION, 10 * MILLION, 10**12)
 
 
-def executors(records: int) -> list[int]:
-    config = scaling_config(records)
+def executors(records: int, **limits: int) -> list[int]:
+    config = scaling_config(records, **limits)
     names = ("minExecutors", "initialExecutors", "maxExecutors")
     return [int(config[f"spark.dynamicAllocation.{name}"]) for name in names]
 
 
-def test_the_number_of_executors_grows_in_steps_with_the_records() -> None:
-    steps = [0, MILLION, MILLION + 1, 5 * MILLION, 5 * MILLION + 1, 10 * MILLION, 11 * MILLION]
-    assert [executors(records) for records in steps] == [
-        [1, 1, 2],
-        [1, 1, 2],
-        [1, 2, 4],
-        [1, 2, 4],
-        [2, 4, 8],
-        [2, 4, 8],
-        [4, 8, 16],
-    ]
-    sizes = [executors(10**power) for power in range(12)]
-    assert sizes == sorted(sizes)
-    with pytest.raises(ValueError, match="must not be negative"):
-        scaling_config(-1)
+@given(
+    st.lists(st.integers(0, 10**12), min_size=2, max_size=2).map(sorted),
+    st.integers(1, 64),
+    st.integers(1, 1_000),
+)
+def test_executors_follow_the_records_within_the_connections(
+    records: list[int], cores: int, connections: int
+) -> None:
+    few, many = (size_of(number, cores, connections) for number in records)
+    assert few.maximum <= many.maximum
+    assert few.partitions <= many.partitions
+    for size, number in ((few, records[0]), (many, records[1])):
+        assert 1 <= size.minimum <= size.initial <= size.maximum
+        assert size.maximum * size.cores <= connections
+        tasks = size.maximum * size.cores
+        seconds = (number / READ_RATE + number / COMPUTED_RATE) / tasks
+        # In time, unless PostgreSQL would need more connections.
+        assert seconds <= SECONDS_OF_SPARK or tasks + size.cores > connections
+        # No executor too many.
+        if size.maximum > 1:
+            assert seconds * tasks / (tasks - size.cores) > SECONDS_OF_SPARK
+        assert size.partitions * PARTITION_BYTES >= number * SHUFFLED_BYTES
+
+
+def test_a_load_has_the_executors_that_the_figures_give() -> None:
+    assert [executors(records)[2] for records in LOADS] == [1, 1, 1, 1, 2, 6, 32]
+    assert executors(10 * MILLION) == [1, 3, 6]
+    assert executors(50 * MILLION, cores=4, connections=40) == [2, 5, 10]
+    assert scaling_config(MILLION, 8, 3)["spark.executor.cores"] == "3"
+    for numbers in ((-1, 2, 64), (1, 0, 64), (1, 2, 0)):
+        with pytest.raises(ValueError, match="must not be negative"):
+            scaling_config(*numbers)
+
+
+def test_spark_on_this_machine_uses_no_more_cores_than_connections() -> None:
+    assert session_config(SparkSettings(), 0)["spark.master"] == "local[*,2]"
+    assert session_config(SparkSettings(connections=1), 0)["spark.master"] == "local[1,2]"
 
 
 def test_a_session_has_dynamic_allocation_adaptive_execution_and_utc() -> None:

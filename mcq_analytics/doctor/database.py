@@ -151,5 +151,5 @@ def examine_connections(connection: Connection, tasks: int) -> Iterator[Finding]
         f"a run takes up to {needed}, {tasks} of them for tasks of Spark; {min(left)} are left by "
         "others",
         "raise max_connections or the limit of the role or database, or lower "
-        "spark.dynamicAllocation.maxExecutors in SPARK_<NAME>_CONF",
+        "MCQ_SPARK_CONNECTIONS",
     )

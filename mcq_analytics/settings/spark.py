@@ -12,20 +12,26 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.masking import remember
 from mcq_analytics.settings.variables import OptionalSecret, Source, Variables
 
+CORES = 2
+"""Of an executor, unless a setting says otherwise."""
+CONNECTIONS = 64
+"""To PostgreSQL, of all tasks at once; its own limit is 100, and others need some."""
+
 
 @dataclass(frozen=True)
 class SparkSettings:
     """A Spark cluster. `conf` holds Spark's own settings, which win over ours.
 
     `connect` is the host and port of a Spark Connect server, and whether it is reached by TLS;
-    `token` is what it asks for.
+    `token` is what it asks for. `connections` is how many tasks may be connected to PostgreSQL.
     """
 
     cluster: str = "local"
     master: str | None = None
     conf: Mapping[str, str] = field(default_factory=dict)
     executor_memory: str = "2g"
-    executor_cores: int = 2
+    executor_cores: int = CORES
+    connections: int = CONNECTIONS
     driver_memory: str = "1200m"
     connect: tuple[str, int, bool] | None = None
     token: str | None = field(default=None, repr=False)
@@ -74,6 +80,7 @@ def cluster_settings(cluster: str, variables: Variables) -> SparkSettings:
         conf=_conf(f"{prefix}CONF", found.CONF),
         executor_memory=variables.MCQ_SPARK_EXECUTOR_MEMORY,
         executor_cores=variables.MCQ_SPARK_EXECUTOR_CORES,
+        connections=variables.MCQ_SPARK_CONNECTIONS,
         driver_memory=variables.MCQ_SPARK_DRIVER_MEMORY,
         connect=connect,
         token=token,

@@ -82,6 +82,7 @@ class Variables(Source):
     MCQ_SPARK_CLUSTER: str = "local"
     MCQ_SPARK_EXECUTOR_MEMORY: str = "2g"
     MCQ_SPARK_EXECUTOR_CORES: Count = 2
+    MCQ_SPARK_CONNECTIONS: Count = 64
     MCQ_SPARK_DRIVER_MEMORY: str = "1200m"
     MCQ_SPARK_SERVER: Switch = True
     MCQ_SPARK_WARM_UP: Switch = True

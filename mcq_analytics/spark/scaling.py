@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.settings.spark import CONNECTIONS, CORES, SparkSettings
+from mcq_analytics.spark.sizing import PARTITION_BYTES, size_of
 
 MILLION = 1_000_000
 INTERPRETED_RECORDS = 30_000
@@ -18,15 +20,6 @@ CLASS_ARCHIVE = Path(sys.prefix) / "share" / "mcq_analytics" / "spark.jsa"
 """The archive that `mcq_analytics.spark.class_archive` makes in a Python environment."""
 
 _LOG_SETTINGS = Path(__file__).parent / "log4j2.properties"
-
-# Up to this many records: minimum, initial and maximum number of executors, shuffle partitions.
-_STEPS = (
-    (1 * MILLION, (1, 1, 2, 8)),
-    (5 * MILLION, (1, 2, 4, 32)),
-    (10 * MILLION, (2, 4, 8, 64)),
-    (50 * MILLION, (4, 8, 16, 256)),
-)
-_BEYOND = (8, 16, 64, 1024)
 
 # Sessions and answer keys of some million rows are sent to all tasks. For few records, each input
 # is one partition, and the joins run in one stage without a shuffle or broadcast.
@@ -54,18 +47,18 @@ _PER_QUERY = (
 )
 
 
-def scaling_config(record_count: int) -> dict[str, str]:
+def scaling_config(
+    record_count: int, cores: int = CORES, connections: int = CONNECTIONS
+) -> dict[str, str]:
     """Return Spark's settings for a load: dynamic allocation and adaptive query execution.
 
+    Executors have up to `cores` cores, and all of them at most `connections` to PostgreSQL.
+
     Raises:
-        ValueError: `record_count` is negative.
+        ValueError: `record_count` is negative, or another number is not positive.
 
     """
-    if record_count < 0:
-        raise ValueError(f"record_count is {record_count}; it must not be negative")
-    minimum, initial, maximum, partitions = next(
-        (step for bound, step in _STEPS if record_count <= bound), _BEYOND
-    )
+    size = size_of(record_count, cores, connections)
     return {
         "spark.dynamicAllocation.enabled": "true",
         "spark.dynamicAllocation.shuffleTracking.enabled": "true",
@@ -73,20 +66,20 @@ def scaling_config(record_count: int) -> dict[str, str]:
         # out only when it collects its garbage.
         "spark.dynamicAllocation.shuffleTracking.timeout": "60s",
         "spark.dynamicAllocation.cachedExecutorIdleTimeout": "600s",
-        "spark.dynamicAllocation.minExecutors": str(minimum),
-        "spark.dynamicAllocation.initialExecutors": str(initial),
-        "spark.dynamicAllocation.maxExecutors": str(maximum),
+        "spark.dynamicAllocation.minExecutors": str(size.minimum),
+        "spark.dynamicAllocation.initialExecutors": str(size.initial),
+        "spark.dynamicAllocation.maxExecutors": str(size.maximum),
+        "spark.executor.cores": str(size.cores),
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
-        # Of a shuffle, compressed. Sorting a task's rows then needs some 50 MB.
-        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8MB",
+        "spark.sql.adaptive.advisoryPartitionSizeInBytes": str(PARTITION_BYTES),
         # If one side of a join is empty, this rule abandons the other side's tasks while they still
         # read: they would outlive the query, and each takes a Python worker down.
         "spark.sql.adaptive.optimizer.excludedRules": (
             "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
         ),
-        "spark.sql.shuffle.partitions": str(partitions),
+        "spark.sql.shuffle.partitions": str(size.partitions),
         **(_QUICK_JOINS if record_count <= QUICK_RECORDS else _JOINS),
     }
 
@@ -94,9 +87,8 @@ def scaling_config(record_count: int) -> dict[str, str]:
 def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]:
     """Return all of Spark's settings for a new session; those in the cluster's conf win."""
     config = {
-        **scaling_config(record_count),
+        **scaling_config(record_count, settings.executor_cores, settings.connections),
         "spark.executor.memory": settings.executor_memory,
-        "spark.executor.cores": str(settings.executor_cores),
         "spark.driver.memory": settings.driver_memory,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -116,7 +108,7 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
     if settings.cluster == "local":
         config |= {
             # Retry a failed task once, as when its Python worker was killed.
-            "spark.master": settings.master or "local[*,2]",
+            "spark.master": settings.master or f"local[{_own_cores(settings.connections)},2]",
             # Listen on loopback only, and offer no web page.
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
@@ -141,6 +133,11 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
     elif settings.master is not None:
         config["spark.master"] = settings.master
     return {**config, **settings.conf}
+
+
+def _own_cores(connections: int) -> str:
+    """Return how many cores of this machine Spark uses: all, if each can have a connection."""
+    return "*" if (os.cpu_count() or 1) <= connections else str(connections)
 
 
 def of_java(config: Mapping[str, str]) -> dict[str, str]:
