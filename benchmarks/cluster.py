@@ -1,8 +1,8 @@
 """What 720 hours cost on a standalone cluster: executors, rows a second and core, bytes, WAL.
 
-Usage: python -m benchmarks.cluster [--answers N ...] [--kept FOLDER]
+Usage: python -m benchmarks.cluster [--answers N ...] [--cores N] [--server] [--kept FOLDER]
 
-It starts a master, two workers of two cores each, and PostgreSQL, all on this machine, and prints a
+It starts a master, two workers of a core each, and PostgreSQL, all on this machine, and prints a
 line of JSON for each number of answers. `docs/scale.md` derives the cost model from it. Spark's
 event logs are kept in a folder, if one is given, for its history server.
 """
@@ -15,8 +15,9 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,19 +25,21 @@ from benchmarks.contestants.contestant import CHECKOUT, Window, Work
 from benchmarks.contestants.ours import Ours
 from benchmarks.datasets import END, MANY, START, Dataset, arrive, load
 from benchmarks.expected import Expected
-from benchmarks.processes import Command, run
+from benchmarks.processes import Command, FailedError, run, start, stop_tree
 from benchmarks.server import DATABASE, Server
+from mcq_analytics.spark.endpoints import local_endpoint
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.clusters import Cluster, conf_of_cluster, spark_cluster
 
 EMPTY = "empty"
 WHOLE = Window(START, END)
-CORES_OF_WORKER = 2
 _SIZE_OF_FACTS = (
     "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c "
     "WHERE relnamespace = 'analytics'::regnamespace AND relkind = 'r'"
 )
 SECONDS = 1_800.0
+SECONDS_TO_START = 120.0
+SECONDS_TO_FALL_IDLE = 40.0
 
 
 @dataclass
@@ -66,6 +69,10 @@ class Application:
 class OnCluster(Ours):
     """The project with its driver in the process of the run, and executors on a cluster."""
 
+    def up(self, answers: int) -> AbstractContextManager[None]:
+        """Keep up what the runs need: nothing."""
+        return nullcontext()
+
     def __init__(self, work: Work, cluster: Cluster, events: Path) -> None:
         super().__init__(work)
         self._conf = conf_of_cluster(
@@ -90,6 +97,40 @@ class OnCluster(Ours):
             "MCQ_SPARK_EXECUTOR_CORES": "1",
         }
         return replace(command, environment={**command.environment, **of_cluster})
+
+
+class OnServer(OnCluster):
+    """The same with its driver in a Spark server, which stays until its executors are idle."""
+
+    @contextmanager
+    def up(self, answers: int) -> Iterator[None]:
+        """Keep the server up, and after the block until executors without work have gone."""
+        command = self._command("spark-server", "--records", str(answers))
+        with (self._home / "spark-server.out").open("w") as output:
+            process = start(command, output)
+        try:
+            give_up = time.monotonic() + SECONDS_TO_START
+            while local_endpoint(self._home) is None:
+                if process.poll() is not None or time.monotonic() > give_up:
+                    raise FailedError("the Spark server does not start")
+                time.sleep(0.1)
+            yield
+            time.sleep(SECONDS_TO_FALL_IDLE)
+        finally:
+            stop_tree(process)
+
+    def command(self, window: Window, *, into_empty: bool = False) -> Command:
+        """Return the command that computes a window on the server."""
+        command = super().command(window)
+        endpoint = local_endpoint(self._home)
+        assert endpoint is not None
+        assert endpoint.token is not None
+        of_server = {
+            "MCQ_SPARK_CLUSTER": "served",
+            "SPARK_SERVED_MASTER": str(endpoint),
+            "SPARK_SERVED_TOKEN": endpoint.token,
+        }
+        return replace(command, environment={**command.environment, **of_server})
 
 
 def read_events(log: Path) -> Application:
@@ -160,7 +201,7 @@ def measure(ours: OnCluster, answers: int, events: Path, expected: Expected) -> 
     server.settle()
     before = server.scalar("SELECT pg_current_wal_lsn()")
     known = set(events.iterdir())
-    with connections_of(server) as most:
+    with ours.up(answers), connections_of(server) as most:
         ran = run(ours.command(WHOLE), server.pid, SECONDS)
     wal = server.scalar("SELECT pg_current_wal_lsn() - %s::pg_lsn", before)
     [log] = set(events.iterdir()) - known
@@ -185,6 +226,10 @@ def measure(ours: OnCluster, answers: int, events: Path, expected: Expected) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--answers", nargs="+", type=int, default=[1_000_000, 3_000_000])
+    parser.add_argument(
+        "--cores", type=int, default=1, help="of each worker; more than there are share them"
+    )
+    parser.add_argument("--server", action="store_true", help="the driver is in a Spark server")
     parser.add_argument("--kept", type=Path, default=None, help="folder for Spark's event logs")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -198,8 +243,9 @@ def main() -> None:
         server = Server(folder / "postgres")
         try:
             java = ensure_java(folder)
-            with spark_cluster(folder / "cluster", java, CORES_OF_WORKER) as cluster:
-                ours = OnCluster(Work(server, folder, bench), cluster, events.absolute())
+            with spark_cluster(folder / "cluster", java, options.cores) as cluster:
+                kind = OnServer if options.server else OnCluster
+                ours = kind(Work(server, folder, bench), cluster, events.absolute())
                 ours.install()
                 server.create(DATABASE)
                 ours.make_empty_base_tables()

@@ -141,7 +141,7 @@ def test_a_process_has_one_session_with_query_settings_by_load(spark: SparkSessi
     again = initialize_spark_session_with_scaling("local", 3 * MILLION)
     assert again is spark
     assert [spark.conf.get(name) for name in names] == [
-        "32",
+        "9",
         str(64 * 2**20),
         "true",
     ]
