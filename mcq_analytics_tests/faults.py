@@ -127,7 +127,7 @@ class Hit:
                 "SELECT string_agg(error, '\n') FROM analytics.etl_metadata "
                 "WHERE status = 'failed'",
             )
-            assert re.search(failed, str(errors))
+            assert re.search(failed, str(errors)), errors
 
     def count(self, what: str) -> object:
         return scalar(self.database, f"SELECT count(*) FROM {what}")

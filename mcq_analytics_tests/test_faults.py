@@ -36,7 +36,9 @@ from mcq_analytics_tests.spark_servers import workers_of
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
 DISK_FULL = "No space left on device|wrote only [0-9]+ of 8192 bytes"
-LOST = r"terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|shutting|starting"
+LOST = (
+    "terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|shutting|starting|refused"
+)
 
 
 def test_a_run_survives_the_end_of_its_server_process(
