@@ -18,10 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 
 from mcq_analytics.errors import McqError
+from mcq_analytics.postgres.task_errors import installed_version
 
 PACKAGE = "mcq_analytics"
 _ROOT = Path(__file__).parent.parent
@@ -161,16 +162,10 @@ def _own_package(folder: PurePosixPath) -> Iterator[_Entry]:
         inside = path.relative_to(_ROOT)
         if path.is_file() and _LEFT_OUT.isdisjoint(inside.parts):
             yield _Entry(str(folder / PACKAGE / inside), path)
-    number = _own_version()
+    number = installed_version()
     if number is not None:
         described = f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: {number}\n"
         yield _Entry(str(folder / f"{PACKAGE}-{number}.dist-info" / "METADATA"), described.encode())
-
-
-def _own_version() -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(PACKAGE)
-    return None
 
 
 def _distributions_of_tasks() -> list[Distribution]:
