@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -17,11 +18,17 @@ import pytest
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from sqlalchemy import text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
+from mcq_analytics.compute import attempt
+from mcq_analytics.compute.lock import LockSession
+from mcq_analytics.postgres.base_snapshot import BaseSnapshot, base_snapshot
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.spark.parts import HOURS
 from mcq_analytics.spark.sink import copying
+from mcq_analytics_tests.attempts_at_nine import statuses
 from mcq_analytics_tests.facts_of import run_facts, scalar, wrong_rows
 from mcq_analytics_tests.faults import (
     BOTH_DAYS,
@@ -36,7 +43,10 @@ from mcq_analytics_tests.spark_servers import workers_of
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
 DISK_FULL = "No space left on device|wrote only [0-9]+ of 8192 bytes"
-LOST = r"terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|shutting|starting"
+LOST = (
+    r"terminating|closed|lost|snapshot|EOF|Broken pipe|does not exist|died|shutting|starting|"
+    r"Connection refused"
+)
 
 
 def test_a_run_survives_the_end_of_its_server_process(
@@ -67,6 +77,38 @@ def test_a_run_survives_a_server_that_is_killed_and_restarted(
         sleep(chance.uniform(0, 2))
         own_server.start()
     hit.assert_recovers(spark, failed=LOST)
+
+
+def test_trials_that_found_no_server_are_recorded_once_it_is_back(
+    hit: Hit, spark: SparkSession, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial loses the server before it is announced; the second cannot connect."""
+    opens = LockSession.open
+    opened: list[bool] = []
+
+    def open_and_note(session: LockSession) -> None:
+        opened.append(False)
+        try:
+            opens(session)
+        except OperationalError:
+            # The first trial has tried to record its failure, and the second has begun.
+            if len(opened) == 3:
+                own_server.start()
+            raise
+        opened[-1] = True
+
+    def take_once_killed(engine: Engine, schema: str) -> AbstractContextManager[BaseSnapshot]:
+        if len(opened) == 1:
+            own_server.kill()
+        return base_snapshot(engine, schema)
+
+    monkeypatch.setattr(LockSession, "open", open_and_note)
+    monkeypatch.setattr(attempt, "base_snapshot", take_once_killed)
+    run_facts(hit.database, spark, BOTH_DAYS)
+    monkeypatch.undo()
+    assert opened == [True, False, False, True]
+    assert statuses(hit.database) == ["success", "failed", "failed", "success"]
+    hit.assert_recovers(spark, failed="Connection refused")
 
 
 def test_a_run_survives_a_connection_that_is_cut_during_a_copy(

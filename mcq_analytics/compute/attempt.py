@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcq_analytics.compute.attempt_rows import AttemptRows
+from mcq_analytics.compute.attempt_rows import AttemptRows, EndedAttempt
 from mcq_analytics.compute.background import InBackground
 from mcq_analytics.compute.fingerprints import Fingerprints
 from mcq_analytics.compute.inputs import Inputs
@@ -30,7 +31,6 @@ from mcq_analytics.compute.store import store_result
 from mcq_analytics.compute.touched import Touched, fingerprints_of, stage_touched
 from mcq_analytics.errors import LockTimeoutError, McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
-from mcq_analytics.model.facts import FACTS_BY_NAME
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import READER_LOCK_TIMEOUT, BaseSnapshot, base_snapshot
 from mcq_analytics.postgres.database import APPLICATION_NAME, Database
@@ -68,7 +68,8 @@ class Attempt:
 
     If the block ends without a commit, the attempt is recorded as failed; if it is interrupted, as
     cancelled. A transient error (a lost connection, a lock timeout) is recorded as a failed
-    attempt too, and a new one takes its place, in a new snapshot. Up to `driver_rows` base rows are
+    attempt too, and a new one takes its place, in a new snapshot: it records what the database,
+    which may have been away, did not let the failed one record. Up to `driver_rows` base rows are
     read by this process, more by Spark's tasks.
     """
 
@@ -89,6 +90,7 @@ class Attempt:
         self._held = ExitStack()
         self._state: _Begun | None = None
         self._announced = False
+        self._unrecorded: list[EndedAttempt] = []
 
     def __enter__(self) -> Attempt:
         try:
@@ -154,12 +156,14 @@ class Attempt:
         `error` is the reason. One that is not an `Exception` means a cancellation: Dagster
         interrupts a run that somebody cancels, as Ctrl-C does.
         """
-        if error is not None and not isinstance(error, Exception):
-            self._record_end(CANCELLED, CANCELLED_TEXT)
-        elif error is not None:
-            self._fail(error)
-        elif not self.is_committed:
-            self._fail(McqError("the asset failed before its rows were stored; see its run"))
+        # Where the session is closed already, its error is that of the last trial.
+        if self._session.is_open:
+            if error is not None and not isinstance(error, Exception):
+                self._record_end(CANCELLED, CANCELLED_TEXT)
+            elif error is not None:
+                self._fail(error)
+            elif not self.is_committed:
+                self._fail(McqError("the asset failed before its rows were stored; see its run"))
         self.close()
 
     def close(self) -> None:
@@ -199,8 +203,10 @@ class Attempt:
         self.report.phase_ended("wait")
         connection = self._session.connection()
         with connection.begin():
+            self._record_unrecorded(connection)
             self._rows.record_dead_attempt(connection)
             drop_leftovers(connection, self._schema)
+        self._unrecorded.clear()
         snapshot = self._held.enter_context(
             base_snapshot(self._engine, self._database.source_schema)
         )
@@ -300,8 +306,10 @@ class Attempt:
     def _record_end(self, status: str, error: str) -> None:
         """Record the attempt and drop its staging tables.
 
-        If the database does not let us, the next attempt does both.
+        If the database does not let us, our next trial records it, or else the next run that its
+        process died; either drops the tables.
         """
+        self._unrecorded.append(EndedAttempt(self._rows, self._announced, status, error))
         if not self._session.is_open:
             return
         try:
@@ -312,16 +320,18 @@ class Attempt:
             connection = self._session.connection()
             with connection.begin():
                 self._staging.drop(connection)
-                # If an announced attempt has lost its row in running_attempt, it is recorded
-                # already: it committed, or the next attempt took it for dead.
-                facts = self._rows.withdraw(connection) if self._announced else FACTS_BY_NAME
-                if facts:
-                    self._rows.record(connection, status, facts, error=error)
+                self._record_unrecorded(connection)
         except SQLAlchemyError:
             logger.warning(
                 "the facts over %s: the database did not record the failure; the next attempt will",
                 self.window,
             )
+        else:
+            self._unrecorded.clear()
+
+    def _record_unrecorded(self, connection: Connection) -> None:
+        for ended in self._unrecorded:
+            ended.record(connection)
 
     def _end_session(self) -> None:
         if self._state is not None:

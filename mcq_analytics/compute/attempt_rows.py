@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from time import monotonic
 
 from sqlalchemy import Connection, text
 
@@ -56,6 +57,7 @@ class AttemptRows:
         rows_read: int | None = None,
         rows_written: Mapping[str, int] | None = None,
         error: str | None = None,
+        seconds_ago: float = 0,
     ) -> None:
         """Insert the rows in `etl_metadata`; `rows_written` is by fact."""
         connection.execute(
@@ -63,7 +65,8 @@ class AttemptRows:
                 f"INSERT INTO {quoted(self.schema, 'etl_metadata')} "
                 "(pipeline_name, window_start, window_end, status, rows_read, rows_written, "
                 "started_at, finished_at, run_id, error) VALUES (:fact, :start, :end, :status, "
-                ":rows_read, :rows_written, :started_at, clock_timestamp(), :run_id, :error)"
+                ":rows_read, :rows_written, :started_at, "
+                "clock_timestamp() - make_interval(secs => :seconds_ago), :run_id, :error)"
             ),
             [
                 {
@@ -73,6 +76,7 @@ class AttemptRows:
                     "rows_read": rows_read,
                     "rows_written": (rows_written or {}).get(fact),
                     "error": error,
+                    "seconds_ago": seconds_ago,
                 }
                 for fact in facts
             ],
@@ -109,3 +113,28 @@ class AttemptRows:
             "started_at": self.started_at,
             "run_id": self.run_id,
         }
+
+
+@dataclass(frozen=True)
+class EndedAttempt:
+    """An attempt that failed or was cancelled, to be recorded once the database lets us."""
+
+    rows: AttemptRows
+    was_announced: bool
+    status: str
+    error: str
+    ended: float = field(default_factory=monotonic)
+
+    def record(self, connection: Connection) -> None:
+        """Withdraw its rows in `running_attempt`, and record it unless that is done already."""
+        facts = self.rows.withdraw(connection)
+        # An announced attempt that has lost its rows is recorded: it committed, or another run
+        # took it for dead.
+        if facts or not self.was_announced:
+            self.rows.record(
+                connection,
+                self.status,
+                facts or FACTS_BY_NAME,
+                error=self.error,
+                seconds_ago=monotonic() - self.ended,
+            )
