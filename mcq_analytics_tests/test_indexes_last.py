@@ -21,9 +21,15 @@ INDEXES = """
     SELECT array_agg(pg_get_indexdef(indexrelid) ORDER BY pg_get_indexdef(indexrelid))
     FROM pg_index WHERE indrelid::regclass::text LIKE 'analytics.%'
 """
+CONSTRAINTS = """
+    SELECT array_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+        ORDER BY conrelid::regclass::text, conname)
+    FROM pg_constraint WHERE conrelid::regclass::text LIKE 'analytics.%'
+"""
+KEY = "question_interaction_fact_pkey"
 PLACES = """
     SELECT array_agg(indexrelid::bigint ORDER BY indexrelid) FROM pg_index
-    WHERE indrelid = 'analytics.question_interaction_fact'::regclass AND NOT indisprimary
+    WHERE indrelid = 'analytics.question_interaction_fact'::regclass
 """
 
 
@@ -38,11 +44,15 @@ def large(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 def test_indexes_are_created_after_the_rows_and_are_the_same(
     large: Database, spark: SparkSession
 ) -> None:
-    indexes, places = scalar(large, INDEXES), scalar(large, PLACES)
+    indexes, constraints = scalar(large, INDEXES), scalar(large, CONSTRAINTS)
+    places = scalar(large, PLACES)
     run_facts(large, spark, WHOLE)
     assert scalar(large, INDEXES) == indexes
+    assert scalar(large, CONSTRAINTS) == constraints
     created = scalar(large, PLACES)
-    assert created != places
+    assert isinstance(created, list)
+    assert isinstance(places, list)
+    assert not set(created) & set(places)
     assert wrong_rows(large) == []
     # Rows are there now: the indexes stay.
     run_facts(large, spark, WHOLE)
@@ -54,9 +64,16 @@ def test_indexes_are_created_after_the_rows_and_are_the_same(
     [
         "COMMENT ON INDEX analytics.question_interaction_fact_test_id_idx IS 'ours'",
         "ALTER INDEX analytics.question_interaction_fact_test_id_idx SET (fillfactor = 70)",
+        f"COMMENT ON CONSTRAINT {KEY} ON analytics.question_interaction_fact IS 'ours'",
+        f"ALTER TABLE analytics.question_interaction_fact RENAME CONSTRAINT {KEY} TO ours",
+        f"ALTER TABLE analytics.question_interaction_fact REPLICA IDENTITY USING INDEX {KEY}",
+        (
+            "CREATE VIEW ours AS SELECT final_answer_option "
+            "FROM analytics.question_interaction_fact GROUP BY student_id, test_id, question_id"
+        ),
     ],
 )
-def test_an_index_that_its_owner_has_altered_stays(
+def test_indexes_that_their_owner_has_altered_or_uses_stay(
     large: Database, spark: SparkSession, change: str
 ) -> None:
     execute(large, change)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSource, DataSourceReader
-from pyspark.sql.types import StructType
 from sqlalchemy import text
 
 from mcq_analytics.compute.attempt import Attempt
@@ -20,7 +15,6 @@ from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.errors import explain
 from mcq_analytics.postgres.retries import TRIALS
-from mcq_analytics.spark.source import SnapshotRead, source_of
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, RUNNING, STAGING, add_nine, statuses
 from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, wrong_rows
@@ -146,48 +140,6 @@ def test_only_transient_errors_are_retried(
         run_facts(answered, spark, NINE)
         assert statuses(answered) == ["failed", "failed", "success"]
     assert scalar(answered, "SELECT last_value FROM times") == tried
-
-
-@pytest.mark.usefixtures("quick_retries")
-@pytest.mark.parametrize("at", ["making a source", "planning its splits"])
-def test_an_attempt_survives_a_worker_that_ends_before_any_task(
-    answered: Database,
-    spark: SparkSession,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    at: str,
-) -> None:
-    read_by("slices", monkeypatch)
-    first = tmp_path / "the first worker has ended"
-
-    def end_the_first_worker(stage: str) -> None:
-        if stage == at and not first.exists():
-            first.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def ending_source_of(read: SnapshotRead, splits: int) -> type[DataSource]:
-        made = source_of(read, splits)
-
-        class EndingSource(DataSource):
-            def __init__(self, options: dict[str, str]) -> None:
-                end_the_first_worker("making a source")
-                super().__init__(options)
-
-            @classmethod
-            def name(cls) -> str:
-                return made.name()
-
-            def reader(self, schema: StructType) -> DataSourceReader:
-                end_the_first_worker("planning its splits")
-                return made(self.options).reader(schema)
-
-        return EndingSource
-
-    monkeypatch.setattr("mcq_analytics.spark.source.source_of", ending_source_of)
-    run_facts(answered, spark, NINE)
-    assert first.exists()
-    assert statuses(answered) == ["failed", "success"]
-    assert wrong_rows(answered) == []
 
 
 @pytest.mark.usefixtures("quick_retries")

@@ -7,7 +7,7 @@ temporary table, from which rows are inserted, updated and deleted. `merge` says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, text
@@ -142,13 +142,20 @@ def replace_rows(
         return connection.execute(text(template.format(**fields)), bound).rowcount
 
     if is_empty(connection, target.table):
-        with indexes_last(connection, target.table) if is_large else nullcontext():
+        with loading(connection, target.table, is_large=is_large):
             return MergeCounts(inserted=run(_INSERT_ALL))
     run(_DIFFERENCE)
     inserted, updated = connection.execute(text(_COUNT.format(**fields))).one()
     if inserted or updated:
         run(_STORE)
     return MergeCounts(inserted, updated, run(_DELETE))
+
+
+def loading(
+    connection: Connection, table: Table, *, is_large: bool
+) -> AbstractContextManager[None]:
+    """Return the context in which an empty table is filled."""
+    return indexes_last(connection, table) if is_large else nullcontext()
 
 
 def is_empty(connection: Connection, table: Table) -> bool:

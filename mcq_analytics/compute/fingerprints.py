@@ -26,10 +26,9 @@ Fingerprints = dict[datetime, dict[str, str]]
 
 # The hash covers every value that a definition uses, also validity and the answer key: a changed
 # expiry or key so changes the fingerprints of its answers' hours.
+_ANSWERS = "SELECT {answer_columns} FROM {answers} a WHERE {answers_in_window}"
 _ROWS = {
-    "answers": "WITH "
-    + judged("SELECT {answer_columns} FROM {answers} a WHERE {answers_in_window}")
-    + """
+    "answers": """
         SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, hash_record_extended(
             ROW(answer_id, student_id, test_id, question_id, submitted_option, "timestamp",
                 is_valid, correct_option), 0) AS hash
@@ -43,15 +42,18 @@ _ROWS = {
 }
 
 
-def fingerprints(connection: Connection, base: BaseTables, window: Window) -> Fingerprints:
+def fingerprints(
+    connection: Connection, base: BaseTables, window: Window, *, of_most: bool = False
+) -> Fingerprints:
     """Return the fingerprints of every hour of a window, as the transaction sees it.
 
-    The cost is a scan of the window in the indexes on the base tables' times.
+    The cost is a scan of the window in the indexes on the base tables' times. `of_most` says that
+    it holds a large part of all answers.
     """
     found: Fingerprints = {hour: dict.fromkeys(_ROWS, EMPTY) for hour in window.starts()}
     for table in _ROWS:
         rows = connection.execute(
-            text(fingerprint_statement(base, table)),
+            text(fingerprint_statement(base, table, of_most=of_most)),
             {"window_start": window.start, "window_end": window.end},
         )
         for hour, fingerprint in rows:
@@ -59,14 +61,18 @@ def fingerprints(connection: Connection, base: BaseTables, window: Window) -> Fi
     return found
 
 
-def fingerprint_statement(base: BaseTables, table: str) -> str:
+def fingerprint_statement(base: BaseTables, table: str, *, of_most: bool = False) -> str:
     """Return the query for `hour` and `fingerprint` of the hours that have rows.
 
     Parameters: `window_start` and `window_end`.
     """
+    rows = _ROWS[table]
+    if table == "answers":
+        rows = f"WITH {judged(_ANSWERS, are_most=of_most)} {rows}"
+    # The sum of bigints is numeric: it does not overflow.
     return (
-        "SELECT hour, count(*) || ':' || sum(CAST(hash AS numeric)) AS fingerprint "
-        f"FROM ({Templates(base, {}).fill(_ROWS[table])}) r GROUP BY hour"
+        "SELECT hour, count(*) || ':' || sum(hash) AS fingerprint "
+        f"FROM ({Templates(base, {}).fill(rows)}) r GROUP BY hour"
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from sqlalchemy import Connection, text
 
 from mcq_analytics.compute.selections import IDS, Selections, address
@@ -44,6 +45,9 @@ DRIVER_ROWS = 200_000
 SMALL_TABLE_ROWS = 200_000
 """Up to this many rows of a table with few columns come through this process, also if the answers
 do not. Spark holds them, and more would fill its memory."""
+BROADCAST_KEYS = 2_000_000
+"""Up to so many students' tests each executor holds them all, some 100 bytes each; the rows are
+then picked before they are shuffled."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
 
@@ -105,8 +109,7 @@ class Inputs:
     def _read_small_tables(self) -> None:
         """Read whole tables that are small beside the answers.
 
-        Spark plans a Python data source for each table that it reads itself, which takes a cold
-        session as long as some million rows.
+        Spark would read each of them in a job of its own, before those of the answers.
         """
         if self.touched.keys > SMALL_TABLE_ROWS:
             return
@@ -171,10 +174,7 @@ class Inputs:
             splits = -(-self.touched.keys // KEYS_PER_SPLIT)
             rows = self._key_read(table).load(spark, schema, splits)
         if table not in IDS:
-            if self.touched.is_most:
-                rows = rows.join(self._touched(spark), list(STUDENT_TEST), "left_semi")
-            # Shuffled once: everything that follows works within a student's test.
-            return rows.repartition(*STUDENT_TEST)
+            return self._by_student_test(spark, rows)
         if table not in self._tables:
             rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
             self._frames.append(rows)
@@ -203,6 +203,22 @@ class Inputs:
             return spark.createDataFrame(self._keys, schema)
         return self._key_read("touched").load(
             spark, schema, -(-self.touched.keys // ROWS_PER_SPLIT)
+        )
+
+    def _by_student_test(self, spark: SparkSession, rows: DataFrame) -> DataFrame:
+        """Return the rows of the touched students' tests, shuffled by these.
+
+        They are shuffled once: everything that follows works within a student's test.
+        """
+        key = list(STUDENT_TEST)
+        if not self.touched.is_most:
+            return rows.repartition(*key)
+        touched = self._touched(spark)
+        # Spark does not know how many rows its Python workers return.
+        if self.touched.keys <= BROADCAST_KEYS:
+            return rows.join(F.broadcast(touched), key, "left_semi").repartition(*key)
+        return rows.repartition(*key).join(
+            touched.repartition(*key).hint("merge"), key, "left_semi"
         )
 
     @property

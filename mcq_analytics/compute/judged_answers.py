@@ -14,8 +14,8 @@ from __future__ import annotations
 # `OFFSET 0`, which keeps them out.
 _JUDGED = """
     chosen AS (SELECT r.*, true AS is_chosen FROM ({chosen}) r),
-    expiries AS ({expiries}),
-    answer_keys AS ({answer_keys}),
+    expiries AS ({{{expiries}}}),
+    answer_keys AS ({{{answer_keys}}}),
     judged AS (
         SELECT c.*, (c."timestamp" <= e.expiry_time) IS NOT FALSE AS is_valid, k.correct_option
         FROM chosen c
@@ -60,6 +60,14 @@ ANSWER_KEYS = {
     """,
 }
 
+# Of all rows: where most answers are chosen, finding out whose they are costs more.
+ALL_EXPIRIES = """
+    SELECT s.session_id, {session_expiry} AS expiry_time FROM {sessions} s GROUP BY s.session_id
+"""
+ALL_ANSWER_KEYS = """
+    SELECT q.question_id, {answer_key} AS correct_option FROM {questions} q GROUP BY q.question_id
+"""
+
 SESSION_EXPIRY = "CASE WHEN count(*) = count({expiry_time}) THEN max({expiry_time}) END"
 """The expiry over the rows of a session: the latest, or null (never) if one of them is null."""
 
@@ -67,13 +75,15 @@ ANSWER_KEY = 'max(CAST(q.correct_option AS text) COLLATE "C")'
 """The answer key over the rows of a question: the greatest option by its bytes."""
 
 
-def judged(chosen: str) -> str:
+def judged(chosen: str, *, are_most: bool = False) -> str:
     """Return a template of common table expressions, the last of which is `judged`.
 
-    `chosen` is a query for answers with the columns of the field `answer_columns`. `judged` has
-    these columns, `is_valid`, and `correct_option`, which is null if the question has no key.
+    `chosen` is a query for answers with the columns of the field `answer_columns`; `are_most` says
+    that it chooses a large part of all. `judged` has these columns, `is_valid`, and
+    `correct_option`, which is null if the question has no key.
     """
-    return _JUDGED.replace("{chosen}", chosen)
+    fields = ("all_expiries", "all_answer_keys") if are_most else ("expiries", "answer_keys")
+    return _JUDGED.format(chosen=chosen, expiries=fields[0], answer_keys=fields[1])
 
 
 def is_correct(option: str, correct_option: str) -> str:

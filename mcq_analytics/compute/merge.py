@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Table, text
 
-from mcq_analytics.compute.difference import MergeCounts, Target, is_empty, listed, replace_rows
+from mcq_analytics.compute.difference import (
+    MergeCounts,
+    Target,
+    is_empty,
+    listed,
+    loading,
+    replace_rows,
+)
 from mcq_analytics.compute.spanning import (
     FUNNELS,
     IS_IMPOSSIBLE,
@@ -34,10 +41,11 @@ from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.spark.parts import HOURS, INTERACTIONS, OWN_RESULTS, SUBMISSIONS, SUMMARIES, TASK
 
-_ADD_HOURS = """
+_FIRST_HOURS = """
     INSERT INTO {hours} (hour, {student_test})
-    SELECT DISTINCT {fresh} FROM {staged} s WHERE s.{task} = ANY(:tasks) ON CONFLICT DO NOTHING
+    SELECT {fresh} FROM {staged} s WHERE s.{task} = ANY(:tasks)
 """
+_ADD_HOURS = f"{_FIRST_HOURS} ON CONFLICT DO NOTHING"
 
 # Stored hours of the window that the staged rows no longer have: found by grouping, without a join.
 _DELETE_HOURS = """
@@ -189,8 +197,12 @@ class Merge:
             "fresh": "to_timestamp(s.hour * 3600.0) AS hour, "
             + ", ".join(_typed(table, name) for name in STUDENT_TEST),
         }
-        self._run(_ADD_HOURS, **fields)
-        self._run(_DELETE_HOURS, **fields)
+        if is_empty(self._connection, table):
+            with loading(self._connection, table, is_large=self._is_large):
+                self._run(_FIRST_HOURS, **fields)
+        else:
+            self._run(_ADD_HOURS, **fields)
+            self._run(_DELETE_HOURS, **fields)
 
     def _store(self, target: Target) -> MergeCounts:
         return replace_rows(self._connection, target, self._bound, is_large=self._is_large)

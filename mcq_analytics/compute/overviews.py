@@ -17,8 +17,7 @@ TESTS_NAMED = 10
 NOBODY = "Nobody answered."
 
 _INTERACTIONS = """
-    SELECT count(*) AS results, count(DISTINCT student_id) AS students,
-        count(DISTINCT test_id) AS tests, coalesce(sum(answer_count), 0) AS answers,
+    SELECT count(*) AS results, coalesce(sum(answer_count), 0) AS answers,
         100.0 * avg(CAST(is_correct AS int)) AS correct,
         100.0 * avg(CAST(revisited AS int)) AS revisited
     FROM {staged} s WHERE s.{task} = ANY(:tasks)
@@ -62,20 +61,22 @@ def overviews(connection: Connection, staged: Staged, funnel: str) -> tuple[dict
         .mappings()
         .all()
     )
+    results = row(_SUMMARIES, SUMMARIES)
     found = {
-        QUESTION_INTERACTION.name: _answers(row(_INTERACTIONS, INTERACTIONS)),
-        TEST_SUMMARY.name: _results(row(_SUMMARIES, SUMMARIES)),
+        QUESTION_INTERACTION.name: _answers(results, row(_INTERACTIONS, INTERACTIONS)),
+        TEST_SUMMARY.name: _results(results),
         TEST_FUNNEL.name: _tests(tests),
     }
     return found, tests[0]["tests"] if tests else 0
 
 
-def _answers(row: RowMapping) -> str:
+def _answers(results: RowMapping, row: RowMapping) -> str:
+    # The same students' tests: counting them among the many rows would sort these.
     if not row["results"]:
         return NOBODY
     return (
-        f"{_who(row)} have given **{row['answers']:,} answers**, which are **{row['results']:,} "
-        "results** (one per student, test and question): "
+        f"{_who(results)} have given **{row['answers']:,} answers**, which are "
+        f"**{row['results']:,} results** (one per student, test and question): "
         f"{_percent(row['correct'])} are correct, {_percent(row['revisited'])} were answered more "
         "than once."
     )

@@ -16,23 +16,25 @@ from mcq_analytics.model.facts import STUDENT_TEST, IdType
 from mcq_analytics.postgres.identifiers import quoted
 
 # In the order of the key, so that probes and merges go through indexes in one direction.
+# Each table is grouped for itself, which several processes can do.
 _TOUCHED = """
-    SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
-    FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys}
-    UNION
-    SELECT {b.student_id}, {b.test_id}
-    FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys}
-    UNION
-    SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window}
-    ORDER BY 1, 2
+    SELECT student_id, test_id FROM (
+        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys} GROUP BY 1, 2
+        UNION ALL
+        SELECT {b.student_id}, {b.test_id}
+        FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys} GROUP BY 1, 2
+        UNION ALL
+        SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window} GROUP BY 1, 2
+    ) touched GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 # Counts of the window, and of base rows that belong to no fact: in the window, those without an id
 # or with ids too long for any row; and all rows that lie in no hour. Of answers also the ids of
-# sessions and questions that have several rows.
+# sessions and questions that have several rows. `w` is kept only if these are looked for.
 _COUNTS = {
     "answers": """
-        WITH w AS MATERIALIZED (
+        WITH w AS (
             SELECT {a.session_id} AS session_id, {a.question_id} AS question_id,
                 a.student_id IS NULL OR a.test_id IS NULL OR a.question_id IS NULL AS lacks_keys,
                 {answer_fits} AS fits
@@ -140,11 +142,14 @@ class Selections(Templates):
         """
         return self.fill(
             _COUNTS[table],
-            **{
-                f"of_{of}": self.fill((_OF_IDS if of in self.base.probes else _OF_IDS_BY_JOIN)[of])
-                for of in IDS
-            },
+            **{f"of_{of}": self._of_ids(of) for of in IDS},
         )
+
+    def _of_ids(self, table: str) -> str:
+        """Return the query that counts the ids of `w` with several rows in a base table."""
+        if table in self.base.unique:
+            return "CAST(0 AS bigint)"
+        return self.fill((_OF_IDS if table in self.base.probes else _OF_IDS_BY_JOIN)[table])
 
     def rows_in_window(self, table: str) -> str:
         """Select the rows of a base table in the window, for the planner to estimate."""

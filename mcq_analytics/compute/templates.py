@@ -18,7 +18,13 @@ from mcq_analytics.compute.base_columns import (
     BaseColumns,
     comparable,
 )
-from mcq_analytics.compute.judged_answers import ANSWER_KEY, ANSWER_KEYS, EXPIRIES
+from mcq_analytics.compute.judged_answers import (
+    ALL_ANSWER_KEYS,
+    ALL_EXPIRIES,
+    ANSWER_KEY,
+    ANSWER_KEYS,
+    EXPIRIES,
+)
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import KEY_MEANINGS, QUESTION_INTERACTION, STUDENT_TEST
 from mcq_analytics.postgres.identifiers import quoted
@@ -102,6 +108,8 @@ class Templates:
             "submissions_of_key": self._rows_of_key("submissions"),
             "expiries": EXPIRIES["sessions" in self.base.probes].format(**names, **own),
             "answer_keys": ANSWER_KEYS["questions" in self.base.probes].format(**names, **own),
+            "all_expiries": ALL_EXPIRIES.format(**names, **own),
+            "all_answer_keys": ALL_ANSWER_KEYS.format(**names, **own),
         }
 
     def _our_ids(self, alias: str) -> SimpleNamespace:

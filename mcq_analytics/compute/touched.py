@@ -16,6 +16,8 @@ from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.base_snapshot import connection_in
 from mcq_analytics.postgres.inspection import BaseTables
 
+WORK_MEMORY = "64MB"
+"""For sorts and hashes of a long window, in place of the server's `work_mem`."""
 SCANNED_SHARE = 0.2
 """A window with at least this share of the answers touches much of all."""
 
@@ -46,6 +48,7 @@ def stage_touched(
         in_window, left_out, duplicates = _counts(connection, selections, window)
         all_answers = planned_rows(connection, selections.all_rows("answers"))
         is_most = in_window >= SCANNED_SHARE * all_answers
+        connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY}'"))
         # A sorted query without an index on the time would walk through another one.
         connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
         keys = staging.store_touched(connection, selections.touched(), bound)
@@ -54,8 +57,16 @@ def stage_touched(
 
 def fingerprints_of(base: BaseTables, window: Window, connection: Connection) -> Fingerprints:
     """Return the fingerprints of a window's hours, as `connection` sees them."""
-    connection.execute(text(plan_setting(base)))
-    return fingerprints(connection, base, window)
+    selections = Selections(base, {})
+    bound = {"window_start": window.start, "window_end": window.end}
+    in_window = planned_rows(connection, selections.rows_in_window("answers"), bound)
+    all_answers = planned_rows(connection, selections.all_rows("answers"))
+    of_most = in_window >= SCANNED_SHARE * all_answers
+    if of_most:
+        connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY}'"))
+    else:
+        connection.execute(text(plan_setting(base)))
+    return fingerprints(connection, base, window, of_most=of_most)
 
 
 def plan_setting(base: BaseTables) -> str:

@@ -38,9 +38,6 @@ _PYTHON_EXCEPTION = "org.apache.spark.api.python.PythonException"
 _CAUSES = 10
 """How many causes are followed: they may form a circle."""
 
-_TRACEBACKS = {"PYTHON_EXCEPTION": "traceback", "PYTHON_DATA_SOURCE_ERROR": "msg"}
-"""By error condition of Spark: the parameter that holds a Python traceback."""
-
 
 def report_of(error: BaseException) -> Report:
     """Return the facts about an error of PostgreSQL's drivers, of Spark, or of anything else."""
@@ -90,18 +87,17 @@ def _of_spark(error: BaseException) -> Report:
     condition = ""
     try:
         condition = error.getCondition() or ""
-        parameter = _TRACEBACKS.get(condition)
         parameters = error.getMessageParameters() or {}
     except Exception:  # the parameters are in Java, which may have ended
-        parameter, parameters = None, {}
+        parameters = {}
     found = None
     # Some are errors of the client, and not of the server's classes.
     if condition.startswith(_NO_SESSION) or str(error).startswith(_OTHER_SERVER):
         return Report(str(error), origin=Origin.SPARK_SERVER)
     if type(error).__module__.endswith(".connect"):
         return _of_spark_server(error)
-    if parameter is not None or isinstance(error, PythonException):
-        found = worker_report(parameters.get(parameter or "") or str(error))
+    if condition == "PYTHON_EXCEPTION" or isinstance(error, PythonException):
+        found = worker_report(parameters.get("traceback") or str(error))
     return found or Report(str(error))
 
 

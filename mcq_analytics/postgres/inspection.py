@@ -76,6 +76,16 @@ _RELATIONS = """
     FROM stands_on ORDER BY name
 """
 
+# A table's index knows nothing of the rows of tables that inherit from it.
+_UNIQUE_IDS = """
+    SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_index i ON i.indrelid = c.oid
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+    WHERE n.nspname = :schema AND c.relname || '.' || a.attname = ANY(:ids)
+        AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
+        AND (c.relkind = 'p' OR NOT c.relhassubclass)
+"""
+
 SQL_TYPES: Mapping[IdType, TypeEngine[Any]] = {
     IdType.INTEGER: INTEGER(),
     IdType.BIGINT: BIGINT(),
@@ -89,12 +99,14 @@ class BaseTables:
     """The four base tables by name, reflected, with the columns of docs/spec.md.
 
     `relations` are the oids of these tables and of all tables and views under them. `probes` has
-    the tables whose rows an index finds by key (see `postgres.probes`).
+    the tables whose rows an index finds by key (see `postgres.probes`), `unique` those of
+    `questions` and `sessions` in which an index keeps each id to one row.
     """
 
     tables: Mapping[str, Table]
     relations: frozenset[int]
     probes: Mapping[str, Probe]
+    unique: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Table:
         return self.tables[name]
@@ -149,9 +161,20 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             schema=schema,
         )
     check_collations(connection, schema)
-    base = BaseTables(tables, base_relations(connection, schema), probes(connection, tables))
+    base = BaseTables(
+        tables,
+        base_relations(connection, schema),
+        probes(connection, tables),
+        _unique_ids(connection, schema),
+    )
     check_joinable(base.id_type, schema)
     return base
+
+
+def _unique_ids(connection: Connection, schema: str) -> frozenset[str]:
+    ids = ["questions.question_id", "sessions.session_id"]
+    found = connection.execute(text(_UNIQUE_IDS), {"schema": schema, "ids": ids})
+    return frozenset(found.scalars())
 
 
 def _no_column(table: str, column: str, others: AbstractSet[str]) -> str:

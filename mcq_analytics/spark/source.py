@@ -1,19 +1,18 @@
-"""Reading PostgreSQL into Spark: a data source that yields Arrow batches by binary COPY.
+"""Reading PostgreSQL into Spark: tasks that yield Arrow batches by binary COPY.
 
 Every reader imports the attempt's exported snapshot. A table is split either by keys (each split
 has a range of the staged students' tests) or by the addresses of its rows. `compute.selections` has
-the queries. Small windows are read without Spark, by `read_in_driver`.
+the queries. Small windows are read without Spark's tasks, by `compute.inputs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.types import (
     DataType,
     IntegerType,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from adbc_driver_manager.dbapi import Cursor
 
-FORMAT = "mcq_postgres"
+_READ = "mcq_postgres"
 SLICE = "touched_slice"
 """Name of the temporary table that holds the keys of a reader."""
 
@@ -69,10 +68,21 @@ class SnapshotRead:
     version: str | None = field(default_factory=installed_version)
 
     def load(self, spark: SparkSession, schema: StructType, splits: int) -> DataFrame:
-        """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame."""
-        source = source_of(self, max(1, min(self.blocks, splits)))
-        spark.dataSource.register(source)
-        return spark.read.format(source.name()).schema(schema).load()
+        """Return the rows as a DataFrame. Spark reads them each time it computes the DataFrame.
+
+        A task gets the number of its split. A Python data source would do the same, but Spark
+        starts two more processes to plan each.
+        """
+        count = max(1, min(self.blocks, splits))
+
+        def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in numbers:
+                for index in batch["id"].to_pylist():
+                    yield from rows_of(self, Split(index, count))
+
+        # Spark's pages name the step so.
+        read.__name__ = f"{_READ}_{self.input_name}"
+        return spark.range(0, count, 1, count).mapInArrow(read, schema)
 
 
 def spark_schema(base: BaseTables, table: str) -> StructType:
@@ -103,7 +113,7 @@ def _spark_type(base: BaseTables, table: str, column: str, role: Role) -> DataTy
 
 
 @dataclass(frozen=True)
-class Split(InputPartition):
+class Split:
     """One of `count` even ranges of blocks."""
 
     index: int
@@ -120,59 +130,24 @@ class Split(InputPartition):
         return " AND ".join(conditions) or "true"
 
 
-def source_of(read: SnapshotRead, splits: int) -> type[DataSource]:
-    """Return a data source of one read.
-
-    It has no options: a Spark Connect server shows those of each query. The class is sent by value,
-    and with it the read.
-    """
-
-    class SnapshotSource(DataSource):
-        """Turns the read into a reader. The schema is always given."""
-
-        @classmethod
-        def name(cls) -> str:
-            """Return a name that no other read of the session has."""
-            return f"{FORMAT}_{read.input_name}_{read.snapshot.replace('-', '_')}"
-
-        def reader(self, schema: StructType) -> DataSourceReader:
-            """Return the reader of the input."""
-            return SnapshotReader(read, splits)
-
-    return SnapshotSource
-
-
-class SnapshotReader(DataSourceReader):
-    """Reads one input, split by split, on the executors."""
-
-    def __init__(self, read: SnapshotRead, splits: int) -> None:
-        self._read = read
-        self._splits = splits
-
-    def partitions(self) -> Sequence[InputPartition]:
-        """Return the splits. Spark calls this once per DataFrame, however often it is computed."""
-        return [Split(index, self._splits) for index in range(self._splits)]
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a split."""
-        assert isinstance(partition, Split)
-        read = self._read
-        rows = 0
-        condition = partition.condition(read.address, read.blocks)
-        keys_sql = f"{read.keys_sql} WHERE {condition}" if read.keys_sql else ""
-        rows_sql = read.rows_sql if read.keys_sql else f"{read.rows_sql} AND {condition}"
-        with (
-            telling_the_driver(read.url, read.version),
-            reading_snapshot(read.url, read.snapshot, keys_sql) as cursor,
-        ):
-            if read.setting_sql:
-                cursor.execute(read.setting_sql)
-            cursor.execute(rows_sql)
-            for batch in batches_of(cursor):
-                rows += batch.num_rows
-                yield batch
-            cursor.execute(read.count_sql, (read.snapshot, read.input_name, partition.index, rows))
-            cursor.connection.commit()
+def rows_of(read: SnapshotRead, split: Split) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a split, and record how many they are."""
+    rows = 0
+    condition = split.condition(read.address, read.blocks)
+    keys_sql = f"{read.keys_sql} WHERE {condition}" if read.keys_sql else ""
+    rows_sql = read.rows_sql if read.keys_sql else f"{read.rows_sql} AND {condition}"
+    with (
+        telling_the_driver(read.url, read.version),
+        reading_snapshot(read.url, read.snapshot, keys_sql) as cursor,
+    ):
+        if read.setting_sql:
+            cursor.execute(read.setting_sql)
+        cursor.execute(rows_sql)
+        for batch in batches_of(cursor):
+            rows += batch.num_rows
+            yield batch
+        cursor.execute(read.count_sql, (read.snapshot, read.input_name, split.index, rows))
+        cursor.connection.commit()
 
 
 @contextmanager
