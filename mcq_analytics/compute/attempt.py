@@ -57,7 +57,7 @@ class _Begun:
     tables: FactTables
     inputs: Inputs
     touched: Touched
-    fingerprints: InBackground[Fingerprints]
+    fingerprints: InBackground[Fingerprints] | None
 
 
 class Attempt:
@@ -223,12 +223,6 @@ class Attempt:
     def _select(self, snapshot: BaseSnapshot, tables: FactTables) -> _Begun:
         """Find the students' tests that the window touches, and read their rows if they are few."""
         report, staging = self.report, self._staging
-        fingerprints = InBackground(
-            self._engine,
-            snapshot.identifier,
-            partial(fingerprints_of, snapshot.base, self.window),
-        )
-        self._held.callback(fingerprints.stop)
         selections = Selections(snapshot.base, {"hours": quoted(self._schema, tables.hours.name)})
         touched = stage_touched(self._engine, selections, staging, self.window, snapshot.identifier)
         report.touched = touched.keys
@@ -243,20 +237,37 @@ class Attempt:
             touched,
             self._driver_rows,
         )
+        # Beside the read; of a long window beside the write, which leaves all processors but one
+        # idle, as the computation does not.
+        fingerprints = None
+        if inputs.may_be_few or not touched.is_most:
+            fingerprints = self._fingerprints(snapshot, touched)
         inputs.read_if_few()
+        begun = _Begun(snapshot, tables, inputs, touched, fingerprints)
         if inputs.are_here:
+            assert fingerprints is not None
             report.rows_read = inputs.rows_here
             self._release(snapshot, fingerprints)
         else:
             inputs.measure(self._session.connection())
         report.phase_ended("read")
-        return _Begun(snapshot, tables, inputs, touched, fingerprints)
+        return begun
 
-    def _release(self, snapshot: BaseSnapshot, fingerprints: InBackground[Fingerprints]) -> None:
+    def _fingerprints(self, snapshot: BaseSnapshot, touched: Touched) -> InBackground[Fingerprints]:
+        """Begin to take the fingerprints of the window."""
+        work = partial(fingerprints_of, snapshot.base, self.window, touched.is_most)
+        found = InBackground(self._engine, snapshot.identifier, work)
+        self._held.callback(found.stop)
+        return found
+
+    def _release(
+        self, snapshot: BaseSnapshot, fingerprints: InBackground[Fingerprints]
+    ) -> Fingerprints:
         """Let the base tables go, once all that is needed of them is read."""
-        fingerprints.result()
+        result = fingerprints.result()
         snapshot.require_unchanged()
         self._held.close()
+        return result
 
     def _commit(self, frame: DataFrame) -> AttemptReport:
         begun, report, staging = self._begun(), self.report, self._staging
@@ -268,11 +279,17 @@ class Attempt:
         else:
             begun.inputs.cache()
             tasks = copy_to_staging(frame, *target)
-            self._release(begun.snapshot, begun.fingerprints)
+            if begun.fingerprints is not None:
+                self._release(begun.snapshot, begun.fingerprints)
             report.rows_read = begun.inputs.rows_here + staging.rows_read(
                 self._session.connection(), begun.snapshot.identifier
             )
         report.phase_ended("compute")
+        if begun.fingerprints is not None:
+            fingerprints = begun.fingerprints.result
+        else:
+            late = self._fingerprints(begun.snapshot, begun.touched)
+            fingerprints = partial(self._release, begun.snapshot, late)
         connection = self._session.connection()
         with connection.begin():
             store_result(
@@ -282,7 +299,7 @@ class Attempt:
                 tables=begun.tables,
                 staging=staging,
                 tasks=tasks,
-                fingerprints=begun.fingerprints.result(),
+                fingerprints=fingerprints,
                 report=report,
                 is_large=begun.touched.is_most and not begun.inputs.are_here,
             )

@@ -98,13 +98,21 @@ class Inputs:
         """How many base rows this process has read."""
         return sum(rows.num_rows for rows in self._tables.values())
 
+    @property
+    def may_be_few(self) -> bool:
+        """Whether the rows may be few enough for this process."""
+        return max(self.touched.in_window, self.touched.keys) <= self._most_rows
+
     def read_if_few(self) -> None:
         """Read the rows in this process if they are few."""
-        left = DRIVER_ROWS if self.driver_rows is None else self.driver_rows
-        if max(self.touched.in_window, self.touched.keys) <= left:
-            self._read_all(left)
+        if self.may_be_few:
+            self._read_all(self._most_rows)
         if self.touched.is_most and not self.are_here:
             self._read_small_tables()
+
+    @property
+    def _most_rows(self) -> int:
+        return DRIVER_ROWS if self.driver_rows is None else self.driver_rows
 
     def _read_small_tables(self) -> None:
         """Read whole tables that are small beside the answers.

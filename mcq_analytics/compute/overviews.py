@@ -43,8 +43,10 @@ _FUNNELS = """
 """
 
 
-def overviews(connection: Connection, staged: Staged, funnel: str) -> tuple[dict[str, str], int]:
-    """Return Markdown on the touched rows by fact, and the number of touched rows of the funnel.
+def overviews(
+    connection: Connection, staged: Staged, funnel: str
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return Markdown on the touched rows by fact, and their numbers by fact.
 
     It follows a merge in the same transaction. `funnel` is a quoted name.
     """
@@ -61,13 +63,17 @@ def overviews(connection: Connection, staged: Staged, funnel: str) -> tuple[dict
         .mappings()
         .all()
     )
-    results = row(_SUMMARIES, SUMMARIES)
+    interactions, results = row(_INTERACTIONS, INTERACTIONS), row(_SUMMARIES, SUMMARIES)
     found = {
-        QUESTION_INTERACTION.name: _answers(results, row(_INTERACTIONS, INTERACTIONS)),
+        QUESTION_INTERACTION.name: _answers(results, interactions),
         TEST_SUMMARY.name: _results(results),
         TEST_FUNNEL.name: _tests(tests),
     }
-    return found, tests[0]["tests"] if tests else 0
+    return found, {
+        QUESTION_INTERACTION.name: interactions["results"],
+        TEST_SUMMARY.name: results["results"],
+        TEST_FUNNEL.name: tests[0]["tests"] if tests else 0,
+    }
 
 
 def _answers(results: RowMapping, row: RowMapping) -> str:

@@ -7,7 +7,7 @@ sessions of their own. Which rows they hold is decided in `selections`; `merge` 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import Connection, text
@@ -115,14 +115,6 @@ class Staging:
                 "AND input <> :touched) r"
             ),
             {"snapshot": snapshot, "touched": TOUCHED},
-        ).scalar_one()
-        return count
-
-    def rows_computed(self, connection: Connection, part: str, tasks: Sequence[int]) -> int:
-        """Return how many rows of a part the task attempts that count have written."""
-        count: int = connection.execute(
-            text(f"SELECT count(*) FROM {self.quoted(part)} WHERE {TASK} = ANY(:tasks)"),
-            {"tasks": list(tasks)},
         ).scalar_one()
         return count
 

@@ -5,7 +5,7 @@ All of it is done in the caller's transaction, which also records the attempt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, text
 
@@ -14,11 +14,11 @@ from mcq_analytics.compute.merge import Merge, Staged
 from mcq_analytics.compute.overviews import overviews
 from mcq_analytics.compute.report import AttemptReport
 from mcq_analytics.compute.staging import TOUCHED, Staging
-from mcq_analytics.model.facts import QUESTION_INTERACTION, TEST_FUNNEL, TEST_SUMMARY
+from mcq_analytics.model.facts import TEST_FUNNEL
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
-from mcq_analytics.spark.parts import INTERACTIONS, PARTS, SUMMARIES
+from mcq_analytics.spark.parts import PARTS
 
 
 def store_result(
@@ -29,13 +29,14 @@ def store_result(
     tables: FactTables,
     staging: Staging,
     tasks: Sequence[int],
-    fingerprints: Fingerprints,
+    fingerprints: Callable[[], Fingerprints],
     report: AttemptReport,
     is_large: bool,
 ) -> None:
     """Make the staged rows those of the touched students' tests, and complete the report.
 
-    `tasks` are the task attempts whose rows count. `is_large` says that much of all is touched:
+    `tasks` are the task attempts whose rows count. `fingerprints` waits for those of the window,
+    which may be taken meanwhile. `is_large` says that much of all is touched:
     what spans students is then summed up anew, as it is over hours that a check found wrong.
     """
     staged = Staged(staging.quoted(TOUCHED), {part: staging.quoted(part) for part in PARTS}, tasks)
@@ -49,16 +50,11 @@ def store_result(
         is_large=is_large,
     )
     report.counts = merge.run()
-    report.fact_rows = {
-        QUESTION_INTERACTION.name: staging.rows_computed(connection, INTERACTIONS, tasks),
-        TEST_SUMMARY.name: staging.rows_computed(connection, SUMMARIES, tasks),
-        TEST_FUNNEL.name: 0,
-    }
-    store_fingerprints(connection, schema, fingerprints)
+    report.overviews, report.fact_rows = overviews(
+        connection, staged, quoted(schema, TEST_FUNNEL.name)
+    )
+    store_fingerprints(connection, schema, fingerprints())
     report.watermark = watermark(connection, schema)
-    found, tests = overviews(connection, staged, quoted(schema, TEST_FUNNEL.name))
-    report.overviews = found
-    report.fact_rows[TEST_FUNNEL.name] = tests
 
 
 def _was_found_wrong(connection: Connection, schema: str, window: Window) -> bool:

@@ -55,18 +55,16 @@ def stage_touched(
     return Touched(keys, in_window, is_most, left_out, duplicates)
 
 
-def fingerprints_of(base: BaseTables, window: Window, connection: Connection) -> Fingerprints:
-    """Return the fingerprints of a window's hours, as `connection` sees them."""
-    selections = Selections(base, {})
-    bound = {"window_start": window.start, "window_end": window.end}
-    in_window = planned_rows(connection, selections.rows_in_window("answers"), bound)
-    all_answers = planned_rows(connection, selections.all_rows("answers"))
-    of_most = in_window >= SCANNED_SHARE * all_answers
-    if of_most:
-        connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY}'"))
-    else:
-        connection.execute(text(plan_setting(base)))
-    return fingerprints(connection, base, window, of_most=of_most)
+def fingerprints_of(
+    base: BaseTables, window: Window, is_most: bool, connection: Connection
+) -> Fingerprints:
+    """Return the fingerprints of a window's hours, as `connection` sees them.
+
+    `is_most` is that of `Touched`.
+    """
+    setting = f"SET LOCAL work_mem = '{WORK_MEMORY}'" if is_most else plan_setting(base)
+    connection.execute(text(setting))
+    return fingerprints(connection, base, window, of_most=is_most)
 
 
 def plan_setting(base: BaseTables) -> str:

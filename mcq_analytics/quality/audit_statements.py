@@ -104,13 +104,18 @@ HOURS_OF_STUDENT_TESTS = """
 REFERENCES: Mapping[str, str] = {
     QUESTION_INTERACTION.name: """
         WITH w AS MATERIALIZED (
-            SELECT a.question_id, a.session_id FROM {answers} a WHERE {answers_in_window}
+            SELECT a.question_id, a.session_id, count(*) AS answers,
+                grouping(a.question_id) = 0 AS is_question
+            FROM {answers} a WHERE {answers_in_window}
+            GROUP BY GROUPING SETS ((a.question_id), (a.session_id))
         )
         SELECT (
-            SELECT count(*) FROM w a WHERE a.question_id IS NOT NULL AND NOT EXISTS (
+            SELECT CAST(coalesce(sum(answers), 0) AS bigint) FROM w a
+            WHERE a.is_question AND a.question_id IS NOT NULL AND NOT EXISTS (
                 SELECT 1 FROM {questions} q WHERE q.question_id = {a.question_id})
         ) AS answers_without_question, (
-            SELECT count(*) FROM w a WHERE NOT EXISTS (
+            SELECT CAST(coalesce(sum(answers), 0) AS bigint) FROM w a
+            WHERE NOT a.is_question AND NOT EXISTS (
                 SELECT 1 FROM {sessions} s WHERE s.session_id = {a.session_id})
         ) AS answers_without_session
     """,

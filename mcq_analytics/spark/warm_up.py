@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS, Role
@@ -28,7 +29,7 @@ from mcq_analytics.spark.scaling import MILLION, of_load, of_session, session_co
 from mcq_analytics.transforms.student_tests import student_tests
 
 SMALL_ANSWERS, SMALL_RUNS = 3_000, 5
-LARGE_ANSWERS, LARGE_RUNS = 400_000, 2
+LARGE_ANSWERS, LARGE_RUNS = 400_000, 3
 """More of either changes little: docs/decisions/0006-spark-server.md has the figures."""
 QUESTIONS = 20
 TESTS = 64
@@ -44,19 +45,18 @@ def warm_up(spark: SparkSession, settings: SparkSettings) -> None:
 
     """
     for _ in range(SMALL_RUNS):
-        frames = {}
-        for name in BASE_COLUMNS:
-            numbers = pa.array(range(_rows_of(name, SMALL_ANSWERS)), pa.int64())
-            rows = pa.Table.from_batches([generated(name, numbers)])
-            frames[name] = spark.createDataFrame(rows).coalesce(1)
+        tables = {name: _table(name, SMALL_ANSWERS) for name in BASE_COLUMNS}
+        frames = {name: spark.createDataFrame(tables[name]).coalesce(1) for name in tables}
         student_tests(**frames).toArrow()
     for name, value in of_load(session_config(settings, MILLION)).items():
         spark.conf.set(name, value)
+    small = {name: _table(name, LARGE_ANSWERS) for name in BASE_COLUMNS if name != "answers"}
     for _ in range(LARGE_RUNS):
-        frames = {name: _frame_of_tasks(spark, name) for name in BASE_COLUMNS}
-        keys = frames["submissions"].select(*STUDENT_TEST)
+        frames = {name: spark.createDataFrame(rows) for name, rows in small.items()}
+        frames["answers"] = _answers_of_tasks(spark)
+        keys = spark.createDataFrame(small["submissions"].select(list(STUDENT_TEST)))
         for name in ("answers", "submissions"):
-            touched = frames[name].join(keys, list(STUDENT_TEST), "left_semi")
+            touched = frames[name].join(F.broadcast(keys), list(STUDENT_TEST), "left_semi")
             frames[name] = touched.repartition(*STUDENT_TEST)
         student_tests(**frames).mapInArrow(_row_counts, "rows bigint").collect()
 
@@ -82,20 +82,22 @@ def generated(table: str, numbers: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _rows_of(table: str, answers: int) -> int:
-    return answers if table == "answers" else answers // QUESTIONS
+def _table(name: str, answers: int) -> pa.Table:
+    """Return the rows of a base table for some answers."""
+    rows = answers if name == "answers" else answers // QUESTIONS
+    return pa.Table.from_batches([generated(name, pa.array(range(rows), pa.int64()))])
 
 
-def _frame_of_tasks(spark: SparkSession, table: str) -> DataFrame:
-    """Return generated rows that come from Python workers, as those of a large run do."""
+def _answers_of_tasks(spark: SparkSession) -> DataFrame:
+    """Return answers that come from Python workers, as those of a large run do."""
 
     def generate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            yield generated(table, batch["id"])
+            yield generated("answers", batch["id"])
 
-    columns = BASE_COLUMNS[table].items()
+    columns = BASE_COLUMNS["answers"].items()
     schema = ", ".join(f"`{name}` {_SPARK_TYPES[role]}" for name, role in columns)
-    return spark.range(_rows_of(table, LARGE_ANSWERS)).mapInArrow(generate, schema)
+    return spark.range(LARGE_ANSWERS).mapInArrow(generate, schema)
 
 
 def _row_counts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
