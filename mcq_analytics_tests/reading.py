@@ -26,14 +26,11 @@ _AS_THEY_ARE = {
 }
 
 
-def with_ways(cases: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each case with two of the ways, in turns; in `make test-deep` with all of them."""
+def with_ways(cases: Iterable[str], each: int = 2) -> list[tuple[str, str]]:
+    """Return each case with one or two of the ways, in turns; in `make test-deep` with all."""
     ways = len(WAYS)
-    return [
-        (case, WAYS[(turn + step) % ways])
-        for turn, case in enumerate(cases)
-        for step in (range(ways) if FAULTS > 1 else (0, ways // 2))
-    ]
+    steps = range(ways) if FAULTS > 1 else range(0, ways, ways // each)
+    return [(case, WAYS[(turn + step) % ways]) for turn, case in enumerate(cases) for step in steps]
 
 
 def read_by(way: str, patch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -227,30 +228,38 @@ def listens(port: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Return the running child processes of a process."""
-    return [process for process, parent, _ in processes() if parent == pid]
+    """Return the child processes of a process."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def processes() -> list[tuple[int, int, str]]:
     """Return id, parent's id and command line of all processes."""
-    listing = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
-    ).stdout
-    rows = (line.split(maxsplit=2) for line in listing.splitlines())
-    return [(int(row[0]), int(row[1]), row[2] if len(row) > 2 else "") for row in rows]
+    found = psutil.process_iter(["pid", "ppid", "cmdline"])
+    return [(one.pid, one.info["ppid"], " ".join(one.info["cmdline"] or ())) for one in found]
 
 
 def is_running(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
-    return any(process == pid and "<defunct>" not in line for process, _, line in processes())
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until a condition is true; raise AssertionError if it never becomes true."""
+    """Wait until a condition is true; raise AssertionError if it never becomes true.
+
+    It looks ever more rarely: what takes long is not slowed down by the looking.
+    """
     deadline = monotonic() + seconds
+    pause = 0.02
     while not condition():
         assert monotonic() < deadline, "the condition never came true"
-        sleep(0.02)
+        sleep(pause)
+        pause = min(1.2 * pause, 0.2)
 
 
 def server_of(home: Path) -> int:

@@ -184,12 +184,13 @@ def outcome(platform: Platform) -> Outcome:
     left_running = [platform.status_of(page) for page in pages]
     cancelled = [platform.ui.ask(CANCEL, id=page.rsplit("/", 1)[1]) for page in pages]
 
+    # The daemon looks for new backfills every thirty seconds.
+    followed = platform.backfill()
     wait_until(lambda: platform.processes_of(of_the_ui) != [], seconds=300)
     process = psutil.Process(platform.processes_of(of_the_ui)[0])
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
 
-    followed = platform.backfill()
     first, last = platform.window.start, platform.window.end - HOUR
     of_dagster = subprocess.run(
         [

@@ -63,7 +63,7 @@ def blocked(database: Database, statement: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("table", "way"), with_ways(BASE_COLUMNS))
+@pytest.mark.parametrize(("table", "way"), with_ways(BASE_COLUMNS, each=1))
 def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     database: Database,
     spark: SparkSession,

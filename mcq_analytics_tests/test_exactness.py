@@ -26,6 +26,7 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
+from mcq_analytics_tests.faults import FAULTS
 from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer
 
@@ -40,23 +41,27 @@ ROWS_OF_ANSWERED = """
 """
 
 
+CASES = [
+    (IdType.INTEGER, [WHOLE], "driver"),
+    (IdType.INTEGER, [WHOLE], "slices"),
+    (IdType.BIGINT, [LATE, EARLY], "driver"),
+    (IdType.BIGINT, [LATE, EARLY], "slices"),
+    (IdType.BIGINT, [LATE, EARLY], "ranges"),
+    (IdType.TEXT, [WHOLE], "driver"),
+    (IdType.TEXT, [LATE, EARLY], "slices"),
+    (IdType.TEXT, [WHOLE], "ranges"),
+    (IdType.TEXT, [LATE, EARLY], "ranges of answers"),
+    (IdType.UUID, [WHOLE], "driver"),
+    (IdType.UUID, [WHOLE], "slices"),
+    (IdType.UUID, [LATE, EARLY], "ranges"),
+    (IdType.UUID, [WHOLE], "ranges of answers"),
+]
+"""Every second one is tried, and all of them by `make test-deep`."""
+
+
 @pytest.mark.parametrize(
     ("id_type", "windows", "way"),
-    [
-        (IdType.INTEGER, [WHOLE], "driver"),
-        (IdType.INTEGER, [WHOLE], "slices"),
-        (IdType.BIGINT, [LATE, EARLY], "driver"),
-        (IdType.BIGINT, [LATE, EARLY], "slices"),
-        (IdType.BIGINT, [LATE, EARLY], "ranges"),
-        (IdType.TEXT, [WHOLE], "driver"),
-        (IdType.TEXT, [LATE, EARLY], "slices"),
-        (IdType.TEXT, [WHOLE], "ranges"),
-        (IdType.TEXT, [LATE, EARLY], "ranges of answers"),
-        (IdType.UUID, [WHOLE], "driver"),
-        (IdType.UUID, [WHOLE], "slices"),
-        (IdType.UUID, [LATE, EARLY], "ranges"),
-        (IdType.UUID, [WHOLE], "ranges of answers"),
-    ],
+    CASES if FAULTS > 1 else CASES[::2],
     ids=lambda given: (
         f"{len(given)} windows" if isinstance(given, list) else getattr(given, "value", given)
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from mcq_analytics.spark.endpoints import FILE, local_endpoint
 from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
-from mcq_analytics_tests.faults import Hit
+from mcq_analytics_tests.faults import FAULTS, Hit
 from mcq_analytics_tests.servers import free_port, is_running, processes, wait_until
 from mcq_analytics_tests.spark_servers import SparkServer, spark_server
 
@@ -42,10 +43,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkServer]:
 
 
 @pytest.fixture
-def server_of_its_own(tmp_path: Path) -> Iterator[SparkServer]:
-    """A server for one test."""
-    with spark_server(tmp_path / "served") as found:
-        yield found
+def mortal(served: SparkServer, tmp_path: Path) -> Iterator[SparkServer]:
+    """A server whose Java a test kills: it gives up if that happens thrice within a minute."""
+    if FAULTS == 1:
+        yield served
+    else:
+        with spark_server(tmp_path / "mortal") as found:
+            yield found
 
 
 def command(*arguments: str, **settings: str) -> subprocess.Popen[str]:
@@ -146,6 +150,7 @@ def test_a_run_on_a_server_is_exact_and_small_and_starts_no_java(
                 peak = max(peak, psutil.Process(process.pid).memory_info().rss)
             mine = [line for _, parent, line in processes() if parent == process.pid]
             java_started = java_started or any("java" in line for line in mine)
+            sleep(0.1)
         code, printed = ended(process)
     assert code == 0, printed
     assert not java_started
@@ -210,11 +215,9 @@ def test_a_server_is_up_while_spark_runs_in_its_java_and_starts_again_afterwards
 
 @pytest.mark.usefixtures("instance")
 def test_runs_survive_a_server_whose_java_is_killed(
-    server_of_its_own: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
+    mortal: SparkServer, hit: Hit, spark: SparkSession, chance: random.Random
 ) -> None:
-    # One whose Java ends again and again within a minute gives up.
-    served = server_of_its_own
-    java = served.java()
+    served, java = mortal, mortal.java()
     with run_both_days(served) as process:
         hit.wait_until_under_way(chance, process)
         os.kill(java, signal.SIGKILL)
@@ -256,17 +259,16 @@ def test_a_cancelled_run_leaves_no_task_on_a_server(
 
 
 def test_a_run_without_the_server_of_its_folder_computes_in_its_own_process(
-    database: Database, tmp_path: Path, instance: DagsterInstance
+    served: SparkServer, database: Database, tmp_path: Path, instance: DagsterInstance
 ) -> None:
     add_sample(database, students=10, seed=4)
     home = tmp_path / "left"
-    with spark_server(home) as served:
-        left = (home / FILE).read_text()
-        process = served.process()
-    wait_until(lambda: not is_running(process))
+    home.mkdir()
+    left = json.loads((served.home / FILE).read_text())
+    # What a killed server leaves; if no other process has its id, nobody looks further.
+    (home / FILE).write_text(json.dumps({**left, "port": free_port(), "process": 2**22 + 1}))
     assert local_endpoint(home) is None
-    # As if another process had the id of the ended one.
-    (home / FILE).write_text(left.replace(f'"process": {process}', f'"process": {os.getpid()}'))
+    (home / FILE).write_text(json.dumps({**left, "port": free_port(), "process": os.getpid()}))
     run = command("run", "--start", "2024-01-01", "--end", "2024-01-03", MCQ_HOME=str(home))
     code, printed = ended(run)
     assert code == 0, printed
@@ -383,10 +385,11 @@ def test_a_new_server_is_warmed(tmp_path: Path) -> None:
             return [pid for pid, of, line in processes() if of == parent and "warm_up" in line]
 
         wait_until(lambda: warming() != [])
-        first = warming()
-        os.kill(server.java(), signal.SIGKILL)
-        wait_until(lambda: warming() not in ([], first))
-        assert RESTARTED in server.printed
+        if FAULTS > 1:
+            first = warming()
+            os.kill(server.java(), signal.SIGKILL)
+            wait_until(lambda: warming() not in ([], first))
+            assert RESTARTED in server.printed
         wait_until(lambda: warming() == [])
         assert "warmed" not in server.printed, server.printed
     warm_up = [sys.executable, "-m", "mcq_analytics.spark.warm_up"]
