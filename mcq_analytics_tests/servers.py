@@ -87,10 +87,13 @@ def self_signed_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
 class OwnServer:
     """A PostgreSQL server that asks for a password, and that a test may kill.
 
-    With a certificate and its key it takes TCP connections over TLS only.
+    With a certificate and its key it takes TCP connections over TLS only. With a `primary` it is a
+    streaming replica of it.
     """
 
-    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, certificate: tuple[Path, Path] | None = None, primary: OwnServer | None = None
+    ) -> None:
         self._programs = server_programs()
         self.directory = Path(tempfile.mkdtemp(prefix="mcq_pg_"))
         self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -98,11 +101,15 @@ class OwnServer:
             shutil.chown(self.directory, self.user)
         self._data = self.directory / "data"
         self.port = free_port()
-        secret = self.directory / "password"
-        secret.write_text("s3cret-p4ss\n")
-        secret.chmod(0o644)
-        options = ["-U", "owner", "-A", "scram-sha-256", "--pwfile", str(secret)]
-        self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
+        if primary is None:
+            secret = self.directory / "password"
+            secret.write_text("s3cret-p4ss\n")
+            secret.chmod(0o644)
+            options = ["-U", "owner", "-A", "scram-sha-256", "--pwfile", str(secret)]
+            self._run("initdb", *options, "-E", "UTF8", "--locale", "C.UTF-8")
+        else:
+            source = Database(primary.url(), "public", "analytics").conninfo()
+            self._run("pg_basebackup", "-R", "-c", "fast", "-d", source)
         settings = {
             **FAST,
             "synchronous_commit": "on",  # confirmed commits survive its processes
@@ -160,12 +167,13 @@ class OwnServer:
         )
 
     def _run(self, program: str, *arguments: str) -> None:
+        # Not by `user=`, for which Python forks: gRPC's handlers may then end the new process.
+        as_user = ["runuser", "-u", self.user, "--"] if os.geteuid() == 0 else []
         subprocess.run(
-            [str(self._programs / program), "-D", str(self._data), *arguments],
+            [*as_user, str(self._programs / program), "-D", str(self._data), *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self.directory,
-            **({"user": self.user} if os.geteuid() == 0 else {}),  # type: ignore[call-overload]
         )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from mcq_analytics.compute.selections import Selections
 from mcq_analytics.compute.touched import plan_setting
-from mcq_analytics.model.facts import STUDENT_TEST, IdType
+from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.postgres.probes import Probe
@@ -20,6 +20,7 @@ from mcq_analytics_tests.facts_of import (
     contents,
     execute,
     run_facts,
+    scalar,
     window,
     wrong_rows,
 )
@@ -102,7 +103,7 @@ def plan_of_reading_answers(database: Database) -> str:
             text("CREATE TEMPORARY TABLE keys AS SELECT 5::bigint AS student_id, 7::bigint test_id")
         )
         connection.execute(text(plan_setting(base)))
-        read = selections.read("answers", selections.sent_keys("keys", *STUDENT_TEST))
+        read = selections.read("answers", "keys")
         return "\n".join(connection.execute(text(f"EXPLAIN {read}")).scalars())
 
 
@@ -114,6 +115,44 @@ def test_facts_are_exact_whatever_the_tables_of_the_owner_look_like(
     add_sample(database, students=25, seed=13)
     execute(database, *SHAPES[shape])
     assert_exact(database, spark)
+
+
+ODD_IDS = (
+    "d'A",
+    "back\\slash",
+    '"quoted"',
+    "{braces}",
+    "a,b",
+    "NULL",
+    "",
+    " ",
+    "\u00fc",
+    "$$",
+    "%s",
+    ":x",
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_texts_of_any_characters_may_be_ids(
+    make_database: MakeDatabase, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read_by(way, monkeypatch)
+    database = make_database(IdType.TEXT)
+    rows = [{"n": str(number), "odd": odd} for number, odd in enumerate(ODD_IDS)]
+    with database.engine().begin() as connection:
+        for statement in (
+            "INSERT INTO questions VALUES (:odd, 'A')",
+            "INSERT INTO sessions VALUES (:odd, '2024-01-01 09:30Z')",
+            "INSERT INTO answers VALUES (:n, :odd, :odd, :odd, :odd, 'A', '2024-01-01 09:20Z')",
+            "INSERT INTO answers VALUES (:n || 'b', :odd, 'q', :odd, :odd, 'A', '2024-01-01 10:00Z')",
+            "INSERT INTO submissions VALUES (:odd, :odd, '2024-01-01 09:50Z', 'completed')",
+        ):
+            connection.execute(text(statement), rows)
+    assert_exact(database, spark)
+    # The answers to `q` came too late.
+    rows_of_facts = "SELECT count(*) FROM analytics.question_interaction_fact WHERE is_correct"
+    assert scalar(database, rows_of_facts) == len(ODD_IDS)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -48,6 +48,7 @@ def test_the_sqlstate_of_a_snapshot_reader_crosses_spark(
 ) -> None:
     read = SnapshotRead(
         url=on_server.conninfo(),
+        staging_url=on_server.conninfo(),
         snapshot="",
         input_name="answers",
         keys_sql=raising("40001", "Zugriff\nverweigert: 28000").replace("END $$", "END $$ --"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -38,6 +38,7 @@ from mcq_analytics.postgres.errors import in_short
 from mcq_analytics.postgres.fact_tables import CANCELLED, FAILED, SUCCESS, FactTables, fact_tables
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.metadata import CANCELLED_TEXT
+from mcq_analytics.postgres.replicas import primary_state, wait_for_replica
 from mcq_analytics.postgres.retries import retrying
 from mcq_analytics.postgres.schema import key_types, require_fact_tables
 from mcq_analytics.spark.sink import collect_to_staging, copy_to_staging
@@ -83,7 +84,9 @@ class Attempt:
         self._database = database
         self._driver_rows = driver_rows
         self._schema = database.fact_schema
-        self._engine = database.engine(f"{APPLICATION_NAME} {run_id[:8]}")
+        name = f"{APPLICATION_NAME} {run_id[:8]}"
+        self._engine = database.engine(name)
+        self._replica = None if database.read_url is None else database.to_read.engine(name)
         self._session = LockSession(self._engine)
         self._staging = Staging(self._schema)
         self._rows = AttemptRows(self._schema, window, run_id)
@@ -207,9 +210,7 @@ class Attempt:
             self._rows.record_dead_attempt(connection)
             drop_leftovers(connection, self._schema)
         self._unrecorded.clear()
-        snapshot = self._held.enter_context(
-            base_snapshot(self._engine, self._database.source_schema)
-        )
+        snapshot = self._held.enter_context(self._base_snapshot(connection))
         types = key_types(snapshot.base)
         require_fact_tables(self._session.connection(), self._schema, types)
         tables = fact_tables(self._schema, types)
@@ -220,17 +221,31 @@ class Attempt:
         self._announced = True
         self._state = self._select(snapshot, tables)
 
+    def _base_snapshot(self, connection: Connection) -> AbstractContextManager[BaseSnapshot]:
+        """Return the snapshot to read in: of a replica once it has all that is there now."""
+        if self._replica is None:
+            return base_snapshot(self._engine, self._database.source_schema)
+        with connection.begin():
+            primary = primary_state(connection)
+
+        def wait(replica: Connection) -> None:
+            wait_for_replica(replica, primary, self._database.replica_seconds)
+            self.report.phase_ended("replica")
+
+        return base_snapshot(self._replica, self._database.source_schema, wait)
+
     def _select(self, snapshot: BaseSnapshot, tables: FactTables) -> _Begun:
         """Find the students' tests that the window touches, and read their rows if they are few."""
         report, staging = self.report, self._staging
         selections = Selections(snapshot.base, {"hours": quoted(self._schema, tables.hours.name)})
-        touched = stage_touched(self._engine, selections, staging, self.window, snapshot.identifier)
+        touched = stage_touched(self._engine, snapshot, selections, staging, self.window)
         report.touched = touched.keys
         report.left_out = touched.left_out
         report.duplicates = touched.duplicates
         report.phase_ended("select")
         inputs = Inputs(
-            self._task_url(),
+            self._task_url(self._database.to_read),
+            self._task_url(self._database),
             snapshot.identifier,
             selections,
             staging,
@@ -256,7 +271,7 @@ class Attempt:
     def _fingerprints(self, snapshot: BaseSnapshot, touched: Touched) -> InBackground[Fingerprints]:
         """Begin to take the fingerprints of the window."""
         work = partial(fingerprints_of, snapshot.base, self.window, touched.is_most)
-        found = InBackground(self._engine, snapshot.identifier, work)
+        found = InBackground(snapshot.engine, snapshot.identifier, work)
         self._held.callback(found.stop)
         return found
 
@@ -272,7 +287,7 @@ class Attempt:
     def _commit(self, frame: DataFrame) -> AttemptReport:
         begun, report, staging = self._begun(), self.report, self._staging
         report.phase_ended("plan")
-        target = (self._task_url(), self._schema, staging.names())
+        target = (self._task_url(self._database), self._schema, staging.names())
         if begun.inputs.are_here:
             # Without a row to read there is none to compute.
             tasks = collect_to_staging(frame, *target) if report.rows_read else []
@@ -360,7 +375,7 @@ class Attempt:
         assert self._state is not None
         return self._state
 
-    def _task_url(self) -> str:
-        return self._database.conninfo(
+    def _task_url(self, database: Database) -> str:
+        return database.conninfo(
             f"{APPLICATION_NAME} {self.run_id[:8]} task", lock_timeout=READER_LOCK_TIMEOUT
         )

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from sqlalchemy import Connection, text
 
-from mcq_analytics.compute.selections import IDS, Selections, address
+from mcq_analytics.compute.selections import IDS, SLICE, Selections, address
 from mcq_analytics.compute.staging import TOUCHED, Staging
 from mcq_analytics.compute.touched import Touched, plan_setting
 from mcq_analytics.errors import SparkServerLostError
@@ -27,11 +27,10 @@ from mcq_analytics.model.facts import STUDENT_TEST
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.spark.scaling import QUICK_RECORDS
 from mcq_analytics.spark.source import (
-    SLICE,
     SnapshotRead,
     batches_of,
     key_schema,
-    put_temporary,
+    keys_of,
     reading_snapshot,
     spark_schema,
 )
@@ -70,6 +69,7 @@ class Inputs:
     """The inputs of one attempt. This process reads them if they have up to `driver_rows` rows."""
 
     url: str
+    staging_url: str
     snapshot: str
     selections: Selections
     staging: Staging
@@ -121,27 +121,37 @@ class Inputs:
         """
         if self.touched.keys > SMALL_TABLE_ROWS:
             return
-        with reading_snapshot(self.url, self.snapshot) as cursor:
+        with (
+            connect_task(self.url) as connection,
+            reading_snapshot(connection, self.snapshot) as cursor,
+        ):
             for table in (*IDS, "submissions"):
                 cursor.execute(self.selections.read_range(table))
                 rows = _at_most(cursor, SMALL_TABLE_ROWS)
                 if rows is not None:
                     self._tables[table] = rows
-        with connect_task(self.url) as connection, connection.cursor() as cursor:
-            cursor.execute(self._keys_sql)
+        with connect_task(self.staging_url) as connection, connection.cursor() as cursor:
+            keys = self.selections.keys_as_sent()
+            cursor.execute(f"SELECT {keys} FROM {self.staging.quoted(TOUCHED)}")
             self._keys = cursor.fetch_arrow_table()
 
     def _read_all(self, left: int) -> None:
-        with reading_snapshot(self.url, self.snapshot, self._keys_sql) as cursor:
+        with connect_task(self.staging_url) as connection:
+            beginning = keys_of(connection, self._keys_sql)
+        with (
+            connect_task(self.url) as connection,
+            reading_snapshot(connection, self.snapshot) as cursor,
+        ):
             cursor.execute(plan_setting(self.selections.base))
-            keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
             found: dict[str, pa.Table] = {}
             for table in ("answers", "submissions", *IDS):
                 if table in IDS:
-                    ids = found["answers"].select([IDS[table]]).group_by(IDS[table]).aggregate([])
-                    put_temporary(cursor, f"ids_of_{table}", ids)
-                    keys = self.selections.sent_keys(f"ids_of_{table}", IDS[table])
-                cursor.execute(self.selections.read(table, keys))
+                    ids = found["answers"][IDS[table]].unique().drop_null().to_pylist()
+                    cursor.execute(
+                        self.selections.read(table, self.selections.given_ids(table, ids))
+                    )
+                else:
+                    cursor.execute(f"{beginning} {self.selections.read(table, SLICE)}")
                 rows = _at_most(cursor, left)
                 if rows is None:
                     # The students' tests are much longer than the window.
@@ -231,16 +241,15 @@ class Inputs:
 
     @property
     def _keys_sql(self) -> str:
-        return f"SELECT {self.selections.keys_as_sent()} FROM {self.staging.quoted(TOUCHED)}"
+        return self.selections.beginning_with_keys(self.staging.quoted(TOUCHED))
 
     def _key_read(self, table: str) -> SnapshotRead:
-        keys = self.selections.sent_keys(SLICE, *STUDENT_TEST)
         if table == "touched":
-            rows_sql = f"SELECT * FROM {SLICE}"
+            rows_sql = f"SELECT {self.selections.keys_as_sent()} FROM {SLICE}"
         elif table in IDS:
-            rows_sql = self.selections.read_for_answers(table, keys)
+            rows_sql = self.selections.read_for_answers(table, SLICE)
         else:
-            rows_sql = self.selections.read(table, keys)
+            rows_sql = self.selections.read(table, SLICE)
         touched = self.staging.quoted(TOUCHED)
         return self._read(table, self._keys_sql, rows_sql, "ctid", self._blocks[touched])
 
@@ -254,6 +263,7 @@ class Inputs:
     ) -> SnapshotRead:
         return SnapshotRead(
             url=self.url,
+            staging_url=self.staging_url,
             snapshot=self.snapshot,
             input_name=table,
             keys_sql=keys_sql,

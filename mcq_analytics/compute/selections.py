@@ -7,23 +7,27 @@ and stored by `merge`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mcq_analytics.compute.base_columns import ALIASES, id_as_sent
 from mcq_analytics.compute.templates import Templates
 from mcq_analytics.model.base_tables import BASE_COLUMNS
-from mcq_analytics.model.facts import STUDENT_TEST, IdType
-from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.model.facts import STUDENT_TEST
+from mcq_analytics.postgres.identifiers import quoted, quoted_array
 
 # In the order of the key, so that probes and merges go through indexes in one direction.
 # Each table is grouped for itself, which several processes can do.
+_TOUCHED_NOW = """
+    SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
+    FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys} GROUP BY 1, 2
+    UNION ALL
+    SELECT {b.student_id}, {b.test_id}
+    FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys} GROUP BY 1, 2
+"""
 _TOUCHED = """
     SELECT student_id, test_id FROM (
-        SELECT {a.student_id} AS student_id, {a.test_id} AS test_id
-        FROM {answers} a WHERE {answers_in_window} AND {answer_has_keys} GROUP BY 1, 2
-        UNION ALL
-        SELECT {b.student_id}, {b.test_id}
-        FROM {submissions} b WHERE {submissions_in_window} AND {submission_has_keys} GROUP BY 1, 2
+        SELECT student_id, test_id FROM ({now}) now
         UNION ALL
         SELECT {h.student_id}, {h.test_id} FROM {hours} h WHERE {hours_in_window} GROUP BY 1, 2
     ) touched GROUP BY 1, 2 ORDER BY 1, 2
@@ -122,6 +126,9 @@ _IDS_OF_ANSWERS = """
     (SELECT DISTINCT a.{id} FROM {keys} k {{answers_of_key}} WHERE {{answer_has_keys}})
 """
 
+SLICE = "touched_slice"
+"""Name of the common table expression that holds the keys of a reader."""
+
 IDS = {"sessions": "session_id", "questions": "question_id"}
 """The base tables that are read for answers, by the id that these name."""
 
@@ -130,9 +137,16 @@ IDS = {"sessions": "session_id", "questions": "question_id"}
 class Selections(Templates):
     """The statements over given base tables. `names` has the quoted name of `hours`."""
 
-    def touched(self) -> str:
-        """Select `student_id`, `test_id` of every student's test that the window touches."""
-        return self.fill(_TOUCHED)
+    def touched(self, now: str | None = None) -> str:
+        """Select `student_id`, `test_id` of every student's test that the window touches.
+
+        `now` selects those that it touches by the base rows as they are now, if that is known.
+        """
+        return self.fill(_TOUCHED, now=now or self.touched_now())
+
+    def touched_now(self) -> str:
+        """Select those that it touches by the base rows as they are now, some of them twice."""
+        return self.fill(_TOUCHED_NOW)
 
     def counts(self, table: str) -> str:
         """Count the rows of `answers` or `submissions`, and those that belong to no fact.
@@ -162,8 +176,8 @@ class Selections(Templates):
     def read(self, table: str, keys: str) -> str:
         """Select the rows of a base table by keys, in the form in which they are sent to Spark.
 
-        `keys` is a query, as by `sent_keys`: of students' tests for answers and submissions, of
-        `IDS` for the others. Columns: those of docs/spec.md §1.
+        `keys` is a table or query: of students' tests for answers and submissions, of `IDS` for
+        the others. Columns: those of docs/spec.md §1.
         """
         by_join = table in _READS_BY_JOIN and table not in self.base.probes
         template = (_READS_BY_JOIN if by_join else _READS_BY_KEY)[table]
@@ -185,19 +199,29 @@ class Selections(Templates):
             for name in STUDENT_TEST
         )
 
-    def sent_keys(self, table: str, *columns: str) -> str:
-        """Return a query over a table of ids that came back from Spark or Arrow as sent."""
-        uuids = {
-            column for column in columns if self.base.id_type("answers", column) is IdType.UUID
-        }
-        return "(SELECT {} FROM {})".format(
-            ", ".join(
-                f"CAST({quoted(column)} AS uuid) AS {quoted(column)}"
-                if column in uuids
-                else quoted(column)
-                for column in columns
-            ),
-            table,
+    def beginning_with_keys(self, table: str) -> str:
+        """Return the statement whose only value begins a query that reads the keys from `SLICE`.
+
+        The keys are the students' tests in a table, as arrays, which PostgreSQL quotes.
+        """
+        arrays = " || ', ' || ".join(
+            f"quote_literal(coalesce(CAST(array_agg({quoted(name)}) AS text), '{{}}')) "
+            f"|| '::{self.base.student_test_type(name).value}[]'"
+            for name in STUDENT_TEST
+        )
+        names = ", ".join(map(quoted, STUDENT_TEST))
+        return (
+            f"SELECT 'WITH {SLICE} ({names}) AS (SELECT * FROM unnest(' || {arrays} || '))' "
+            f"FROM {table}"
+        )
+
+    def given_ids(self, table: str, ids: Iterable[object]) -> str:
+        """Return a query over ids of `IDS` that came back from Arrow as sent."""
+        column = IDS[table]
+        sql_type = self.base.id_type("answers", column).value
+        return (
+            f"(SELECT * FROM unnest(CAST({quoted_array(ids)} AS {sql_type}[])) "
+            f"AS given ({quoted(column)}))"
         )
 
 

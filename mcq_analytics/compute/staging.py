@@ -34,9 +34,10 @@ from mcq_analytics.spark.parts import (
 TOUCHED = "touched"
 """Staging table of the students' tests that the window touches, in the order of their ids."""
 
+_FOUND = "found"  # students' tests that were found on a replica
 _READS = "reads"  # how many rows each split of an input has read
 
-_TABLES = (TOUCHED, *PARTS, _READS)
+_TABLES = (TOUCHED, *PARTS, _FOUND, _READS)
 _PREFIX = "stg_"
 
 _COPIED_AS = {
@@ -75,6 +76,15 @@ class Staging:
             f"CREATE UNLOGGED TABLE {self.quoted(_READS)} "
             "(snapshot text, input text, split bigint, rows bigint)"
         )
+
+    def create_found(self, connection: Connection, base: BaseTables) -> str:
+        """Create the table for what a replica finds, and return its qualified and quoted name."""
+        name = self.quoted(_FOUND)
+        columns = ", ".join(
+            f"{quoted(column)} {base.student_test_type(column).value}" for column in STUDENT_TEST
+        )
+        connection.exec_driver_sql(f"CREATE UNLOGGED TABLE {name} ({columns})")
+        return name
 
     def store_touched(
         self, connection: Connection, select: str, bound: Mapping[str, datetime]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from tempfile import TemporaryFile
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import Engine
@@ -13,7 +17,7 @@ from mcq_analytics.compute.selections import IDS, Selections
 from mcq_analytics.compute.staging import Staging
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.windows import Window
-from mcq_analytics.postgres.base_snapshot import connection_in
+from mcq_analytics.postgres.base_snapshot import BaseSnapshot, connection_in
 from mcq_analytics.postgres.inspection import BaseTables
 
 WORK_MEMORY = "64MB"
@@ -39,11 +43,18 @@ class Touched:
 
 
 def stage_touched(
-    engine: Engine, selections: Selections, staging: Staging, window: Window, snapshot: str
+    engine: Engine,
+    snapshot: BaseSnapshot,
+    selections: Selections,
+    staging: Staging,
+    window: Window,
 ) -> Touched:
-    """Stage the students' tests that a window touches, as of an exported snapshot."""
+    """Stage the students' tests that a window touches, as of a snapshot.
+
+    The snapshot may be one of a replica; what is staged is always where `engine` leads to.
+    """
     bound = {"window_start": window.start, "window_end": window.end}
-    with connection_in(engine, snapshot) as connection:
+    with connection_in(snapshot.engine, snapshot.identifier) as connection:
         connection.execute(text(plan_setting(selections.base)))
         in_window, left_out, duplicates = _counts(connection, selections, window)
         all_answers = planned_rows(connection, selections.all_rows("answers"))
@@ -51,8 +62,33 @@ def stage_touched(
         connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY}'"))
         # A sorted query without an index on the time would walk through another one.
         connection.execute(text("RESET enable_seqscan; RESET enable_nestloop"))
-        keys = staging.store_touched(connection, selections.touched(), bound)
+        if snapshot.engine is engine:
+            keys = staging.store_touched(connection, selections.touched(), bound)
+        else:
+            with engine.begin() as writing:
+                copied = _copied(connection, writing, selections, staging, bound)
+                keys = staging.store_touched(writing, selections.touched(copied), bound)
     return Touched(keys, in_window, is_most, left_out, duplicates)
+
+
+def _copied(
+    reading: Connection,
+    writing: Connection,
+    selections: Selections,
+    staging: Staging,
+    bound: Mapping[str, datetime],
+) -> str:
+    """Copy the students' tests that a replica finds into the database; return a query for them."""
+    name = staging.create_found(writing, selections.base)
+    statement = str(text(selections.touched_now()).compile(dialect=reading.dialect))
+    source: Any = reading.connection.cursor()
+    target: Any = writing.connection.cursor()
+    with TemporaryFile() as file, source, target:
+        query = source.mogrify(statement, bound).decode()
+        source.copy_expert(f"COPY ({query}) TO STDOUT", file)
+        file.seek(0)
+        target.copy_expert(f"COPY {name} FROM STDIN", file)
+    return f"SELECT * FROM {name}"
 
 
 def fingerprints_of(

@@ -152,7 +152,7 @@ def looking(spark: SparkSession, tasks: int, conninfo: str) -> DataFrame:
     version = installed_version()
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with telling_the_driver(conninfo, version):
+        with telling_the_driver(conninfo, version=version):
             from mcq_analytics.doctor.look import look_around  # noqa: PLC0415  (in its worker)
 
             for _ in batches:

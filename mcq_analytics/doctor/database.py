@@ -12,6 +12,7 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.postgres.database import APPLICATION_NAME, Database
 from mcq_analytics.postgres.inspection import inspect_base_tables, missing_indexes
+from mcq_analytics.postgres.replicas import primary_state, wait_for_replica
 from mcq_analytics.postgres.schema import key_types, require_fact_tables
 
 SUPPORTED = range(14, 19)
@@ -134,6 +135,15 @@ def examine_tables(connection: Connection, database: Database) -> Iterator[Findi
         yield wrong("facts", str(error))
     else:
         yield fine("facts", f"their tables are in the schema {database.fact_schema}")
+
+
+def examine_replica(database: Database) -> Iterator[Finding]:
+    """Yield whether runs can read from the replica, as they do."""
+    with database.engine().begin() as connection:
+        primary = primary_state(connection)
+    with database.to_read.engine().connect() as connection:
+        wait_for_replica(connection, primary, database.replica_seconds)
+    yield fine("replica", "it has caught up with the database that is written to")
 
 
 def examine_connections(connection: Connection, tasks: int) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from mcq_analytics.doctor.cluster import Spark, examine_master
 from mcq_analytics.doctor.database import (
     examine_clock,
     examine_connections,
+    examine_replica,
     examine_rights,
     examine_server,
     examine_tables,
@@ -42,6 +43,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
             ("tables", partial(examine_tables, database=database)),
         ):
             yield from carried_out(topic, _on(database, examine))
+        if database.read_url is not None:
+            yield from carried_out("replica", partial(examine_replica, database))
     if not may_begin:
         return
     spark = Spark(settings.spark, settings.home)

@@ -7,7 +7,7 @@ snapshots too. So the session that exports the snapshot locks the tables first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -39,9 +39,10 @@ our lock, which would be a deadlock: the attempt gives up, and restarts after th
 class BaseSnapshot:
     """A snapshot that other sessions can import, and the base tables in it.
 
-    It ends with the session that exported it.
+    It ends with the session that exported it, and is that of the server that `engine` leads to.
     """
 
+    engine: Engine
     identifier: str
     base: BaseTables
     _holder: Connection
@@ -61,10 +62,14 @@ class BaseSnapshot:
 
 
 @contextmanager
-def base_snapshot(engine: Engine, schema: str) -> Iterator[BaseSnapshot]:
+def base_snapshot(
+    engine: Engine, schema: str, wait: Callable[[Connection], None] = lambda _: None
+) -> Iterator[BaseSnapshot]:
     """Hold a snapshot of the base tables in `schema` until the end of the block.
 
-    Meanwhile others can do everything except `TRUNCATE` and most forms of `ALTER TABLE`.
+    `wait` returns once the server, if it is a replica, has the state that is needed. Meanwhile
+    others can do everything except `TRUNCATE` and most forms of `ALTER TABLE`; on the primary of a
+    replica these, too, which the replica then holds back, or ends our sessions.
 
     Raises:
         McqError: a base table is missing or unsuitable.
@@ -74,11 +79,12 @@ def base_snapshot(engine: Engine, schema: str) -> Iterator[BaseSnapshot]:
     """
     with engine.connect() as connection:
         holder = connection.execution_options(isolation_level="READ COMMITTED")
+        wait(holder)
         _lock(holder, schema)
         base = inspect_base_tables(holder, schema)
         identifier = holder.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         try:
-            yield BaseSnapshot(identifier, base, holder, schema)
+            yield BaseSnapshot(engine, identifier, base, holder, schema)
         finally:
             # Closing the session releases its locks and its snapshot.
             holder.invalidate()

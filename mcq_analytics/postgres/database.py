@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg2.extensions import make_dsn
 from sqlalchemy import create_engine
@@ -18,6 +18,7 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 STATEMENT_SECONDS = 3_600
 LOCK_SECONDS = 3_600
+REPLICA_SECONDS = 60
 TABLE_LOCK_SECONDS = 60
 
 
@@ -26,7 +27,9 @@ class Database:
     """A PostgreSQL database, our two schemas in it, and timeouts.
 
     `statement_seconds` limits each statement, and how long a transaction may wait for Spark;
-    `lock_seconds` limits how long an attempt waits for another attempt.
+    `lock_seconds` limits how long an attempt waits for another attempt. Attempts read the base
+    tables at `read_url`, if it is set: it is that of a replica, for which they wait up to
+    `replica_seconds`.
     """
 
     url: URL
@@ -34,6 +37,13 @@ class Database:
     fact_schema: str
     statement_seconds: int = STATEMENT_SECONDS
     lock_seconds: int = LOCK_SECONDS
+    read_url: URL | None = None
+    replica_seconds: int = REPLICA_SECONDS
+
+    @property
+    def to_read(self) -> Database:
+        """The database where attempts read the base tables: its replica, if it has one."""
+        return self if self.read_url is None else replace(self, url=self.read_url, read_url=None)
 
     @property
     def session_settings(self) -> dict[str, str]:
@@ -150,4 +160,6 @@ def open_database(settings: Settings) -> Database:
         settings.fact_schema,
         settings.statement_seconds,
         settings.lock_seconds,
+        settings.read_url,
+        settings.replica_seconds,
     )

@@ -99,8 +99,8 @@ def require_version(of_driver: str | None) -> None:
 
 
 @contextmanager
-def telling_the_driver(conninfo: str, version: str | None = None) -> Iterator[None]:
-    """Raise errors from the block as a `TaskError`, without the secrets of a connection string.
+def telling_the_driver(*conninfos: str, version: str | None = None) -> Iterator[None]:
+    """Raise errors from the block as a `TaskError`, without the secrets of connection strings.
 
     `version` is the driver's version of this package: another one here is an error, too.
     """
@@ -112,8 +112,8 @@ def telling_the_driver(conninfo: str, version: str | None = None) -> Iterator[No
     except Exception as error:
         from psycopg2.extensions import parse_dsn  # noqa: PLC0415  (only failing tasks need it)
 
-        parameters = parse_dsn(conninfo)
-        remember(parameters.get("password"), parameters.get("sslpassword"))
+        for parameters in map(parse_dsn, conninfos):
+            remember(parameters.get("password"), parameters.get("sslpassword"))
         report = _report_in_worker(error)
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}"

@@ -28,11 +28,13 @@ ENVIRONMENTS = ("dev", "test", "prod")
 class Settings:
     """All settings of one environment (docs/spec.md §4).
 
-    `database_url` is None only in `dev`, which then uses the embedded server.
+    `database_url` is None only in `dev`, which then uses the embedded server. `read_url` is that of
+    a replica of it, if runs read the base tables there.
     """
 
     env: str
     database_url: URL | None
+    read_url: URL | None
     dagster_url: URL | None
     source_schema: str
     fact_schema: str
@@ -42,6 +44,7 @@ class Settings:
     spark: SparkSettings
     statement_seconds: int
     lock_seconds: int
+    replica_seconds: int
     catch_up_hours: int
     lookback_hours: int
     audit_hours: int
@@ -77,6 +80,7 @@ def load_settings(env: str | None = None, *, to_connect_only: bool = False) -> S
     return Settings(
         env=chosen,
         database_url=database_url,
+        read_url=_read_url(chosen, variables, database_url),
         dagster_url=_postgres_url("MCQ_DAGSTER", variables),
         source_schema=variables.MCQ_SOURCE_SCHEMA,
         fact_schema=variables.MCQ_FACT_SCHEMA,
@@ -86,6 +90,7 @@ def load_settings(env: str | None = None, *, to_connect_only: bool = False) -> S
         spark=spark,
         statement_seconds=variables.MCQ_STATEMENT_TIMEOUT,
         lock_seconds=variables.MCQ_LOCK_TIMEOUT,
+        replica_seconds=variables.MCQ_REPLICA_TIMEOUT,
         catch_up_hours=variables.MCQ_CATCH_UP_HOURS,
         lookback_hours=variables.MCQ_LOOKBACK_HOURS,
         audit_hours=variables.MCQ_AUDIT_HOURS,
@@ -126,6 +131,17 @@ def _database_url(env: str, variables: Variables) -> URL | None:
     if url is None and env != "dev":
         raise McqError(f"DB_{env.upper()}_URL is not set; add it to .env (see .env.example)")
     return url
+
+
+def _read_url(env: str, variables: Variables, database_url: URL | None) -> URL | None:
+    """Read the URL of the replica; without a password it has that of the database."""
+    name = f"DB_{env.upper()}"
+    url = _postgres_url(f"{name}_READ", variables)
+    if url is None:
+        return None
+    if database_url is None:
+        raise McqError(f"{name}_READ_URL names a replica of no database: set {name}_URL too")
+    return url if url.password is not None else url.set(password=database_url.password)
 
 
 def _postgres_url(name: str, variables: Variables) -> URL | None:

@@ -17,6 +17,7 @@ from mcq_analytics.masking import remember
 
 SECRETS = (
     *("DB_DEV_PASSWORD", "DB_TEST_PASSWORD", "DB_PROD_PASSWORD", "MCQ_DAGSTER_PASSWORD"),
+    *("DB_DEV_READ_PASSWORD", "DB_TEST_READ_PASSWORD", "DB_PROD_READ_PASSWORD"),
     *("PGPASSWORD", "SLACK_TOKEN", "SMTP_PASSWORD", "MCQ_SPARK_SERVER_TOKEN"),
 )
 _MUST_BE = {
@@ -67,6 +68,13 @@ class Variables(Source):
     DB_DEV_PASSWORD: OptionalSecret = None
     DB_TEST_PASSWORD: OptionalSecret = None
     DB_PROD_PASSWORD: OptionalSecret = None
+    DB_DEV_READ_URL: OptionalSecret = None
+    DB_TEST_READ_URL: OptionalSecret = None
+    DB_PROD_READ_URL: OptionalSecret = None
+    DB_DEV_READ_PASSWORD: OptionalSecret = None
+    DB_TEST_READ_PASSWORD: OptionalSecret = None
+    DB_PROD_READ_PASSWORD: OptionalSecret = None
+    MCQ_REPLICA_TIMEOUT: CountOrZero = 60
     MCQ_SOURCE_SCHEMA: str = "public"
     MCQ_FACT_SCHEMA: str = "analytics"
     MCQ_STATEMENT_TIMEOUT: Count = 3_600

@@ -51,6 +51,9 @@ def connect(endpoint: Endpoint, config: Mapping[str, str]) -> SparkSession:
     from pyspark.sql.connect.session import SparkSession as ConnectSession  # noqa: PLC0415
 
     remember(endpoint.token)
+    # Its handlers end a child process that is forked while a thread asks the server, as when an
+    # embedded PostgreSQL is started again. No child of ours uses gRPC without a new program.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     _silence_pyspark()
     _require_listening(endpoint)
     session = ConnectSession.Builder().channelBuilder(_channel(endpoint)).create()

@@ -62,7 +62,7 @@ def copying(frame: DataFrame, url: str, schema: str, tables: Mapping[str, str]) 
         first = next(filled, None)
         if first is not None:
             with (
-                telling_the_driver(url, version),
+                telling_the_driver(url, version=version),
                 connect_task(url) as connection,
                 connection.cursor() as cursor,
             ):

@@ -8,7 +8,7 @@ the queries. Small windows are read without Spark's tasks, by `compute.inputs`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,9 @@ from mcq_analytics.postgres.task_errors import installed_version, telling_the_dr
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from adbc_driver_manager.dbapi import Cursor
+    from adbc_driver_manager.dbapi import Connection, Cursor
 
 _READ = "mcq_postgres"
-SLICE = "touched_slice"
-"""Name of the temporary table that holds the keys of a reader."""
 
 _SPARK_IDS: Mapping[IdType, DataType] = {
     IdType.INTEGER: IntegerType(),
@@ -46,17 +44,19 @@ _SPARK_IDS: Mapping[IdType, DataType] = {
 
 @dataclass(frozen=True)
 class SnapshotRead:
-    """Parameters of a read. `url` holds a password.
+    """Parameters of a read. `url` and `staging_url` hold passwords.
 
-    `rows_sql` selects the rows. With `keys_sql`, which selects all staged keys and is continued by
-    a condition on their addresses, they are those of the keys in `SLICE`. Without it, `rows_sql` is
-    continued so itself. `address` is the address of a row in the query that is continued, `blocks`
-    how many blocks these rows fill; with no blocks, nothing is split. `setting_sql` prepares the
-    planner; `count_sql` records the number of rows of a split (snapshot, input, split, rows).
+    `rows_sql` selects the rows, at `url`. With `keys_sql`, which returns the beginning of that
+    query with staged students' tests, from `staging_url`, and is continued by a condition on their
+    addresses, they are those of these keys. Without it, `rows_sql` is continued so itself.
+    `address` is the address of a row in the query that is continued, `blocks` how many blocks these
+    rows fill; with no blocks, nothing is split. `setting_sql` prepares the planner; `count_sql`
+    records the number of rows of a split (snapshot, input, split, rows), at `staging_url`.
     `version` is the driver's of this package.
     """
 
     url: str
+    staging_url: str
     snapshot: str
     input_name: str
     keys_sql: str
@@ -132,47 +132,58 @@ class Split:
 
 def rows_of(read: SnapshotRead, split: Split) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a split, and record how many they are."""
+    from mcq_analytics.spark.task_connections import connect_task  # noqa: PLC0415
+
     rows = 0
     condition = split.condition(read.address, read.blocks)
-    keys_sql = f"{read.keys_sql} WHERE {condition}" if read.keys_sql else ""
-    rows_sql = read.rows_sql if read.keys_sql else f"{read.rows_sql} AND {condition}"
-    with (
-        telling_the_driver(read.url, read.version),
-        reading_snapshot(read.url, read.snapshot, keys_sql) as cursor,
-    ):
-        if read.setting_sql:
-            cursor.execute(read.setting_sql)
-        cursor.execute(rows_sql)
-        for batch in batches_of(cursor):
-            rows += batch.num_rows
-            yield batch
-        cursor.execute(read.count_sql, (read.snapshot, read.input_name, split.index, rows))
-        cursor.connection.commit()
+    with telling_the_driver(read.url, read.staging_url, version=read.version), ExitStack() as stack:
+        staging = stack.enter_context(connect_task(read.staging_url))
+        if read.keys_sql:
+            keys = keys_of(staging, f"{read.keys_sql} WHERE {condition}")
+            rows_sql = f"{keys} {read.rows_sql}"
+        else:
+            rows_sql = f"{read.rows_sql} AND {condition}"
+        is_elsewhere = read.url != read.staging_url
+        reading = stack.enter_context(connect_task(read.url)) if is_elsewhere else staging
+        with reading_snapshot(reading, read.snapshot) as cursor:
+            if read.setting_sql:
+                cursor.execute(read.setting_sql)
+            cursor.execute(rows_sql)
+            for batch in batches_of(cursor):
+                rows += batch.num_rows
+                yield batch
+        with staging.cursor() as cursor:
+            cursor.execute(read.count_sql, (read.snapshot, read.input_name, split.index, rows))
+        staging.commit()
 
 
 @contextmanager
-def reading_snapshot(url: str, snapshot: str, keys_sql: str = "") -> Iterator[Cursor]:
-    """Yield a cursor in an exported snapshot, in which `SLICE` has the keys of `keys_sql`, if any.
+def reading_snapshot(connection: Connection, snapshot: str) -> Iterator[Cursor]:
+    """Yield a cursor of a connection, whose next transaction reads in an exported snapshot.
 
     Raises:
-        adbc_driver_manager.Error: the server cannot be reached, or refuses; also when the snapshot
-            has ended with the session that exported it.
+        adbc_driver_manager.Error: the server refuses, or is lost; also when the snapshot has ended
+            with the session that exported it.
 
     """
-    from mcq_analytics.spark.task_connections import connect_task  # noqa: PLC0415
-
-    with connect_task(url) as connection, connection.cursor() as cursor:
-        keys = None
-        if keys_sql:
-            cursor.execute(keys_sql)
-            keys = cursor.fetch_arrow_table()
-            # The snapshot is older than the staged keys, so it needs a transaction of its own.
-            connection.rollback()
+    with connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        if keys is not None:
-            put_temporary(cursor, SLICE, keys)
         yield cursor
+
+
+def keys_of(connection: Connection, keys_sql: str) -> str:
+    """Return the beginning of a query for rows, with the keys that a statement selects.
+
+    They are part of the query, and in no temporary table: a replica cannot have one.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(keys_sql)
+        found = cursor.fetchone()
+    # A snapshot is read in a transaction of its own.
+    connection.rollback()
+    assert found is not None
+    return str(found[0])
 
 
 def batches_of(cursor: Cursor) -> Iterator[pa.RecordBatch]:
@@ -190,9 +201,3 @@ def batches_of(cursor: Cursor) -> Iterator[pa.RecordBatch]:
     with suppress(StopIteration):
         while True:
             yield reader.read_next_batch()
-
-
-def put_temporary(cursor: Cursor, table: str, rows: pa.Table) -> None:
-    """Create a temporary table of a reader's own with some rows."""
-    cursor.adbc_ingest(table, rows, mode="create", temporary=True)
-    cursor.execute(f"ANALYZE {table}")

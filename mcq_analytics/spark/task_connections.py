@@ -28,7 +28,7 @@ def connect_task(url: str) -> dbapi.Connection:
     return dbapi.Connection(cast("AdbcDatabase", _StaysOpen()), AdbcConnection(_database(url)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _database(url: str) -> AdbcDatabase:
     """Return the ADBC database, which queries the server's types once and holds no session."""
     database: AdbcDatabase = adbc_driver_postgresql.connect(url)
