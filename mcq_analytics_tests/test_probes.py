@@ -145,7 +145,7 @@ def test_texts_of_any_characters_may_be_ids(
             "INSERT INTO questions VALUES (:odd, 'A')",
             "INSERT INTO sessions VALUES (:odd, '2024-01-01 09:30Z')",
             "INSERT INTO answers VALUES (:n, :odd, :odd, :odd, :odd, 'A', '2024-01-01 09:20Z')",
-            "INSERT INTO answers VALUES (:n || 'b', :odd, 'q', :odd, :odd, 'A', '2024-01-01 10:00Z')",
+            "INSERT INTO answers VALUES (:n || 'b', :odd, 'q', :odd, :odd, '', '2024-01-01 10:00Z')",
             "INSERT INTO submissions VALUES (:odd, :odd, '2024-01-01 09:50Z', 'completed')",
         ):
             connection.execute(text(statement), rows)
