@@ -139,13 +139,13 @@ def test_texts_of_any_characters_may_be_ids(
 ) -> None:
     read_by(way, monkeypatch)
     database = make_database(IdType.TEXT)
-    rows = [{"n": str(number), "odd": odd} for number, odd in enumerate(ODD_IDS)]
+    rows = [{"n": str(number), "m": f"m{number}", "odd": odd} for number, odd in enumerate(ODD_IDS)]
     with database.engine().begin() as connection:
         for statement in (
             "INSERT INTO questions VALUES (:odd, 'A')",
             "INSERT INTO sessions VALUES (:odd, '2024-01-01 09:30Z')",
             "INSERT INTO answers VALUES (:n, :odd, :odd, :odd, :odd, 'A', '2024-01-01 09:20Z')",
-            "INSERT INTO answers VALUES (:n || 'b', :odd, 'q', :odd, :odd, '', '2024-01-01 10:00Z')",
+            "INSERT INTO answers VALUES (:m, :odd, 'q', :odd, :odd, 'A', '2024-01-01 10:00Z')",
             "INSERT INTO submissions VALUES (:odd, :odd, '2024-01-01 09:50Z', 'completed')",
         ):
             connection.execute(text(statement), rows)
