@@ -27,6 +27,8 @@ TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(AR
 # The tests compute on one Spark server; these in a Java of their own process.
 IN_OWN_JAVA = MCQ_TEST_SPARK=own $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 OWN_JAVA = -m own_java $(addprefix mcq_analytics_tests/test_,plans.py task_errors.py)
+# And these on a standalone cluster, on which that server computes.
+ON_CLUSTER = MCQ_TEST_SPARK=cluster $(BIN)/python -m pytest
 OWN_JAVA_TOO = $(addprefix mcq_analytics_tests/test_,exactness.py faults.py histories.py retries.py)
 
 .DEFAULT_GOAL := help
@@ -69,6 +71,7 @@ test-deep: check
 	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) PROCESSES=$(PROCESSES) RUNS=$(RUNS) \
 	SEQUENCES=$(SEQUENCES) SEQUENCE_STEPS=$(SEQUENCE_STEPS) $(TESTS)
 	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) $(IN_OWN_JAVA) $(OWN_JAVA_TOO)
+	HISTORIES=$(HISTORIES) STEPS=$(STEPS) FAULTS=$(FAULTS) $(ON_CLUSTER) $(OWN_JAVA_TOO)
 	$(IN_OWN_JAVA) $(OWN_JAVA)
 
 bench: $(READY)

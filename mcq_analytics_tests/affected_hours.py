@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from mcq_analytics.model.windows import floor_hour
-from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.servers import CHECKOUT
 
 HEADING = "## Which hours to run again"
 

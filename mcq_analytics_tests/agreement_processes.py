@@ -14,8 +14,7 @@ from sqlalchemy import Engine, text
 from mcq_analytics.model.windows import HOUR, Window, format_hour
 from mcq_analytics_tests.agreement_looks import Looks
 from mcq_analytics_tests.agreement_model import FAILED, HOURS, NAMES, Run, Step
-from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.servers import CHECKOUT, wait_until
 
 DIED, NOT_IN_DAGSTER = "the process", "completes the record"
 """Words in the errors of runs whose process died, before or after it had stored the facts."""

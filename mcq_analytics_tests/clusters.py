@@ -15,8 +15,7 @@ from typing import Any
 
 import pyspark
 
-from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.servers import free_port, listens, processes, wait_until
+from mcq_analytics_tests.servers import CHECKOUT, free_port, listens, processes, wait_until
 
 SPARK_HOME = Path(pyspark.__file__).parent
 HOSTS = ("127.0.0.1", "127.0.0.2" if sys.platform == "linux" else "127.0.0.1")
@@ -87,6 +86,14 @@ class Cluster:
     def pages(self) -> list[str]:
         """Return the addresses of the pages of the master and the workers."""
         return [f"http://127.0.0.1:{self._page}/", *(self._pages[one.pid] for one in self.workers)]
+
+    def settings(self, name: str) -> dict[str, str]:
+        """Return the settings by which an application computes on it as a named cluster."""
+        return {
+            "MCQ_SPARK_CLUSTER": name,
+            f"SPARK_{name.upper()}_MASTER": self.master,
+            f"SPARK_{name.upper()}_CONF": conf_of_cluster(),
+        }
 
     def executors(self) -> list[int]:
         """Return the ids of the executors' processes."""

@@ -29,9 +29,18 @@ from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.inspection import create_missing_base_tables, inspect_base_tables
 from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.settings import AlertSettings
+from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.alert_servers import SECRETS, SlackServer, SmtpServer, running
-from mcq_analytics_tests.servers import OwnServer, embedded_server
-from mcq_analytics_tests.spark_servers import COLD, java_of, suite_server, suite_server_is_used
+from mcq_analytics_tests.clusters import Cluster, spark_cluster
+from mcq_analytics_tests.servers import CHECKOUT, OwnServer, embedded_server
+from mcq_analytics_tests.spark_servers import (
+    COLD,
+    java_of,
+    suite_cluster_is_used,
+    suite_server,
+    suite_server_is_used,
+    workers_of,
+)
 from mcq_analytics_tests.tally import TALLY
 
 LONG = {
@@ -39,7 +48,6 @@ LONG = {
     for name in ("agreement", "backfills", "cluster", "secrets", "services", "spark_server", "ui")
 }
 SETTINGS = ("MCQ_", "DB_", "SPARK_", "ALERT_", "SLACK_", "SMTP_", "DAGSTER_")
-CHECKOUT = Path(__file__).parent.parent
 
 SLOW_FIXTURES = {"server", "own_server", "spark", "slack", "smtp", "closed"}
 SLOW_NAMES = {"subprocess", "OwnServer"}
@@ -263,19 +271,44 @@ def spark(
 
 
 @pytest.fixture(scope="session")
-def of_suite_server(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The settings by which other processes compute on the suite's server, if there is one."""
-    if not suite_server_is_used():
-        return {}
-    return suite_server(tmp_path_factory.getbasetemp()).as_cluster("suite")
+def suite_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster | None]:
+    """The cluster on which the suite's server computes, if it has one."""
+    if not suite_cluster_is_used():
+        yield None
+        return
+    assert WORKER == "main", "one process alone can use MCQ_TEST_SPARK=cluster"
+    directory = tmp_path_factory.mktemp("suite_cluster")
+    with spark_cluster(directory, ensure_java(directory)) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
-def java(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """The id of the Java in which the session computes."""
-    if suite_server_is_used():
-        return suite_server(tmp_path_factory.getbasetemp()).java()
-    return java_of(os.getpid())
+def of_suite_server(
+    suite_cluster: Cluster | None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The settings by which other processes compute on the suite's server, if there is one."""
+    if not suite_server_is_used():
+        return {}
+    settings = {} if suite_cluster is None else suite_cluster.settings("standalone")
+    return suite_server(tmp_path_factory.getbasetemp(), **settings).as_cluster("suite")
+
+
+@pytest.fixture(scope="session")
+def python_workers(
+    spark: SparkSession, suite_cluster: Cluster | None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], list[int]]:
+    """The ids of the Python workers in which the session computes now."""
+
+    def found() -> list[int]:
+        if suite_cluster is not None:
+            javas = suite_cluster.executors()
+        elif suite_server_is_used():
+            javas = [suite_server(tmp_path_factory.getbasetemp()).java()]
+        else:
+            javas = [java_of(os.getpid())]
+        return [worker for java in javas for worker in workers_of(java)]
+
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,7 @@ import pytest
 
 from mcq_analytics.definitions.build import FACTS_JOB
 from mcq_analytics.model.facts import FACTS
-from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.servers import free_port
+from mcq_analytics_tests.servers import CHECKOUT, free_port
 
 LAUNCH = """
 mutation($params: ExecutionParams!) {

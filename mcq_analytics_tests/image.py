@@ -16,9 +16,8 @@ from pathlib import Path
 import psutil
 
 from mcq_analytics.spark.java import ensure_java
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.manifests import DOCKERFILE, PROGRAMS, Service
-from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.servers import CHECKOUT, wait_until
 from mcq_analytics_tests.spark_servers import COLD
 
 WRITABLE = re.findall(r"mkdir (.+?) \\\n", DOCKERFILE)[0].split()

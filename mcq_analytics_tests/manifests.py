@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from dotenv import dotenv_values
 
-from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.servers import CHECKOUT
 
 DEPLOY = CHECKOUT / "deploy"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load(

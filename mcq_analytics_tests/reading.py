@@ -20,6 +20,7 @@ _AS_THEY_ARE = {
         (inputs, "DRIVER_ROWS"),
         (inputs, "SMALL_TABLE_ROWS"),
         (inputs, "KEYS_PER_SPLIT"),
+        (inputs, "BROADCAST_KEYS"),
         (inputs, "ROWS_PER_SPLIT"),
         (touched, "SCANNED_SHARE"),
     )
@@ -40,7 +41,7 @@ def read_by(way: str, patch: pytest.MonkeyPatch) -> None:
         # Several splits, as far as the tables have blocks.
         bounds |= {"DRIVER_ROWS": 0, "KEYS_PER_SPLIT": 100, "ROWS_PER_SPLIT": 500}
         if way != "ranges of answers":
-            bounds["SMALL_TABLE_ROWS"] = 0
+            bounds |= {"SMALL_TABLE_ROWS": 0, "BROADCAST_KEYS": 0}
         bounds["SCANNED_SHARE"] = math.inf if way == "slices" else 0
     for module, name in _AS_THEY_ARE:
         patch.setattr(module, name, bounds[name])

@@ -25,6 +25,8 @@ import mcq_analytics
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.embedded import embedded_url
 
+CHECKOUT = Path(__file__).parent.parent
+
 # A test's database need not survive a crash of the machine.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 

@@ -102,10 +102,15 @@ def spark_server(
 
 def suite_server_is_used() -> bool:
     """Return whether sessions are on a server; otherwise each process starts a Java of its own."""
-    return os.environ.get("MCQ_TEST_SPARK", "server") == "server"
+    return os.environ.get("MCQ_TEST_SPARK", "server") in ("server", "cluster")
 
 
-def suite_server(basetemp: Path) -> SparkServer:
+def suite_cluster_is_used() -> bool:
+    """Return whether that server computes on a standalone cluster."""
+    return os.environ.get("MCQ_TEST_SPARK") == "cluster"
+
+
+def suite_server(basetemp: Path, **settings: str) -> SparkServer:
     """Return the server of the suite; start it if need be. It ends with the suite's process."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     home = (basetemp.parent if worker else basetemp) / "spark-server"
@@ -114,7 +119,7 @@ def suite_server(basetemp: Path) -> SparkServer:
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if local_endpoint(home) is None:
-            _started.append(_start(server, os.getppid() if worker else os.getpid(), {}))
+            _started.append(_start(server, os.getppid() if worker else os.getpid(), settings))
     return server
 
 

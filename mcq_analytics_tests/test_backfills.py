@@ -24,15 +24,10 @@ from mcq_analytics.model.windows import HOUR, Window, last_closed_hour_end, pars
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.backfill_platform import Platform
-from mcq_analytics_tests.conftest import (
-    CHECKOUT,
-    create_database,
-    drop_database,
-    opened_instance,
-)
+from mcq_analytics_tests.conftest import create_database, drop_database, opened_instance
 from mcq_analytics_tests.dagster_dev import dagster_dev
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, wrong_rows
-from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.servers import CHECKOUT, wait_until
 
 FIRST = parse_hour("2024-01-01T00:00")
 NAMES = tuple(fact.name for fact in FACTS)

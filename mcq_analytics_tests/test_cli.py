@@ -18,9 +18,8 @@ from mcq_analytics.model.windows import HOUR, format_hour
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.alert_servers import SlackServer
 from mcq_analytics_tests.commands import call, fails
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import contents, execute, scalar, wrong_rows
-from mcq_analytics_tests.servers import free_port
+from mcq_analytics_tests.servers import CHECKOUT, free_port
 
 
 @pytest.fixture

@@ -35,13 +35,13 @@ from mcq_analytics_tests.clusters import (
     python_environment,
     spark_cluster,
 )
-from mcq_analytics_tests.conftest import CHECKOUT, MakeDatabase
+from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.dagster_dev import dagster_dev
 from mcq_analytics_tests.facts_of import add_sample, wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit
 from mcq_analytics_tests.manifests import EXECUTORS
 from mcq_analytics_tests.reading import WAYS
-from mcq_analytics_tests.servers import free_port, processes, wait_until
+from mcq_analytics_tests.servers import CHECKOUT, free_port, processes, wait_until
 from mcq_analytics_tests.spark_pages import all_pages
 from mcq_analytics_tests.spark_servers import COMMAND, SparkServer, spark_server
 

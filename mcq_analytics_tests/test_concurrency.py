@@ -18,9 +18,9 @@ from pyspark.sql import SparkSession
 from mcq_analytics.model.windows import ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.affected_hours import hours_to_run
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.disagreements import looking
 from mcq_analytics_tests.facts_of import execute, run_facts, scalar, window, wrong_rows
+from mcq_analytics_tests.servers import CHECKOUT
 from mcq_analytics_tests.tally import TALLY
 
 PROCESSES = int(os.environ.get("PROCESSES", "2"))

@@ -19,8 +19,8 @@ from mcq_analytics.launching import in_process
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute, scalar, window, wrong_rows
+from mcq_analytics_tests.servers import CHECKOUT
 
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]
 THREE_HOURS = window("2024-01-01T09", "2024-01-01T12")

@@ -38,8 +38,8 @@ from mcq_analytics.model.facts import (
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.quality.audit_statements import EXPECTED, SUMS
 from mcq_analytics.settings import load_settings
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import scalar
+from mcq_analytics_tests.servers import CHECKOUT
 
 SENSORS = {"alert_sensor", "late_data_sensor", "recovery_sensor"}
 FACT_KEYS = [AssetKey(fact.name) for fact in FACTS]

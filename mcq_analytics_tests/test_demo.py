@@ -18,8 +18,8 @@ from mcq_analytics.model.windows import HOUR
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.commands import call, fails
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import scalar, wrong_rows
+from mcq_analytics_tests.servers import CHECKOUT
 
 
 def test_the_demo_prints_the_facts_of_a_sample_and_computes_nothing_the_second_time(

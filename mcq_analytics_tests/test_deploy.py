@@ -14,7 +14,6 @@ import yaml
 
 from mcq_analytics.settings.spark import cluster_settings
 from mcq_analytics.settings.variables import Variables, read_variables
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.manifests import (
     CHOSEN,
     COMPOSE,
@@ -34,6 +33,7 @@ from mcq_analytics_tests.manifests import (
     services_of_compose,
     services_of_kubernetes,
 )
+from mcq_analytics_tests.servers import CHECKOUT
 
 ALL_CHOSEN = {
     **CHOSEN,

@@ -25,10 +25,9 @@ from mcq_analytics.doctor.database import (
 from mcq_analytics.doctor.findings import Finding, Grade, of_clocks, of_disk
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings.spark import SparkSettings
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import add_sample, execute, run_facts, window
 from mcq_analytics_tests.reading import read_by
-from mcq_analytics_tests.servers import free_port, run_roles
+from mcq_analytics_tests.servers import CHECKOUT, free_port, run_roles
 
 TASKS = 3
 """Of the suite's Spark, at once: two, and one that is just ending."""

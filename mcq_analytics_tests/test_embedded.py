@@ -19,8 +19,9 @@ from mcq_analytics.cli.app import main
 from mcq_analytics.errors import McqError
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.embedded import embedded_url
-from mcq_analytics_tests.conftest import CHECKOUT, drop_database
+from mcq_analytics_tests.conftest import drop_database
 from mcq_analytics_tests.facts_of import scalar
+from mcq_analytics_tests.servers import CHECKOUT
 
 
 def test_a_database_can_be_requested_by_several_threads_at_once(

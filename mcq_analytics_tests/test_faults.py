@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import sleep
@@ -38,7 +38,6 @@ from mcq_analytics_tests.faults import (
 )
 from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer, Proxy
-from mcq_analytics_tests.spark_servers import workers_of
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
@@ -126,7 +125,7 @@ def test_a_run_survives_a_connection_that_is_cut_during_a_copy(
 def test_a_run_survives_a_python_worker_that_is_killed(
     hit: Hit,
     spark: SparkSession,
-    java: int,
+    python_workers: Callable[[], list[int]],
     chance: random.Random,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -135,7 +134,7 @@ def test_a_run_survives_a_python_worker_that_is_killed(
         hit.wait_until_under_way(chance)
         killed = False
         while not killed:
-            for worker in chance.sample(workers_of(java), 1) if workers_of(java) else []:
+            for worker in (found := python_workers()) and chance.sample(found, 1):
                 os.kill(worker, signal.SIGKILL)
                 killed = True
         enough.set()

@@ -21,9 +21,9 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.affected_hours import documented_rules
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import execute
 from mcq_analytics_tests.histories import History
+from mcq_analytics_tests.servers import CHECKOUT
 
 HISTORIES = int(os.environ.get("HISTORIES", "2"))
 STEPS = int(os.environ.get("STEPS", "12"))

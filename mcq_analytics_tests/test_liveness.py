@@ -17,8 +17,7 @@ from mcq_analytics.definitions.run_state import liveness
 from mcq_analytics.definitions.run_state.liveness import PROCESS_TAG, end_dead_runs, run_key
 from mcq_analytics.definitions.run_state.run_errors import error_of_run
 from mcq_analytics.settings import load_settings
-from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.servers import children, wait_until
+from mcq_analytics_tests.servers import CHECKOUT, children, wait_until
 
 BeginRun = Callable[..., tuple[DagsterRun, int]]
 

@@ -18,10 +18,9 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.clusters import spark_cluster
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit
-from mcq_analytics_tests.servers import is_running, processes, wait_until
+from mcq_analytics_tests.servers import CHECKOUT, is_running, processes, wait_until
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcq_analytics.settings.variables import Variables
-from mcq_analytics_tests.conftest import CHECKOUT
+from mcq_analytics_tests.servers import CHECKOUT
 
 PACKAGE = CHECKOUT / "mcq_analytics"
 NOT_OURS = ("PGPASSWORD", "DAGSTER_IS_DEV_CLI")

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from time import sleep
 
 import pytest
@@ -13,13 +14,14 @@ from pyspark.sql import SparkSession
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from mcq_analytics.doctor.database import examine_replica
+from mcq_analytics.doctor.findings import Grade, carried_out
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
 from mcq_analytics_tests.attempts_at_nine import statuses
-from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.facts_of import (
     add_sample,
@@ -32,7 +34,7 @@ from mcq_analytics_tests.facts_of import (
 )
 from mcq_analytics_tests.faults import FAULTS
 from mcq_analytics_tests.reading import WAYS, read_by
-from mcq_analytics_tests.servers import OwnServer, wait_until
+from mcq_analytics_tests.servers import OwnServer, free_port, wait_until
 
 WHOLE = window("2024-01-01T00", "2024-01-03T00")
 READ = (
@@ -188,24 +190,19 @@ def test_only_a_replica_of_the_same_database_or_the_primary_itself_is_read_from(
     promoted.end()
 
 
-@pytest.mark.usefixtures("instance")
-def test_the_doctor_says_what_the_replica_is_and_how_far_behind(
-    replicated: Database, replica: OwnServer, server: URL, monkeypatch: pytest.MonkeyPatch
+def test_the_doctor_says_what_the_replica_is_and_whether_it_has_caught_up(
+    replicated: Database, server: URL
 ) -> None:
-    def about_replica() -> str:
-        lines = call("doctor").output.splitlines()
-        [line] = [line for line in lines if " replica" in line]
-        return line
-
-    monkeypatch.setenv("DB_DEV_URL", replicated.url.render_as_string(hide_password=False))
-    for read_url, words in (
-        (replicated.to_read.url, "it has caught up"),
-        (server, "another database than the one that is written to"),
+    nowhere = replicated.url.set(host="127.0.0.1", port=free_port(), query={})
+    for read_url, grade, words in (
+        (replicated.read_url, Grade.FINE, "it has caught up"),
+        (server, Grade.WRONG, "another database than the one that is written to"),
+        (nowhere, Grade.WRONG, "the server cannot be reached"),
     ):
-        monkeypatch.setenv("DB_DEV_READ_URL", read_url.render_as_string(hide_password=False))
-        assert words in about_replica()
-    monkeypatch.setenv("DB_DEV_READ_URL", "postgresql://owner@127.0.0.1:1/platform")
-    assert "the server cannot be reached" in about_replica()
+        examined = partial(examine_replica, replace(replicated, read_url=read_url))
+        [found] = carried_out("replica", examined)
+        assert found.grade is grade
+        assert words in found.text
 
 
 def test_the_replica_has_the_password_of_the_database_or_its_own(

@@ -19,14 +19,9 @@ from mcq_analytics.masking import mask
 from mcq_analytics.model.facts import FACTS, IdType
 from mcq_analytics.postgres.database import Database, open_database
 from mcq_analytics.settings import load_settings
-from mcq_analytics_tests.conftest import (
-    CHECKOUT,
-    create_database,
-    drop_database,
-    opened_instance,
-)
+from mcq_analytics_tests.conftest import create_database, drop_database, opened_instance
 from mcq_analytics_tests.facts_of import execute, scalar, wrong_rows
-from mcq_analytics_tests.servers import OwnServer
+from mcq_analytics_tests.servers import CHECKOUT, OwnServer
 
 PASSWORD = "s3cret p4ss%@/'\\é"
 WRONG_PASSWORD = "wr0ng p4zz%@/'\\é"

@@ -40,8 +40,7 @@ from mcq_analytics.spark.sizing import (
     SHUFFLED_BYTES,
     size_of,
 )
-from mcq_analytics_tests.conftest import CHECKOUT
-from mcq_analytics_tests.servers import wait_until
+from mcq_analytics_tests.servers import CHECKOUT, wait_until
 
 MILLION = 1_000_000
 LOADS = (0, 300_000, 1 * MILLION, 1_500_000, 3 * MILLION, 10 * MILLION, 10**12)

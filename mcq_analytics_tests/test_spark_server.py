@@ -23,10 +23,9 @@ from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.spark.endpoints import FILE, local_endpoint
 from mcq_analytics_tests.commands import call, fails
-from mcq_analytics_tests.conftest import CHECKOUT
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
 from mcq_analytics_tests.faults import FAULTS, Hit
-from mcq_analytics_tests.servers import free_port, is_running, processes, wait_until
+from mcq_analytics_tests.servers import CHECKOUT, free_port, is_running, processes, wait_until
 from mcq_analytics_tests.spark_servers import SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)

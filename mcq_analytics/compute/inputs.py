@@ -44,8 +44,8 @@ DRIVER_ROWS = 200_000
 SMALL_TABLE_ROWS = 200_000
 """Up to this many rows of a table with few columns come through this process, also if the answers
 do not. Spark holds them, and more would fill its memory."""
-BROADCAST_KEYS = 2_000_000
-"""Up to so many students' tests each executor holds them all, some 100 bytes each; the rows are
+BROADCAST_KEYS = 1_000_000
+"""Up to so many students' tests each executor holds them all, 100 to 300 bytes each; the rows are
 then picked before they are shuffled."""
 KEYS_PER_SPLIT = 10_000
 ROWS_PER_SPLIT = 250_000
