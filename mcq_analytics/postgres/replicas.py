@@ -85,7 +85,7 @@ def wait_for_replica(connection: Connection, primary: PrimaryState, seconds: int
     while behind := _bytes_behind(connection, primary):
         if monotonic() > give_up:
             raise ReplicaError(
-                f"the replica is {behind / 2**20:,.1f} MB behind after {seconds} s: see whether it "
+                f"the replica is {behind:,} bytes of log behind after {seconds} s: see whether it "
                 "replays, wait longer (MCQ_REPLICA_TIMEOUT), or read from the primary"
             )
         sleep(_SECONDS_BETWEEN_LOOKS)
