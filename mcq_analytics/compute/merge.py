@@ -28,6 +28,7 @@ from mcq_analytics.compute.spanning import (
     TOTALS,
     sums,
 )
+from mcq_analytics.compute.touched import WORK_MEMORY
 from mcq_analytics.model.facts import (
     FACTS,
     QUESTION_INTERACTION,
@@ -103,7 +104,7 @@ class Merge:
         # know nothing of tables that were filled a moment ago.
         self._set("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
         # Sorts and hashes of a long window stay in memory; there is one such session at a time.
-        self._set("work_mem = '64MB'")
+        self._set(f"work_mem = '{WORK_MEMORY}'")
         counts = {QUESTION_INTERACTION.name: self._store(self._interactions())}
         self._run(
             f"CREATE TEMPORARY TABLE totals ON COMMIT DROP AS {TOTALS}",
