@@ -21,7 +21,7 @@ from mcq_analytics.model.base_tables import BASE_COLUMNS
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings import load_settings
-from mcq_analytics_tests.attempts_at_nine import statuses
+from mcq_analytics_tests.attempts_at_nine import STAGING, statuses
 from mcq_analytics_tests.conftest import create_database, drop_database
 from mcq_analytics_tests.facts_of import (
     add_sample,
@@ -29,14 +29,14 @@ from mcq_analytics_tests.facts_of import (
     execute,
     run_facts,
     scalar,
-    window,
     wrong_rows,
 )
-from mcq_analytics_tests.faults import FAULTS
+from mcq_analytics_tests.faults import BOTH_DAYS, running
 from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer, free_port, wait_until
 
-WHOLE = window("2024-01-01T00", "2024-01-03T00")
+pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
+
 READ = (
     "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) FROM pg_stat_user_tables "
     f"WHERE schemaname = 'public' AND relname = ANY(ARRAY{list(BASE_COLUMNS)})"
@@ -92,7 +92,7 @@ def test_runs_are_exact_and_read_no_base_row_from_the_primary(
     read_by(way, monkeypatch)
     wait_until(lambda: scalar(replicated, SESSIONS) == 0)
     before = scalar(replicated, READ)
-    first = run_facts(replicated, spark, WHOLE)
+    first = run_facts(replicated, spark, BOTH_DAYS)
     wait_until(lambda: scalar(replicated, SESSIONS) == 0)
     assert scalar(replicated, READ) == before
     assert "replica" in first.seconds
@@ -103,66 +103,56 @@ def test_runs_are_exact_and_read_no_base_row_from_the_primary(
         "UPDATE answers SET submitted_option = 'B' WHERE answer_id % 3 = 1",
         "DELETE FROM submissions WHERE student_id % 5 = 0",
     )
-    run_facts(replicated, spark, WHOLE)
+    run_facts(replicated, spark, BOTH_DAYS)
     assert wrong_rows(replicated) == []
-    again = run_facts(replicated, spark, WHOLE)
+    again = run_facts(replicated, spark, BOTH_DAYS)
     assert sum(counts.written for counts in again.counts.values()) == 0
 
 
 def test_a_run_waits_for_a_replica_that_is_behind_and_never_reads_an_older_state(
     replicated: Database, replica: OwnServer, spark: SparkSession
 ) -> None:
-    run_facts(replicated, spark, WHOLE)
+    run_facts(replicated, spark, BOTH_DAYS)
     replay(replica, "pause")
     resuming = threading.Timer(1.5, replay, (replica, "resume"))
     try:
         execute(replicated, "DELETE FROM answers WHERE answer_id % 2 = 0")
         # A run on the primary knows of the change; the next must not take it back.
-        run_facts(replace(replicated, read_url=None), spark, WHOLE)
+        run_facts(replace(replicated, read_url=None), spark, BOTH_DAYS)
         known = contents(replicated)
         behind = r"the replica is [\d,]+ bytes of log behind after 1 s: .*MCQ_REPLICA_TIMEOUT"
         with pytest.raises(McqError, match=behind):
-            run_facts(replace(replicated, replica_seconds=1), spark, WHOLE)
+            run_facts(replace(replicated, replica_seconds=1), spark, BOTH_DAYS)
         assert contents(replicated) == known
         assert statuses(replicated) == ["success", "success", "failed"]
     finally:
         resuming.start()
-    report = run_facts(replicated, spark, WHOLE)
+    report = run_facts(replicated, spark, BOTH_DAYS)
     resuming.join()
     assert report.seconds["replica"] > 1
     assert contents(replicated) == known
     assert wrong_rows(replicated) == []
 
 
-@pytest.mark.parametrize("trial", range(FAULTS))
 def test_a_run_survives_the_death_of_its_replica(
     replicated: Database,
     replica: OwnServer,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
-    trial: int,
+    chance: random.Random,
 ) -> None:
-    chance = random.Random(trial)
     read_by(chance.choice(WAYS), monkeypatch)
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            run_facts(replicated, spark, WHOLE)
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    wait_until(lambda: scalar(replicated, "SELECT count(*) FROM analytics.running_attempt") != 0)
-    sleep(chance.uniform(0, 0.5))
-    replica.kill()
-    replica.start()
-    thread.join()
-    assert raised == []
-    run_facts(replicated, spark, WHOLE)
+    with running(replicated, spark) as enough:
+        wait_until(
+            lambda: scalar(replicated, "SELECT count(*) FROM analytics.running_attempt") != 0
+        )
+        sleep(chance.uniform(0, 0.5))
+        replica.kill()
+        enough.set()
+        replica.start()
+    run_facts(replicated, spark, BOTH_DAYS)
     assert wrong_rows(replicated) == []
-    assert scalar(replicated, "SELECT count(*) FROM pg_class WHERE relname LIKE 'stg%'") == 0
+    assert scalar(replicated, STAGING) == 0
 
 
 def test_only_a_replica_of_the_same_database_or_the_primary_itself_is_read_from(
@@ -174,14 +164,14 @@ def test_only_a_replica_of_the_same_database_or_the_primary_itself_is_read_from(
 ) -> None:
     def refused(read_url: URL, why: str) -> None:
         with pytest.raises(McqError, match=why):
-            run_facts(replace(replicated, read_url=read_url), spark, WHOLE)
+            run_facts(replace(replicated, read_url=read_url), spark, BOTH_DAYS)
 
     refused(server, "another database than the one that is written")
     refused(replica.url(), "another database than the one that is written")
-    run_facts(replace(replicated, read_url=replicated.url), spark, WHOLE)
+    run_facts(replace(replicated, read_url=replicated.url), spark, BOTH_DAYS)
     assert wrong_rows(replicated) == []
     with pytest.raises(Exception, match="read-only transaction"):
-        run_facts(replace(replicated, url=at(replica, replicated.url)), spark, WHOLE)
+        run_facts(replace(replicated, url=at(replica, replicated.url)), spark, BOTH_DAYS)
     promoted = OwnServer(primary=own_server)
     promoted.start()
     with Database(promoted.url(), "public", "analytics").engine().connect() as connection:
