@@ -87,12 +87,15 @@ class Cluster:
         """Return the addresses of the pages of the master and the workers."""
         return [f"http://127.0.0.1:{self._page}/", *(self._pages[one.pid] for one in self.workers)]
 
-    def settings(self, name: str) -> dict[str, str]:
-        """Return the settings by which an application computes on it as a named cluster."""
+    def settings(self, name: str, **conf: str) -> dict[str, str]:
+        """Return the settings by which an application computes on it as a named cluster.
+
+        `conf` are more of Spark's settings.
+        """
         return {
             "MCQ_SPARK_CLUSTER": name,
             f"SPARK_{name.upper()}_MASTER": self.master,
-            f"SPARK_{name.upper()}_CONF": conf_of_cluster(),
+            f"SPARK_{name.upper()}_CONF": conf_of_cluster(**conf),
         }
 
     def executors(self) -> list[int]:

@@ -30,7 +30,6 @@ from mcq_analytics.spark.own_session import PYTHON
 from mcq_analytics_tests.clusters import (
     EXECUTOR,
     Cluster,
-    conf_of_cluster,
     executors_of,
     python_environment,
     spark_cluster,
@@ -72,12 +71,7 @@ def two_workers(cluster: Cluster) -> Cluster:
 def run_as_driver(cluster: Cluster, home: Path, page: int, **conf: str) -> Iterator[Settings]:
     """Yield the settings by which the driver is in the process of a run."""
     shown = {"spark.ui.enabled": "true", "spark.ui.port": str(page), **conf}
-    yield {
-        "MCQ_HOME": str(home),
-        "MCQ_SPARK_CLUSTER": "lab",
-        "SPARK_LAB_MASTER": cluster.master,
-        "SPARK_LAB_CONF": conf_of_cluster(**shown),
-    }
+    yield {"MCQ_HOME": str(home), **cluster.settings("lab", **shown)}
 
 
 @contextmanager
