@@ -143,7 +143,8 @@ class Server:
         """Wait until nobody is connected: ending sessions report their counts last."""
         give_up = time.monotonic() + SECONDS_TO_FALL_IDLE
         while self.scalar(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s "
+            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
             database,
             database="postgres",
         ):

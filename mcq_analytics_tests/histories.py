@@ -27,6 +27,7 @@ from mcq_analytics.model.windows import HOUR, Window, parse_hour, ranges
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.hours import hours_of_facts
 from mcq_analytics.postgres.inspection import inspect_base_tables
+from mcq_analytics.postgres.partitions import partition_facts
 from mcq_analytics.settings import load_settings
 from mcq_analytics.spark.scaling import QUICK_RECORDS
 from mcq_analytics_tests.affected_hours import hours_to_run
@@ -94,10 +95,12 @@ class History(RuleBasedStateMachine):
         with self.database.engine().begin() as connection:
             self.stale |= hours_to_run(connection, kind, condition, statement)
 
-    @initialize(quick=st.booleans(), way=st.sampled_from(WAYS))
-    def compute_as(self, quick: bool, way: str) -> None:
-        """Choose the plans for few records, or those for more; and how base rows are read."""
+    @initialize(quick=st.booleans(), way=st.sampled_from(WAYS), partitions=st.sampled_from([1, 3]))
+    def compute_as(self, quick: bool, way: str, partitions: int) -> None:
+        """Choose the plans for few records, or those for more; how rows are read, and stored."""
         read_by(way, self.patch)
+        with self.database.engine().begin() as connection:
+            partition_facts(connection, self.database.fact_schema, partitions)
         self.patch.setattr(inputs, "QUICK_RECORDS", QUICK_RECORDS if quick else -1)
 
     @initialize(target=answers, rows=st.lists(answer_columns, max_size=10))

@@ -22,6 +22,9 @@ COLD = {"MCQ_SPARK_WARM_UP": "false"}
 """A server that computes nothing by itself: the tests warm it."""
 COMMAND = ("-m", "mcq_analytics", "spark-server")
 
+_COMPUTES_ON = os.environ.get("MCQ_TEST_SPARK", "server")
+"""Read once: a test does not see it, nor any other setting but its own."""
+
 _started: list[subprocess.Popen[bytes]] = []
 """Keeps the suite's server, which outlives the tests of the process that started it."""
 
@@ -102,12 +105,12 @@ def spark_server(
 
 def suite_server_is_used() -> bool:
     """Return whether sessions are on a server; otherwise each process starts a Java of its own."""
-    return os.environ.get("MCQ_TEST_SPARK", "server") in ("server", "cluster")
+    return _COMPUTES_ON in ("server", "cluster")
 
 
 def suite_cluster_is_used() -> bool:
     """Return whether that server computes on a standalone cluster."""
-    return os.environ.get("MCQ_TEST_SPARK") == "cluster"
+    return _COMPUTES_ON == "cluster"
 
 
 def suite_server(basetemp: Path, **settings: str) -> SparkServer:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, Engine
 
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.postgres.partitions import partition_facts
 from mcq_analytics_tests.conftest import create_database, drop_database, made_databases
 from mcq_analytics_tests.facts_of import add_sample, execute, run_facts, window, wrong_rows
 from mcq_analytics_tests.large_tests import (
@@ -144,8 +145,9 @@ def repeated_scans(plan: Plan) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("partitions", [1, 4])
 def test_no_statement_of_a_merge_repeats_a_scan_for_each_touched_key(
-    database: Database, spark: SparkSession, request: pytest.FixtureRequest
+    database: Database, spark: SparkSession, request: pytest.FixtureRequest, partitions: int
 ) -> None:
     # Each question is in one test: the planner multiplies the three columns, and expects one row.
     execute(
@@ -165,8 +167,17 @@ def test_no_statement_of_a_merge_repeats_a_scan_for_each_touched_key(
         "FROM generate_series(0, 199) n",
         "INSERT INTO analytics.student_test_hour SELECT '2024-01-01 09:00Z', n, n / 20 "
         "FROM generate_series(0, 3999) n",
-        "ANALYZE",
+        # What has no base rows any more, in every table.
+        "INSERT INTO analytics.student_test_hour VALUES ('2024-01-01 09:00Z', 5001, 900)",
+        "INSERT INTO analytics.question_interaction_fact VALUES (5001, 900, 1, "
+        "'2024-01-01 09:10Z', '2024-01-01 09:10Z', 1, 'A', NULL, false, 0, now())",
+        "INSERT INTO analytics.test_summary_fact VALUES (5001, 900, 1, 1, 0, 0, 0, now())",
+        "INSERT INTO analytics.student_test_submissions VALUES (900, 5001, 1, 1, 0, 0)",
+        "INSERT INTO analytics.test_funnel_fact VALUES (900, 1, 1, 0, 100, NULL, now(), 0, 0)",
     )
+    with database.engine().begin() as connection:
+        partition_facts(connection, "analytics", partitions)
+    execute(database, "ANALYZE")
     plans: dict[str, Plan] = {}
 
     def explain(
@@ -223,7 +234,7 @@ HOUR_OF_DAY = window("2024-01-01T10", "2024-01-01T11")
 
 
 @pytest.mark.parametrize(
-    ("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 235), ("ranges of answers", 200)]
+    ("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 235), ("ranges of answers", 205)]
 )
 def test_an_attempt_executes_a_bounded_number_of_statements(
     database: Database,

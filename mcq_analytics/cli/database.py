@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from mcq_analytics.cli.opening import base_tables, open_from_settings, open_to_fill, within
 from mcq_analytics.cli.options import force_option, verbose_option
 from mcq_analytics.cli.output import counted
+from mcq_analytics.model.facts import MOST_PARTITIONS
 from mcq_analytics.model.windows import (
     HOUR,
     floor_hour,
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
     from mcq_analytics.settings import Settings
 
 
+@dataclass(frozen=True)
+class Initialised:
+    """What was done, by name: base tables that were created, facts that have other partitions now.
+
+    `missing_indexes` are statements.
+    """
+
+    created: list[str]
+    partitioned: list[str]
+    missing_indexes: list[str]
+
+
 @click.command("init-db")
 @click.option(
     "--base-tables",
@@ -34,17 +48,27 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also create missing base tables, for development and tests.",
 )
+@click.option(
+    "--fact-partitions",
+    "partitions",
+    type=click.IntRange(1, MOST_PARTITIONS),
+    help="Partition the facts of students' tests, by hash, into so many tables; 1: none "
+    "[default: as they are].",
+)
 @verbose_option
-def init_db(with_base_tables: bool) -> None:
+def init_db(with_base_tables: bool, partitions: int | None) -> None:
     """Create or migrate the fact schema. Existing base tables are never altered."""
     settings, database = open_from_settings()
-    created, missing = initialise(database, settings, with_base_tables=with_base_tables)
-    if created:
-        click.echo(f"created the base tables {', '.join(created)} in {settings.source_schema}")
+    done = initialise(database, settings, with_base_tables=with_base_tables, partitions=partitions)
+    if done.created:
+        click.echo(f"created the base tables {', '.join(done.created)} in {settings.source_schema}")
     click.echo(f"the fact schema {settings.fact_schema} is up to date")
-    if missing:
+    for fact in done.partitioned:
+        has = "no partitions" if partitions == 1 else f"{partitions} partitions"
+        click.echo(f"{fact} has {has} now")
+    if done.missing_indexes:
         click.echo("the base tables lack indexes that keep an hour cheap; their owner may run:")
-        for statement in missing:
+        for statement in done.missing_indexes:
             click.echo(f"  {statement};")
 
 
@@ -93,20 +117,27 @@ def generate(students: int, start: str | None, hours: int, seed: int, force: boo
 
 
 def initialise(
-    database: Database, settings: Settings, *, with_base_tables: bool
-) -> tuple[list[str], list[str]]:
-    """Set up the database; return the created base tables, and statements for missing indexes."""
+    database: Database,
+    settings: Settings,
+    *,
+    with_base_tables: bool,
+    partitions: int | None = None,
+) -> Initialised:
+    """Set up the database."""
     from mcq_analytics.compute.rebuild import rebuild_if_needed  # noqa: PLC0415
     from mcq_analytics.postgres import inspection, schema  # noqa: PLC0415
 
-    def work(connection: Connection) -> tuple[list[str], list[str]]:
+    def work(connection: Connection) -> Initialised:
         created = []
         if with_base_tables:
             created = inspection.create_missing_base_tables(connection, settings.source_schema)
         base = inspection.inspect_base_tables(connection, settings.source_schema)
-        schema.migrate(connection, settings.fact_schema, schema.key_types(base))
+        partitioned = schema.migrate(
+            connection, settings.fact_schema, schema.key_types(base), partitions
+        )
         rebuild_if_needed(connection, base, settings.fact_schema)
-        return created, inspection.missing_indexes(connection, base, settings.source_schema)
+        missing = inspection.missing_indexes(connection, base, settings.source_schema)
+        return Initialised(created, partitioned, missing)
 
     return within(database, "setting up the database", work)
 

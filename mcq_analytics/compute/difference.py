@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table, text
 
 from mcq_analytics.compute.indexes_last import indexes_last
 from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.postgres.partitions import Part
 
 # Rows of a student's test are found by their range in the primary key, which no other index has:
 # with `=`, an index on the test alone can look as good, and reads all students of the test for
@@ -21,16 +22,21 @@ from mcq_analytics.postgres.identifiers import quoted
 _DIFFERENCE = """
     CREATE TEMPORARY TABLE {difference} ON COMMIT DROP AS
     WITH stored AS MATERIALIZED (
-        SELECT f.* FROM {touched} k CROSS JOIN LATERAL (
-            SELECT f.ctid AS place, {key_and_values}
-            FROM {table} f
-            WHERE ({first}) >= ({first_of_k}) AND ({first}) <= ({first_of_k}) OFFSET 0
-        ) f
+        SELECT f.* FROM {touched} k CROSS JOIN LATERAL ({probes}) f
     ), staged AS MATERIALIZED ({staged})
-    SELECT {keys}, {new_values}, {old_values}, n.is_staged, o.place
+    SELECT {keys}, {new_values}, {old_values}, n.is_staged, o.part, o.place
     FROM (SELECT *, true AS is_staged FROM staged) n FULL JOIN stored o ON {key_matches}
     WHERE CASE WHEN n.is_staged AND o.place IS NOT NULL
         THEN ({new_values}) IS DISTINCT FROM ({stored_values}) ELSE true END
+"""
+
+# A part is searched only for the keys that it can hold.
+_PROBE = """
+    (SELECT {part} AS part, f.ctid AS place, {key_and_values} FROM {name} f
+    WHERE {holds}({first}) >= ({first_of_k}) AND ({first}) <= ({first_of_k}) OFFSET 0)
+"""
+_KEYS_BY_PART = """
+    (SELECT *, CASE {branches} END AS part FROM (SELECT {typed} FROM {touched}) k OFFSET 0)
 """
 
 _INSERT_ALL = """
@@ -50,13 +56,16 @@ _STORE = """
 
 _COUNT = """
     SELECT count(*) FILTER (WHERE is_staged AND place IS NULL),
-        count(*) FILTER (WHERE is_staged AND place IS NOT NULL) FROM {difference}
+        count(*) FILTER (WHERE is_staged AND place IS NOT NULL),
+        coalesce(array_agg(DISTINCT part) FILTER (WHERE is_staged IS NULL), '{{}}')
+    FROM {difference}
 """
 
 # By the address of the row: nobody else writes our tables while we hold the lock.
 _DELETE = """
-    DELETE FROM {table}
-    WHERE ctid = ANY(ARRAY(SELECT place FROM {difference} WHERE is_staged IS NULL))
+    DELETE FROM {name} WHERE ctid = ANY(ARRAY(
+        SELECT place FROM {difference} WHERE is_staged IS NULL AND part = {part}
+    ))
 """
 
 
@@ -78,7 +87,8 @@ class MergeCounts:
 class Target:
     """A table of ours that is compared with a query for its new rows, over some keys.
 
-    `ordered` are the columns that the primary key starts with, which the query `keys` has.
+    `ordered` are the columns that the primary key starts with, which the query `keys` has. `parts`
+    are the tables that hold the rows.
     """
 
     table: Table
@@ -86,6 +96,7 @@ class Target:
     staged: str
     keys: str
     ordered: tuple[str, ...]
+    parts: tuple[Part, ...]
     is_fact: bool = True
 
     @property
@@ -106,18 +117,29 @@ class Target:
         first = [quoted(name) for name in self.ordered]
         values = [quoted(name) for name in self.values]
         stamped = [*values, *(["updated_at"] if self.is_fact else [])]
+        of_probe = {
+            "key_and_values": ", ".join(f"f.{name}" for name in names),
+            "first": ", ".join(f"f.{name}" for name in first),
+            "first_of_k": ", ".join(f"k.{name}" for name in first),
+        }
         return {
             "table": self.name,
             "difference": self.difference,
-            "touched": self.keys,
+            "touched": self._keys,
+            "probes": " UNION ALL ".join(
+                _PROBE.format(
+                    part=index,
+                    name=part.name,
+                    holds="" if part.holds is None else f"k.part = {index} AND ",
+                    **of_probe,
+                )
+                for index, part in enumerate(self.parts)
+            ),
             "staged": self.staged,
             "key": listed(key),
             "values": ", ".join(values),
             "stamp_name": ", updated_at" if self.is_fact else "",
             "stamp": ", now()" if self.is_fact else "",
-            "key_and_values": ", ".join(f"f.{name}" for name in names),
-            "first": ", ".join(f"f.{name}" for name in first),
-            "first_of_k": ", ".join(f"k.{name}" for name in first),
             "keys": ", ".join(
                 f"coalesce(n.{name}, o.{name}) AS {name}" for name in map(quoted, key)
             ),
@@ -130,6 +152,21 @@ class Target:
             "assignments": ", ".join(f"{name} = EXCLUDED.{name}" for name in stamped),
         }
 
+    @property
+    def _keys(self) -> str:
+        """The keys, each with the number of the part that can hold it if there are several."""
+        if all(part.holds is None for part in self.parts):
+            return self.keys
+        return _KEYS_BY_PART.format(
+            typed=", ".join(_fitting(self.table, name) for name in self.ordered),
+            touched=self.keys,
+            branches=" ".join(
+                f"WHEN {part.holds} THEN {index}"
+                for index, part in enumerate(self.parts)
+                if part.holds is not None
+            ),
+        )
+
 
 def replace_rows(
     connection: Connection, target: Target, bound: Mapping[str, object], *, is_large: bool
@@ -141,17 +178,20 @@ def replace_rows(
     """
     fields = target.fields
 
-    def run(template: str) -> int:
-        return connection.execute(text(template.format(**fields)), bound).rowcount
+    def run(template: str, **more: str) -> int:
+        return connection.execute(text(template.format(**fields, **more)), bound).rowcount
 
     if is_empty(connection, target.table):
         with loading(connection, target.table, is_large=is_large):
             return MergeCounts(inserted=run(_INSERT_ALL if is_large else _INSERT_ALL_SORTED))
     run(_DIFFERENCE)
-    inserted, updated = connection.execute(text(_COUNT.format(**fields))).one()
+    inserted, updated, with_deleted = connection.execute(text(_COUNT.format(**fields))).one()
     if inserted or updated:
         run(_STORE)
-    return MergeCounts(inserted, updated, run(_DELETE))
+    deleted = sum(
+        run(_DELETE, name=target.parts[part].name, part=str(part)) for part in with_deleted
+    )
+    return MergeCounts(inserted, updated, deleted)
 
 
 def loading(
@@ -165,6 +205,19 @@ def is_empty(connection: Connection, table: Table) -> bool:
     """Return whether a table has no row."""
     name = quoted(table.schema or "public", table.name)
     return bool(connection.execute(text(f"SELECT NOT EXISTS (SELECT 1 FROM {name})")).scalar_one())
+
+
+def _fitting(table: Table, column: str) -> str:
+    """Return a key in the type of a table's column, null where that cannot hold it.
+
+    Submissions may have wider integers than answers.
+    """
+    name = quoted(column)
+    if table.c[column].type.__visit_name__.upper() != "INTEGER":
+        return name
+    return (
+        f"CASE WHEN {name} BETWEEN {-(2**31)} AND {2**31 - 1} THEN CAST({name} AS int) END {name}"
+    )
 
 
 def listed(names: Sequence[str]) -> str:

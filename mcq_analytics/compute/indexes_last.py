@@ -26,10 +26,16 @@ _NOT_NOW = (
 # Indexes stay if their owner has given them what our definition does not have.
 _ALTERED = """
     SELECT EXISTS (
-        SELECT FROM pg_class x JOIN pg_namespace n ON n.oid = x.relnamespace
+        SELECT FROM (
+            SELECT o.oid AS of_table
+            FROM pg_class o JOIN pg_namespace n ON n.oid = o.relnamespace
+            WHERE n.nspname = :schema AND o.relname = ANY(:names)
+        ) named
+        LEFT JOIN pg_inherits h ON h.inhparent = named.of_table
+        JOIN pg_class x ON x.oid IN (named.of_table, h.inhrelid)
         JOIN pg_index i ON i.indexrelid = x.oid
         LEFT JOIN pg_constraint c ON c.conindid = x.oid AND c.contype = 'p'
-        WHERE n.nspname = :schema AND x.relname = ANY(:names) AND (
+        WHERE (
             x.reltablespace <> 0 OR x.reloptions IS NOT NULL
             OR i.indisclustered OR i.indisreplident OR c.condeferrable
             OR obj_description(x.oid, 'pg_class') IS NOT NULL

@@ -40,6 +40,7 @@ from mcq_analytics.model.facts import (
 from mcq_analytics.model.windows import Window
 from mcq_analytics.postgres.fact_tables import FactTables
 from mcq_analytics.postgres.identifiers import quoted
+from mcq_analytics.postgres.partitions import Part, parts_of
 from mcq_analytics.spark.parts import HOURS, INTERACTIONS, OWN_RESULTS, SUBMISSIONS, SUMMARIES, TASK
 
 _FIRST_HOURS = """
@@ -92,6 +93,8 @@ class Merge:
         self._staged = staged
         self._repairing = repairing or is_large
         self._is_large = is_large
+        self._stored = (*tables.facts.values(), tables.submissions)
+        self._parts: Mapping[str, tuple[Part, ...]] = {}
         self._bound = {
             "tasks": list(staged.tasks),
             "window_start": window.start,
@@ -105,6 +108,13 @@ class Merge:
         self._set("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
         # Sorts and hashes of a long window stay in memory; there is one such session at a time.
         self._set(f"work_mem = '{WORK_MEMORY}'")
+        # From here on nobody can give the facts other partitions.
+        self._run(
+            "LOCK TABLE {interactions}, {summaries} IN ROW EXCLUSIVE MODE",
+            interactions=self._fact(0),
+            summaries=self._fact(1),
+        )
+        self._parts = parts_of(self._connection, map(_named, self._stored))
         counts = {QUESTION_INTERACTION.name: self._store(self._interactions())}
         self._run(
             f"CREATE TEMPORARY TABLE totals ON COMMIT DROP AS {TOTALS}",
@@ -129,6 +139,7 @@ class Merge:
             self._select(INTERACTIONS, table, QUESTION_INTERACTION.key, values),
             self._staged.touched,
             STUDENT_TEST,
+            self._parts[_named(table)],
         )
 
     def _summaries(self) -> Target:
@@ -140,6 +151,7 @@ class Merge:
             f"SELECT s.*, t.total_questions FROM ({staged}) s JOIN totals t USING (test_id)",
             self._staged.touched,
             STUDENT_TEST,
+            self._parts[_named(table)],
         )
 
     def _store_funnels(self) -> MergeCounts:
@@ -152,6 +164,7 @@ class Merge:
             self._select(SUBMISSIONS, table, STUDENT_TEST, counts),
             self._staged.touched,
             tuple(reversed(STUDENT_TEST)),
+            self._parts[_named(table)],
             is_fact=False,
         )
         was_empty = is_empty(self._connection, table)
@@ -173,7 +186,14 @@ class Merge:
         values = (*TEST_FUNNEL.column_names, *(column.name for column in TEST_FUNNEL.technical))
         funnel = self._tables.facts[TEST_FUNNEL.name]
         return self._store(
-            Target(funnel, values, FUNNELS, "(SELECT test_id FROM funnels)", TEST_FUNNEL.key)
+            Target(
+                funnel,
+                values,
+                FUNNELS,
+                "(SELECT test_id FROM funnels)",
+                TEST_FUNNEL.key,
+                self._parts[_named(funnel)],
+            )
         )
 
     def _update_other_totals(self) -> int:
@@ -190,7 +210,7 @@ class Merge:
     def _store_hours(self) -> None:
         table = self._tables.hours
         fields = {
-            "hours": quoted(table.schema or "public", table.name),
+            "hours": _named(table),
             "student_test": listed(STUDENT_TEST),
             "h_key": ", ".join(f"h.{name}" for name in STUDENT_TEST),
             "staged": self._staged.parts[HOURS],
@@ -219,8 +239,7 @@ class Merge:
         )
 
     def _fact(self, index: int) -> str:
-        table = self._tables.facts[FACTS[index].name]
-        return quoted(table.schema or "public", table.name)
+        return _named(self._tables.facts[FACTS[index].name])
 
     def _set(self, *settings: str) -> None:
         for setting in settings:
@@ -228,6 +247,11 @@ class Merge:
 
     def _run(self, template: str, **fields: str) -> int:
         return self._connection.execute(text(template.format(**fields)), self._bound).rowcount
+
+
+def _named(table: Table) -> str:
+    """Return the qualified and quoted name of a table."""
+    return quoted(table.schema or "public", table.name)
 
 
 def _typed(table: Table, column: str) -> str:

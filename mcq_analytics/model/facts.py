@@ -225,6 +225,12 @@ UPDATED_AT_MEANING = "When the row last changed; an upsert without changes leave
 STUDENT_TEST = ("student_id", "test_id")
 """The key of a student's test, the unit of a run's work (docs/spec.md §3)."""
 
+PARTITIONED = tuple(fact.name for fact in FACTS if fact.key[: len(STUDENT_TEST)] == STUDENT_TEST)
+"""The facts of students' tests, which may be partitioned by them."""
+
+MOST_PARTITIONS = 256
+"""Up to so many partitions of a fact."""
+
 SUBMISSION_COUNTS = (
     FactColumn("submissions", ColumnType.COUNT, "Submissions of the test by this student"),
     FactColumn("completed_submissions", ColumnType.COUNT, "Those that are completed"),

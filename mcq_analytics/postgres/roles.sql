@@ -89,10 +89,10 @@ BEGIN
         SELECT relname, pg_get_userbyid(relowner), pg_has_role(relowner, 'USAGE'), 'TABLE',
             format('%I.%I', facts, relname)
         FROM pg_class
-        WHERE relnamespace = quote_ident(facts)::regnamespace AND relkind = 'r'
+        WHERE relnamespace = quote_ident(facts)::regnamespace AND relkind IN ('r', 'p')
             AND relowner <> 'mcq_writer'::regrole
             AND (
-                relname ~ '^(question_interaction|test_summary|test_funnel)_fact(_hour)?$'
+                relname ~ '^(question_interaction|test_summary|test_funnel)_fact(_hour|_p[0-9]+)?$'
                 OR relname ~ '^stg_([0-9a-f]{12}|(question_interaction|test_summary|test_funnel)_fact)_'
                 OR relname IN (
                     'student_test_hour', 'student_test_submissions', 'etl_metadata',

@@ -23,6 +23,7 @@ from mcq_analytics.postgres.error_kinds import CHECK_VIOLATION
 from mcq_analytics.postgres.fact_tables import fact_tables
 from mcq_analytics.postgres.identifiers import quoted
 from mcq_analytics.postgres.inspection import SQL_TYPES, BaseTables
+from mcq_analytics.postgres.partitions import partition_facts
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +43,24 @@ def key_types(base: BaseTables) -> dict[str, TypeEngine[Any]]:
     return types
 
 
-def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[Any]]) -> None:
+def migrate(
+    connection: Connection,
+    schema: str,
+    types: Mapping[str, TypeEngine[Any]],
+    partitions: int | None = None,
+) -> list[str]:
     """Create our schema or upgrade it, with comments on all tables and columns.
 
-    Runs in the caller's transaction; concurrent callers wait for each other.
+    With `partitions`, the facts of students' tests get so many; returns those that had another
+    number. Runs in the caller's transaction; concurrent callers wait for each other.
 
     Raises:
-        McqError: a column of `fact_tables` has no migration.
+        McqError: a column of `fact_tables` has no migration, or something rests on a fact that
+            should get another number of partitions.
 
     """
     upgrade(connection, schema, types)
+    changed = [] if partitions is None else partition_facts(connection, schema, partitions)
     tables = fact_tables(schema, types).metadata.sorted_tables
     found = _column_types(connection, schema)
     for table in tables:
@@ -66,6 +75,7 @@ def migrate(connection: Connection, schema: str, types: Mapping[str, TypeEngine[
         for column in table.columns:
             connection.execute(SetColumnComment(column))
     _validate_constraints(connection, schema)
+    return changed
 
 
 def upgrade(
