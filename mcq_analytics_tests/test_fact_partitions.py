@@ -170,6 +170,9 @@ def test_another_number_of_partitions_keeps_all_that_a_fact_has(
         f"GRANT SELECT, UPDATE ON {SUMMARIES} TO reads_facts",
         f'CREATE INDEX "by % of time" ON {INTERACTIONS} ((time_spent * 1), answer_count) '
         "WHERE final_answer_option LIKE 'a%\\:b'",
+        f"CREATE TABLE known AS SELECT DISTINCT test_id FROM {INTERACTIONS}",
+        "ALTER TABLE known ADD PRIMARY KEY (test_id)",
+        f"ALTER TABLE {INTERACTIONS} ADD FOREIGN KEY (test_id) REFERENCES known",
         "COMMENT ON INDEX analytics.question_interaction_fact_test_id_idx IS 'it''s 5 % of all'",
         f"ALTER TABLE {SUMMARIES} ADD COLUMN doubled bigint "
         "GENERATED ALWAYS AS (correct_answers * 2) STORED",
@@ -231,6 +234,7 @@ def test_a_fact_with_a_view_on_it_is_not_replaced(database: Database) -> None:
         ),
         (f"CREATE RULE noted AS ON DELETE TO {INTERACTIONS} DO ALSO NOTHING", "the rule noted"),
         (f"CREATE POLICY own ON {INTERACTIONS}", "the policy own"),
+        (f"ALTER TABLE {INTERACTIONS} ENABLE ROW LEVEL SECURITY", "row level security"),
         (f"CREATE PUBLICATION sent FOR TABLE {INTERACTIONS}", "a place in the publication sent"),
         (
             f"GRANT SELECT (time_spent) ON {INTERACTIONS} TO PUBLIC",

@@ -36,7 +36,8 @@ _REST = (
     SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', CAST(conrelid AS regclass), conname,
         pg_get_constraintdef(oid))
     FROM pg_constraint
-    WHERE conrelid = CAST(:table AS regclass) AND contype IN ('p', 'u', 'x') ORDER BY contype
+    WHERE conrelid = CAST(:table AS regclass) AND contype IN ('p', 'u', 'x', 'f')
+    ORDER BY contype DESC
     """,
     """
     SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index
@@ -53,7 +54,7 @@ _REST = (
     SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', conname, CAST(conrelid AS regclass),
         obj_description(oid, 'pg_constraint'))
     FROM pg_constraint
-    WHERE conrelid = CAST(:table AS regclass) AND contype IN ('p', 'u', 'x')
+    WHERE conrelid = CAST(:table AS regclass) AND contype IN ('p', 'u', 'x', 'f')
         AND obj_description(oid, 'pg_constraint') IS NOT NULL
     """,
     """
@@ -73,6 +74,7 @@ _WITHOUT_REPLACEMENT = """
     SELECT 'the trigger ' || tgname FROM pg_trigger JOIN t ON tgrelid = t.of WHERE NOT tgisinternal
     UNION SELECT 'the rule ' || rulename FROM pg_rewrite JOIN t ON ev_class = t.of
     UNION SELECT 'the policy ' || polname FROM pg_policy JOIN t ON polrelid = t.of
+    UNION SELECT 'row level security' FROM pg_class c JOIN t ON c.oid = t.of WHERE relrowsecurity
     UNION SELECT 'a place in the publication ' || pubname
     FROM pg_publication_rel JOIN t ON prrelid = t.of JOIN pg_publication p ON p.oid = prpubid
     UNION SELECT 'privileges on the column ' || attname
