@@ -478,7 +478,8 @@ def test_the_command_of_executor_pods_starts_an_executor(tmp_path: Path) -> None
         *("--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.ui.enabled=false"),
     )
     environment = {
-        **os.environ,
+        # Without those by which pyspark marks a process whose sessions are on a server.
+        **{name: value for name, value in os.environ.items() if not name.startswith("SPARK_")},
         "JAVA_HOME": str(java_home),
         "PATH": f"{java_home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYSPARK_PYTHON": sys.executable,
