@@ -91,6 +91,25 @@ def test_spark_on_this_machine_uses_no_more_cores_than_connections() -> None:
     assert session_config(SparkSettings(connections=1), 0)["spark.master"] == "local[1,2]"
 
 
+@pytest.mark.parametrize(
+    ("records", "conf", "bounds"),
+    [
+        (0, {"minExecutors": "5"}, (5, 5, 5)),
+        (100 * MILLION, {"maxExecutors": "2"}, (2, 2, 2)),
+        (100 * MILLION, {"minExecutors": "0", "maxExecutors": "2"}, (0, 2, 2)),
+        (0, {"initialExecutors": "9"}, (1, 9, 1)),
+        (0, {"minExecutors": "3", "maxExecutors": "2"}, (3, 2, 2)),
+    ],
+)
+def test_bounds_of_executors_that_nobody_chose_give_way(
+    records: int, conf: dict[str, str], bounds: tuple[int, int, int]
+) -> None:
+    chosen = {f"spark.dynamicAllocation.{name}": number for name, number in conf.items()}
+    config = session_config(SparkSettings(conf=chosen), records)
+    names = ("minExecutors", "initialExecutors", "maxExecutors")
+    assert tuple(int(config[f"spark.dynamicAllocation.{name}"]) for name in names) == bounds
+
+
 def test_a_session_has_dynamic_allocation_adaptive_execution_and_utc() -> None:
     config = session_config(SparkSettings(), 3 * MILLION)
     for name in (

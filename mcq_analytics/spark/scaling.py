@@ -34,6 +34,11 @@ _QUICK_JOINS = {
     "spark.sql.defaultSizeInBytes": "1",
 }
 _QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -XX:+UseSerialGC"
+_EXECUTORS = (
+    "spark.dynamicAllocation.minExecutors",
+    "spark.dynamicAllocation.initialExecutors",
+    "spark.dynamicAllocation.maxExecutors",
+)
 _OF_APPLICATION = (
     "spark.sql.codegen.cache.maxEntries",
     "spark.sql.ui.retainedExecutions",
@@ -66,9 +71,7 @@ def scaling_config(
         # out only when it collects its garbage.
         "spark.dynamicAllocation.shuffleTracking.timeout": "60s",
         "spark.dynamicAllocation.cachedExecutorIdleTimeout": "600s",
-        "spark.dynamicAllocation.minExecutors": str(size.minimum),
-        "spark.dynamicAllocation.initialExecutors": str(size.initial),
-        "spark.dynamicAllocation.maxExecutors": str(size.maximum),
+        **dict(zip(_EXECUTORS, map(str, (size.minimum, size.initial, size.maximum)), strict=True)),
         "spark.executor.cores": str(size.cores),
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.enabled": "true",
@@ -85,7 +88,10 @@ def scaling_config(
 
 
 def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]:
-    """Return all of Spark's settings for a new session; those in the cluster's conf win."""
+    """Return all of Spark's settings for a new session; those in the cluster's conf win.
+
+    If the conf has one bound of the executors, the other bound gives way where it contradicts.
+    """
     config = {
         **scaling_config(record_count, settings.executor_cores, settings.connections),
         "spark.executor.memory": settings.executor_memory,
@@ -132,7 +138,23 @@ def session_config(settings: SparkSettings, record_count: int) -> dict[str, str]
             config["spark.driver.extraJavaOptions"] += " -XX:+UseParallelGC"
     elif settings.master is not None:
         config["spark.master"] = settings.master
-    return {**config, **settings.conf}
+    return _with_agreeing_bounds({**config, **settings.conf}, settings.conf)
+
+
+def _with_agreeing_bounds(config: dict[str, str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return a configuration in which the executors' bounds that nobody chose fit those chosen."""
+    try:
+        least, first, most = (int(config[name]) for name in _EXECUTORS)
+    except ValueError:
+        # Spark names the number that is none.
+        return config
+    if _EXECUTORS[0] not in chosen:
+        least = min(least, most)
+    if _EXECUTORS[2] not in chosen:
+        most = max(least, most)
+    if _EXECUTORS[1] not in chosen:
+        first = min(max(first, least), most)
+    return {**config, **dict(zip(_EXECUTORS, map(str, (least, first, most)), strict=True))}
 
 
 def _own_cores(connections: int) -> str:
