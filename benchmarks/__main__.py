@@ -7,15 +7,12 @@ It starts a PostgreSQL server of its own, installs the peers under `.bench`, and
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
-from pathlib import Path
 
 from benchmarks import page, results
-from benchmarks.contestants.contestant import CHECKOUT, Contestant, Work
+from benchmarks.contestants.contestant import Contestant, Work, working
 from benchmarks.contestants.dbt import Dbt
 from benchmarks.contestants.ours import Ours, WarmOurs
 from benchmarks.contestants.plain_sql import Floor, Increment
@@ -24,13 +21,10 @@ from benchmarks.datasets import load
 from benchmarks.expected import Expected
 from benchmarks.measures import MEASURES, cases
 from benchmarks.runs import Result, Runner, States
-from benchmarks.server import DATABASE, Server
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     kind.name: kind for kind in (Floor, Increment, Dbt, SqlMesh, Ours, WarmOurs)
 }
-EMPTY = "empty"
-"""The database with empty base tables and the empty fact schema."""
 MANY_STATES = 2_000_000
 """Answers: of larger datasets only one contestant's states are kept, several GB each. So these
 contestants are measured one after the other, not side by side."""
@@ -69,17 +63,8 @@ def main() -> None:
     if options.page_only:
         page.write(results.read())
         return
-    # A stopped suite ends its server and the command that it measures, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    kept = CHECKOUT / ".bench"
-    kept.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept, prefix="run-") as folder:
-        Path(folder).chmod(0o755)
-        server = Server(Path(folder) / "postgres")
-        try:
-            _measure(options, Work(server, Path(folder), kept / "environments"))
-        finally:
-            server.stop()
+    with working("run") as work:
+        _measure(options, work)
 
 
 def _measure(options: argparse.Namespace, work: Work) -> None:
@@ -94,9 +79,7 @@ def _measure(options: argparse.Namespace, work: Work) -> None:
         versions |= contestant.install()
     ours = Ours(work)
     versions |= ours.install()
-    server.create(DATABASE)
-    ours.make_empty_base_tables()
-    server.create(EMPTY, DATABASE)
+    ours.make_empty()
     java = ours.java_seconds(3) if any(isinstance(one, Ours) for one in chosen) else None
     about = results.session(versions, java)
     failed = []
@@ -118,7 +101,7 @@ def _results(
     for dataset, together in groupby(
         cases(options.only, options.answers), lambda case: case.dataset
     ):
-        load(server, dataset, EMPTY)
+        load(server, dataset)
         print(f"loaded {dataset.name}", flush=True)
         pairs = list(product(together, chosen))
         if dataset.answers > MANY_STATES:

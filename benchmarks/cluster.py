@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.contestants.contestant import CHECKOUT, Window, Work
+from benchmarks.contestants.contestant import Window, Work, working
 from benchmarks.contestants.ours import Ours
 from benchmarks.datasets import END, MANY, START, Dataset, arrive, load
 from benchmarks.expected import Expected
@@ -31,7 +28,6 @@ from mcq_analytics.spark.endpoints import local_endpoint
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.clusters import Cluster, conf_of_cluster, spark_cluster
 
-EMPTY = "empty"
 WHOLE = Window(START, END)
 _SIZE_OF_FACTS = (
     "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c "
@@ -193,7 +189,7 @@ def measure(ours: OnCluster, answers: int, events: Path, expected: Expected) -> 
     """Return the figures of 720 hours with so many answers into empty facts."""
     server = ours.work.server
     dataset = Dataset(MANY, answers)
-    load(server, dataset, EMPTY)
+    load(server, dataset)
     expected.prepare(dataset, END)
     server.create(DATABASE, dataset.name)
     arrive(server, END)
@@ -232,30 +228,19 @@ def main() -> None:
     parser.add_argument("--server", action="store_true", help="the driver is in a Spark server")
     parser.add_argument("--kept", type=Path, default=None, help="folder for Spark's event logs")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    bench = CHECKOUT / ".bench"
-    bench.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=bench, prefix="cluster-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        events = options.kept or folder / "events"
+    with working("cluster") as work:
+        events = options.kept or work.folder / "events"
         events.mkdir(parents=True, exist_ok=True)
-        server = Server(folder / "postgres")
-        try:
-            java = ensure_java(folder)
-            with spark_cluster(folder / "cluster", java, options.cores) as cluster:
-                kind = OnServer if options.server else OnCluster
-                ours = kind(Work(server, folder, bench), cluster, events.absolute())
-                ours.install()
-                server.create(DATABASE)
-                ours.make_empty_base_tables()
-                server.create(EMPTY, DATABASE)
-                expected = Expected(server, folder / "expected")
-                for answers in options.answers:
-                    found = measure(ours, answers, events, expected)
-                    print(json.dumps(found), flush=True)
-        finally:
-            server.stop()
+        java = ensure_java(work.folder)
+        with spark_cluster(work.folder / "cluster", java, options.cores) as cluster:
+            kind = OnServer if options.server else OnCluster
+            ours = kind(work, cluster, events.absolute())
+            ours.install()
+            ours.make_empty()
+            expected = Expected(work.server, work.folder / "expected")
+            for answers in options.answers:
+                found = measure(ours, answers, events, expected)
+                print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from benchmarks.server import DATABASE, Server
 
+EMPTY = "empty"
+"""The database with empty base tables and facts, of which all datasets are made."""
+
 SQL = Path(__file__).parent / "sql"
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -73,12 +76,12 @@ def script(name: str) -> str:
     return (SQL / name).read_text()
 
 
-def load(server: Server, dataset: Dataset, empty: str) -> None:
-    """Make the template of a dataset from the database `empty`, whose base tables are empty.
+def load(server: Server, dataset: Dataset) -> None:
+    """Make the template of a dataset from the database whose base tables are empty.
 
     Indexes are created after the rows, as they were before them.
     """
-    server.create(DATABASE, empty)
+    server.create(DATABASE, EMPTY)
     with server.connection() as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index "

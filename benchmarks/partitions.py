@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 
-from benchmarks.contestants.contestant import CHECKOUT, Window, Work
+from benchmarks.contestants.contestant import Window, working
 from benchmarks.contestants.ours import Ours
 from benchmarks.datasets import END, HOUR, MANY, MEASURED, START, Dataset, arrive, load
 from benchmarks.expected import Expected
 from benchmarks.processes import run
 from benchmarks.server import DATABASE, Server
 
-EMPTY = "empty"
 FACT = "analytics.question_interaction_fact"
 SECONDS = 1_800.0
 HOURS_TO_COMPARE = 3
@@ -117,28 +112,17 @@ def main() -> None:
     parser.add_argument("--answers", nargs="+", type=int, default=[1_000_000, 3_000_000])
     parser.add_argument("--partitions", nargs="+", type=int, default=[1, 8, 32])
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    bench = CHECKOUT / ".bench"
-    bench.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=bench, prefix="partitions-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        server = Server(folder / "postgres")
-        try:
-            ours = Partitioned(Work(server, folder, bench))
-            ours.install()
-            server.create(DATABASE)
-            ours.make_empty_base_tables()
-            server.create(EMPTY, DATABASE)
-            expected = Expected(server, folder / "expected")
-            for answers in options.answers:
-                dataset = Dataset(MANY, answers)
-                load(server, dataset, EMPTY)
-                for number in options.partitions:
-                    print(json.dumps(measure(ours, dataset, number, expected)), flush=True)
-                server.drop(dataset.name)
-        finally:
-            server.stop()
+    with working("partitions") as work:
+        ours = Partitioned(work)
+        ours.install()
+        ours.make_empty()
+        expected = Expected(work.server, work.folder / "expected")
+        for answers in options.answers:
+            dataset = Dataset(MANY, answers)
+            load(work.server, dataset)
+            for number in options.partitions:
+                print(json.dumps(measure(ours, dataset, number, expected)), flush=True)
+            work.server.drop(dataset.name)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import tempfile
 import venv
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +38,23 @@ class Work:
     server: Server
     folder: Path
     environments: Path
+
+
+@contextmanager
+def working(name: str) -> Iterator[Work]:
+    """Yield where contestants work in this run; the server and its folder go at the end."""
+    # A stopped run ends its server and the command that it measures, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    kept = CHECKOUT / ".bench"
+    kept.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept, prefix=f"{name}-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        server = Server(folder / "postgres")
+        try:
+            yield Work(server, folder, kept / "environments")
+        finally:
+            server.stop()
 
 
 class Contestant(ABC):

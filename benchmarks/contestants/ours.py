@@ -14,8 +14,9 @@ from statistics import median
 from typing import ClassVar
 
 from benchmarks.contestants.contestant import CHECKOUT, Contestant, Window, python_module
-from benchmarks.datasets import HOUR, MEASURED, START
+from benchmarks.datasets import EMPTY, HOUR, MEASURED, START
 from benchmarks.processes import Command, FailedError, run, start, stop_tree
+from benchmarks.server import DATABASE
 from mcq_analytics.spark.endpoints import local_endpoint
 
 RECORDS = "records"
@@ -59,9 +60,11 @@ class Ours(Contestant):
         """Return the database of Dagster's records."""
         return (RECORDS,)
 
-    def make_empty_base_tables(self) -> None:
-        """Create the base tables, their indexes and the fact schema."""
+    def make_empty(self) -> None:
+        """Make the database with empty base tables, their indexes and the fact schema."""
+        self.work.server.create(DATABASE)
         self._do(self._command("init-db", "--base-tables"))
+        self.work.server.create(EMPTY, DATABASE)
 
     def prepare_empty(self, window: Window) -> None:
         """Let Dagster create the tables of its records, as on any day but the first."""

@@ -102,7 +102,7 @@ class Target:
     @property
     def name(self) -> str:
         """Qualified and quoted name of the table."""
-        return quoted(self.table.schema or "public", self.table.name)
+        return name_of(self.table)
 
     @property
     def difference(self) -> str:
@@ -203,8 +203,13 @@ def loading(
 
 def is_empty(connection: Connection, table: Table) -> bool:
     """Return whether a table has no row."""
-    name = quoted(table.schema or "public", table.name)
-    return bool(connection.execute(text(f"SELECT NOT EXISTS (SELECT 1 FROM {name})")).scalar_one())
+    empty = f"SELECT NOT EXISTS (SELECT 1 FROM {name_of(table)})"
+    return bool(connection.execute(text(empty)).scalar_one())
+
+
+def name_of(table: Table) -> str:
+    """Return the qualified and quoted name of a table."""
+    return quoted(table.schema or "public", table.name)
 
 
 def _fitting(table: Table, column: str) -> str:

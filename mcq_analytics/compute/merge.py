@@ -17,6 +17,7 @@ from mcq_analytics.compute.difference import (
     is_empty,
     listed,
     loading,
+    name_of,
     replace_rows,
 )
 from mcq_analytics.compute.spanning import (
@@ -114,7 +115,7 @@ class Merge:
             interactions=self._fact(0),
             summaries=self._fact(1),
         )
-        self._parts = parts_of(self._connection, map(_named, self._stored))
+        self._parts = parts_of(self._connection, map(name_of, self._stored))
         counts = {QUESTION_INTERACTION.name: self._store(self._interactions())}
         self._run(
             f"CREATE TEMPORARY TABLE totals ON COMMIT DROP AS {TOTALS}",
@@ -139,7 +140,7 @@ class Merge:
             self._select(INTERACTIONS, table, QUESTION_INTERACTION.key, values),
             self._staged.touched,
             STUDENT_TEST,
-            self._parts[_named(table)],
+            self._parts[name_of(table)],
         )
 
     def _summaries(self) -> Target:
@@ -151,7 +152,7 @@ class Merge:
             f"SELECT s.*, t.total_questions FROM ({staged}) s JOIN totals t USING (test_id)",
             self._staged.touched,
             STUDENT_TEST,
-            self._parts[_named(table)],
+            self._parts[name_of(table)],
         )
 
     def _store_funnels(self) -> MergeCounts:
@@ -164,7 +165,7 @@ class Merge:
             self._select(SUBMISSIONS, table, STUDENT_TEST, counts),
             self._staged.touched,
             tuple(reversed(STUDENT_TEST)),
-            self._parts[_named(table)],
+            self._parts[name_of(table)],
             is_fact=False,
         )
         was_empty = is_empty(self._connection, table)
@@ -192,7 +193,7 @@ class Merge:
                 FUNNELS,
                 "(SELECT test_id FROM funnels)",
                 TEST_FUNNEL.key,
-                self._parts[_named(funnel)],
+                self._parts[name_of(funnel)],
             )
         )
 
@@ -210,7 +211,7 @@ class Merge:
     def _store_hours(self) -> None:
         table = self._tables.hours
         fields = {
-            "hours": _named(table),
+            "hours": name_of(table),
             "student_test": listed(STUDENT_TEST),
             "h_key": ", ".join(f"h.{name}" for name in STUDENT_TEST),
             "staged": self._staged.parts[HOURS],
@@ -239,7 +240,7 @@ class Merge:
         )
 
     def _fact(self, index: int) -> str:
-        return _named(self._tables.facts[FACTS[index].name])
+        return name_of(self._tables.facts[FACTS[index].name])
 
     def _set(self, *settings: str) -> None:
         for setting in settings:
@@ -247,11 +248,6 @@ class Merge:
 
     def _run(self, template: str, **fields: str) -> int:
         return self._connection.execute(text(template.format(**fields)), self._bound).rowcount
-
-
-def _named(table: Table) -> str:
-    """Return the qualified and quoted name of a table."""
-    return quoted(table.schema or "public", table.name)
 
 
 def _typed(table: Table, column: str) -> str:
