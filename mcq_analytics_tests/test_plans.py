@@ -234,7 +234,7 @@ HOUR_OF_DAY = window("2024-01-01T10", "2024-01-01T11")
 
 
 @pytest.mark.parametrize(
-    ("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 235), ("ranges of answers", 205)]
+    ("way", "most"), [("driver", 165), ("slices", 215), ("ranges", 235), ("ranges of answers", 200)]
 )
 def test_an_attempt_executes_a_bounded_number_of_statements(
     database: Database,

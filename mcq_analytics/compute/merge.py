@@ -243,8 +243,7 @@ class Merge:
         return name_of(self._tables.facts[FACTS[index].name])
 
     def _set(self, *settings: str) -> None:
-        for setting in settings:
-            self._connection.execute(text(f"SET LOCAL {setting}"))
+        self._connection.execute(text("; ".join(f"SET LOCAL {setting}" for setting in settings)))
 
     def _run(self, template: str, **fields: str) -> int:
         return self._connection.execute(text(template.format(**fields)), self._bound).rowcount

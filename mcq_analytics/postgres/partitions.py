@@ -153,12 +153,15 @@ def _replace(connection: Connection, schema: str, fact: str, number: int) -> Non
     """Make a table with so many partitions, and the same otherwise, in place of a fact's."""
     table, made = quoted(schema, fact), quoted(schema, f"{fact}_made")
     bound = {"table": table}
-    if without := connection.execute(text(_WITHOUT_REPLACEMENT), bound).scalars().all():
-        raise McqError(
+
+    def refusal(why: str) -> McqError:
+        return McqError(
             f"{schema}.{fact} cannot be replaced by a table with another number of partitions, "
-            f"which would lack {', '.join(without)}: drop that first, and create it again "
-            "afterwards"
+            f"{why}: drop that first, and create it again afterwards"
         )
+
+    if without := connection.execute(text(_WITHOUT_REPLACEMENT), bound).scalars().all():
+        raise refusal(f"which would lack {', '.join(without)}")
     owner, columns = connection.execute(text(_OWNER_AND_COLUMNS), bound).one()
     rest = [one for query in _REST for one in connection.execute(text(query), bound).scalars()]
 
@@ -184,11 +187,7 @@ def _replace(connection: Connection, schema: str, fact: str, number: int) -> Non
         if getattr(error.orig, "pgcode", None) != DEPENDENT_OBJECTS_STILL_EXIST:
             raise
         detail = " ".join(str(error.orig.diag.message_detail).split())  # type: ignore[union-attr]
-        raise McqError(
-            f"{schema}.{fact} cannot be replaced by a table with another number of partitions, "
-            f"since something rests on it ({detail}): drop that first, and create it again "
-            "afterwards"
-        ) from error
+        raise refusal(f"since something rests on it ({detail})") from error
     for name, final in names.items():
         run(f"ALTER TABLE {name} RENAME TO {quoted(final)}")
         run(f"ALTER TABLE {quoted(schema, final)} OWNER TO {quoted(owner)}")
