@@ -74,7 +74,7 @@ def test_the_sqlstate_alone_decides_the_fault_whatever_the_message_says(
             assert len({fault_of(error) for error in errors}) == 1, code
             [transient] = {is_transient(error) for error in errors}
             passing |= {code} if transient else set()
-    named = {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03"}
+    named = {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P04"}
     assert passing == named | {code for code in CODES if code[:2] == "08" and code != "08004"}
 
 

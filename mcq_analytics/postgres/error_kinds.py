@@ -146,7 +146,7 @@ _BY_STATE = {
     "57P01": LOST,
     "57P02": STARTING,
     "57P03": STARTING,
-    "57P04": NO_DATABASE,
+    "57P04": LOST,  # a replica has replayed that its database was dropped: perhaps for a new one
     "57P05": WAITED_TOO_LONG,
 }
 """By SQLSTATE; two characters stand for all others of that class."""

@@ -64,23 +64,30 @@ def wait_for_replica(connection: Connection, primary: PrimaryState, seconds: int
 
     The primary itself will do: it is what some names of replicas lead to while there is none.
 
+    A replica that is behind may still have an older database of the same name: which one it has is
+    asked when it has caught up. If it drops that one meanwhile, it ends the session.
+
     Raises:
         ReplicaError: it is no replica of the primary, or it is still behind after `seconds`.
+        sqlalchemy.exc.DBAPIError: the session was lost.
 
     """
     row = connection.execute(text(_REPLICA)).one()
+    if row.cluster == primary.cluster and row.is_replica:
+        _wait(connection, primary, seconds)
     if (row.cluster, row.database) != (primary.cluster, primary.database):
         raise ReplicaError(
             "the server that is to be read from has another database than the one that is written "
             "to: name a streaming replica of it, and the same database there"
         )
-    if not row.is_replica:
-        if row.started_at == primary.started_at:
-            return
+    if not row.is_replica and row.started_at != primary.started_at:
         raise ReplicaError(
             "the server that is to be read from is no replica (any more): it takes writes of its "
             "own. Name a streaming replica of the database that is written to"
         )
+
+
+def _wait(connection: Connection, primary: PrimaryState, seconds: int) -> None:
     give_up = monotonic() + seconds
     while behind := _bytes_behind(connection, primary):
         if monotonic() > give_up:
