@@ -34,6 +34,11 @@ def with_ways(cases: Iterable[str], each: int = 2) -> list[tuple[str, str]]:
     return [(case, WAYS[(turn + step) % ways]) for turn, case in enumerate(cases) for step in steps]
 
 
+def some_ways(first: int = 0) -> tuple[str, ...]:
+    """Return every second way, from `first` on; in `make test-deep` all."""
+    return WAYS if FAULTS > 1 else WAYS[first::2]
+
+
 def read_by(way: str, patch: pytest.MonkeyPatch) -> None:
     """Make attempts that touch anything read in one way, by the bounds between the ways."""
     bounds = {name: value for (_, name), value in _AS_THEY_ARE.items()}

@@ -73,6 +73,7 @@ def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
 ) -> None:
     read_by(way, monkeypatch)
     monkeypatch.setattr("mcq_analytics.compute.attempt.READER_LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr("mcq_analytics.postgres.retries.FIRST_WAIT_SECONDS", 0.2)
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"
     with Attempt(database, NINE, "run") as attempt, ThreadPoolExecutor(1) as others:

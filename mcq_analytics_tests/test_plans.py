@@ -96,16 +96,12 @@ OTHERS = (
         ((), "", "driver"),
         ((), "ANALYZE", "driver"),
         (INDEX_OF_TESTS, "", "slices"),
-        (INDEX_OF_TESTS, "ANALYZE", "driver"),
-        (OTHERS, "", "driver"),
         (OTHERS, "ANALYZE", "slices"),
     ],
     ids=[
         "needed indexes, never analyzed",
         "needed indexes",
         "with one by test, never analyzed, read in slices",
-        "with one by test",
-        "with more, never analyzed",
         "with more, read in slices",
     ],
 )

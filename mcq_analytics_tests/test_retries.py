@@ -18,8 +18,7 @@ from mcq_analytics.postgres.retries import TRIALS
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.attempts_at_nine import NINE, RUNNING, STAGING, add_nine, statuses
 from mcq_analytics_tests.facts_of import contents, execute, run_facts, scalar, wrong_rows
-from mcq_analytics_tests.faults import FAULTS
-from mcq_analytics_tests.reading import WAYS, read_by
+from mcq_analytics_tests.reading import read_by, some_ways
 from mcq_analytics_tests.servers import wait_until
 
 
@@ -64,7 +63,7 @@ END_SESSIONS = (
 
 
 @pytest.mark.usefixtures("quick_retries")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", some_ways(1))
 def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
     answered: Database,
     spark: SparkSession,
@@ -95,7 +94,7 @@ def test_an_attempt_whose_sessions_were_ended_is_retried_in_a_new_snapshot(
 
 
 @pytest.mark.usefixtures("quick_retries")
-@pytest.mark.parametrize("way", WAYS if FAULTS > 1 else WAYS[:2])
+@pytest.mark.parametrize("way", some_ways())
 def test_an_attempt_whose_sessions_are_ended_again_and_again_commits_nothing(
     answered: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

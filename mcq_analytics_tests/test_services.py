@@ -69,7 +69,7 @@ def test_all_services_start_with_their_own_commands_and_compute_an_hour(
         spark_is_ready = stack.enter_context(image.started(spark))
         code_is_ready(lambda: listens(ports["4000"]))
         code_is_ready(lambda: is_healthy(image, code))
-        spark_is_ready(lambda: is_healthy(image, spark))
+        spark_is_ready(lambda: listens(ports["15002"]) and is_healthy(image, spark))
         webservers = {}
         waits = {}
         for name in ("webserver", "webserver-read-only"):

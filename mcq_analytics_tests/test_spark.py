@@ -188,7 +188,6 @@ print(spark.conf.get("spark.sql.codegen.factoryMode"))
     ("hours", "records", "is_quick", "mode"),
     [
         (1, 10, True, "NO_CODEGEN"),
-        (1, MILLION, True, "FALLBACK"),
         (1, MILLION + 1, False, "FALLBACK"),
         (720, 10, False, "NO_CODEGEN"),
     ],

@@ -19,8 +19,11 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 
+from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import Database
+from mcq_analytics.settings.spark import SparkSettings
+from mcq_analytics.spark import warm_up
 from mcq_analytics.spark.endpoints import FILE, local_endpoint
 from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
@@ -384,17 +387,28 @@ def test_a_new_server_is_warmed(tmp_path: Path) -> None:
             return [pid for pid, of, line in processes() if of == parent and "warm_up" in line]
 
         wait_until(lambda: warming() != [])
+        first = warming()
         if FAULTS > 1:
-            first = warming()
             os.kill(server.java(), signal.SIGKILL)
             wait_until(lambda: warming() not in ([], first))
             assert RESTARTED in server.printed
-        wait_until(lambda: warming() == [])
+            wait_until(lambda: warming() == [])
         assert "warmed" not in server.printed, server.printed
-    warm_up = [sys.executable, "-m", "mcq_analytics.spark.warm_up"]
+    wait_until(lambda: not any(map(is_running, first)))
+    alone = [sys.executable, "-m", "mcq_analytics.spark.warm_up"]
     home = {"MCQ_HOME": str(tmp_path / "none")}
     refused = subprocess.run(
-        warm_up, env={**os.environ, **home}, capture_output=True, text=True, check=False
+        alone, env={**os.environ, **home}, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
     assert refused.stderr.startswith("the Spark server was not warmed: no Spark server runs for")
+
+
+def test_what_warms_a_server_computes_on_it(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SMALL_RUNS": 1, "LARGE_RUNS": 1, "LARGE_ANSWERS": 2_000}.items():
+        monkeypatch.setattr(warm_up, name, value)
+    warm_up.warm_up(spark, SparkSettings())
+    initialize_spark_session_with_scaling("local", 0)
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
