@@ -46,16 +46,16 @@ def id_type_of(sql_type: TypeEngine[Any]) -> IdType | None:
     }.get(sql_type.__visit_name__.upper())
 
 
-def check_type(column: str, sql_type: TypeEngine[Any], role: Role) -> None:
-    """Refuse an id or time of an unsupported type. `column` is its qualified name."""
+def check_type(column: str, sql_type: TypeEngine[Any], name: str, role: Role) -> None:
+    """Refuse an id or time of an unsupported type, by the names of the column and of the type."""
     if role is Role.ID and id_type_of(sql_type) is None:
         raise McqError(
-            f"the id {column} has the unsupported type {str(sql_type).lower()}: "
+            f"the id {column} has the unsupported type {name}: "
             "ids are integer, bigint, text, varchar or uuid; offer it as one of them through a view"
         )
     if role is Role.TIME and sql_type.__visit_name__.upper() not in ("TIMESTAMP", "DATETIME"):
         raise McqError(
-            f"{column} has the type {str(sql_type).lower()}: times are timestamptz or timestamp; "
+            f"{column} has the type {name}: times are timestamptz or timestamp; "
             "offer it as one of them through a view"
         )
 

@@ -5,7 +5,6 @@ The testing platform owns them (docs/spec.md §1). Nothing here alters a table t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from sqlalchemy import (
     BIGINT,
     INTEGER,
     TEXT,
+    TIMESTAMP,
     UUID,
+    VARCHAR,
     Column,
     Connection,
     DateTime,
@@ -27,10 +28,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine.reflection import ObjectKind
-from sqlalchemy.exc import SAWarning
 from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from mcq_analytics.errors import McqError
 from mcq_analytics.model.base_tables import (
@@ -76,6 +75,25 @@ _RELATIONS = """
     FROM stands_on ORDER BY name
 """
 
+_COLUMNS = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, NULL) AS type,
+        CASE WHEN a.atttypmod > 4 THEN a.atttypmod - 4 END AS length
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE n.nspname = :schema AND c.relname = ANY(:tables)
+    ORDER BY c.relname, a.attnum
+"""
+
+_NAMED: Mapping[str, TypeEngine[Any]] = {
+    "integer": INTEGER(),
+    "bigint": BIGINT(),
+    "text": TEXT(),
+    "uuid": UUID(as_uuid=False),
+    "timestamp with time zone": TIMESTAMP(timezone=True),
+    "timestamp without time zone": TIMESTAMP(),
+}
+"""The types that ids and times may have, by PostgreSQL's names, beside `character varying`."""
+
 # A table's index knows nothing of the rows of tables that inherit from it.
 _UNIQUE_IDS = """
     SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -96,7 +114,7 @@ SQL_TYPES: Mapping[IdType, TypeEngine[Any]] = {
 
 @dataclass(frozen=True)
 class BaseTables:
-    """The four base tables by name, reflected, with the columns of docs/spec.md.
+    """The four base tables by name, with the columns of docs/spec.md.
 
     `relations` are the oids of these tables and of all tables and views under them. `probes` has
     the tables whose rows an index finds by key (see `postgres.probes`), `unique` those of
@@ -136,30 +154,7 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             is in another database. The message names it.
 
     """
-    with warnings.catch_warnings():
-        # Options, and columns that we do not read, may have types unknown to SQLAlchemy.
-        warnings.simplefilter("ignore", SAWarning)
-        columns_of = inspect(connection).get_multi_columns(
-            schema, filter_names=list(BASE_COLUMNS), kind=ObjectKind.ANY
-        )
-    tables = {}
-    for name, roles in BASE_COLUMNS.items():
-        if (schema, name) not in columns_of:
-            raise McqError(
-                f"the base table {schema}.{name} is missing: create it, point MCQ_SOURCE_SCHEMA "
-                "to its schema, or, for development, run mcq-analytics init-db --base-tables"
-            )
-        found = {column["name"]: column for column in columns_of[schema, name]}
-        for column, role in roles.items():
-            if column not in found:
-                raise McqError(_no_column(f"{schema}.{name}", column, set(found) - set(roles)))
-            check_type(f"{schema}.{name}.{column}", found[column]["type"], role)
-        tables[name] = Table(
-            name,
-            MetaData(),
-            *(Column(column, found[column]["type"]) for column in roles),
-            schema=schema,
-        )
+    tables = read_base_tables(connection, schema)
     check_collations(connection, schema)
     base = BaseTables(
         tables,
@@ -169,6 +164,40 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
     )
     check_joinable(base.id_type, schema)
     return base
+
+
+def read_base_tables(connection: Connection, schema: str) -> dict[str, Table]:
+    """Return the base tables with the columns that we read, and nothing else known of them.
+
+    Raises:
+        McqError: a table or column is missing, or an id or time has an unsupported type.
+
+    """
+    columns_of: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(text(_COLUMNS), {"schema": schema, "tables": list(BASE_COLUMNS)}):
+        columns_of.setdefault(row.relname, {})[row.attname] = row
+    tables = {}
+    for name, roles in BASE_COLUMNS.items():
+        if name not in columns_of:
+            raise McqError(
+                f"the base table {schema}.{name} is missing: create it, point MCQ_SOURCE_SCHEMA "
+                "to its schema, or, for development, run mcq-analytics init-db --base-tables"
+            )
+        found = columns_of[name]
+        columns = []
+        for column, role in roles.items():
+            if column not in found:
+                raise McqError(_no_column(f"{schema}.{name}", column, set(found) - set(roles)))
+            sql_type = _type_named(found[column].type, found[column].length)
+            check_type(f"{schema}.{name}.{column}", sql_type, found[column].type, role)
+            columns.append(Column(column, sql_type))
+        tables[name] = Table(name, MetaData(), *columns, schema=schema)
+    return tables
+
+
+def _type_named(name: str, length: int | None) -> TypeEngine[Any]:
+    """Return a type by PostgreSQL's name; `NullType` if only options can have it."""
+    return VARCHAR(length) if name == "character varying" else _NAMED.get(name, NullType())
 
 
 def _unique_ids(connection: Connection, schema: str) -> frozenset[str]:
