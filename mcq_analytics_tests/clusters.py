@@ -22,6 +22,8 @@ HOSTS = ("127.0.0.1", "127.0.0.2" if sys.platform == "linux" else "127.0.0.1")
 """Workers have addresses of their own, because Spark runs a copy of a task only at another one."""
 _LEFT_OUT = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Bytecode shows a test where a Python has imported from."""
+SHORT_LIVED_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Options for a Java that ends before it would have compiled much."""
 EXECUTOR = "CoarseGrainedExecutorBackend"
 
 
@@ -35,6 +37,7 @@ class Cluster:
             "JAVA_HOME": str(java_home),
             "SPARK_HOME": str(SPARK_HOME),
             "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JAVA,
         }
         port = free_port()
         self.master = f"spark://127.0.0.1:{port}"
@@ -151,6 +154,8 @@ def conf_of_cluster(**more: str) -> str:
     conf = {
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
+        "spark.executor.extraJavaOptions": SHORT_LIVED_JAVA,
+        "spark.driver.extraJavaOptions": SHORT_LIVED_JAVA,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",

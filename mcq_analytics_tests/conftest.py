@@ -53,6 +53,8 @@ SLOW_FIXTURES = {"server", "own_server", "spark", "slack", "smtp", "closed"}
 SLOW_NAMES = {"subprocess", "OwnServer"}
 """Names of a module whose tests start processes."""
 
+FEW_PARTITIONS = ("spark.sql.shuffle.partitions", "2")
+
 MakeDatabase = Callable[..., Database]
 Refusal = Callable[[AlertSettings], AlertError]
 
@@ -266,8 +268,16 @@ def spark(
             patch.setenv(name, value)
         cluster = of_suite_server.get("MCQ_SPARK_CLUSTER", "local")
         session = initialize_spark_session_with_scaling(cluster, 0)
-    session.conf.set("spark.sql.shuffle.partitions", "2")
+    session.conf.set(*FEW_PARTITIONS)
     return session
+
+
+@pytest.fixture
+def resized(spark: SparkSession) -> Iterator[SparkSession]:
+    """The same session, for a test that sets it for other loads."""
+    yield spark
+    initialize_spark_session_with_scaling("local", 0)
+    spark.conf.set(*FEW_PARTITIONS)
 
 
 @pytest.fixture(scope="session")

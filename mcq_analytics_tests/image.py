@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from mcq_analytics.spark.java import ensure_java
+from mcq_analytics_tests.clusters import SHORT_LIVED_JAVA
 from mcq_analytics_tests.manifests import DOCKERFILE, PROGRAMS, Service
 from mcq_analytics_tests.servers import CHECKOUT, wait_until
 from mcq_analytics_tests.spark_servers import COLD
@@ -72,6 +73,7 @@ class Image:
             "PYTHONPATH": str(CHECKOUT),
             # Listen on loopback only.
             "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JAVA,
             **COLD,
         }
 

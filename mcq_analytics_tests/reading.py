@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import pytest
 
@@ -25,13 +24,6 @@ _AS_THEY_ARE = {
         (touched, "SCANNED_SHARE"),
     )
 }
-
-
-def with_ways(cases: Iterable[str], each: int = 2) -> list[tuple[str, str]]:
-    """Return each case with one or two of the ways, in turns; in `make test-deep` with all."""
-    ways = len(WAYS)
-    steps = range(ways) if FAULTS > 1 else range(0, ways, ways // each)
-    return [(case, WAYS[(turn + step) % ways]) for turn, case in enumerate(cases) for step in steps]
 
 
 def some_ways(first: int = 0) -> tuple[str, ...]:

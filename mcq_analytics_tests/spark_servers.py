@@ -21,6 +21,8 @@ SECONDS_TO_START = 120
 COLD = {"MCQ_SPARK_WARM_UP": "false"}
 """A server that computes nothing by itself: the tests warm it."""
 COMMAND = ("-m", "mcq_analytics", "spark-server")
+SHORT_LIVED = (*COMMAND, "--records", "0")
+"""Its Java compiles little, which pays for the tests that have a server of their own."""
 
 _COMPUTES_ON = os.environ.get("MCQ_TEST_SPARK", "server")
 """Read once: a test does not see it, nor any other setting but its own."""
@@ -91,7 +93,7 @@ def workers_of(java: int) -> list[int]:
 
 @contextmanager
 def spark_server(
-    home: Path, program: Sequence[str] = COMMAND, **settings: str
+    home: Path, program: Sequence[str] = SHORT_LIVED, **settings: str
 ) -> Iterator[SparkServer]:
     """Run a server of its own, and end it."""
     server = SparkServer(home)

@@ -21,7 +21,8 @@ from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.facts_of import TABLES, execute, scalar, window, wrong_rows
-from mcq_analytics_tests.reading import read_by, with_ways
+from mcq_analytics_tests.pairing import in_turns
+from mcq_analytics_tests.reading import WAYS, read_by
 
 NINE = window("2024-01-01T09", "2024-01-01T10")
 
@@ -63,7 +64,7 @@ def blocked(database: Database, statement: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("table", "way"), with_ways(BASE_COLUMNS, each=1))
+@pytest.mark.parametrize(("table", "way"), in_turns(BASE_COLUMNS, WAYS))
 def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     database: Database,
     spark: SparkSession,
@@ -72,7 +73,8 @@ def test_replacing_a_table_during_a_run_leaves_no_wrong_fact(
     way: str,
 ) -> None:
     read_by(way, monkeypatch)
-    monkeypatch.setattr("mcq_analytics.compute.attempt.READER_LOCK_TIMEOUT", "300ms")
+    for module in ("compute.attempt", "postgres.base_snapshot"):
+        monkeypatch.setattr(f"mcq_analytics.{module}.READER_LOCK_TIMEOUT", "300ms")
     monkeypatch.setattr("mcq_analytics.postgres.retries.FIRST_WAIT_SECONDS", 0.2)
     add_rows(database)
     replace = f"TRUNCATE {table}; INSERT INTO {table} TABLE {table}_copy"

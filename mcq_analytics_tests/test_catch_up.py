@@ -22,6 +22,7 @@ from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics_tests.commands import call
 from mcq_analytics_tests.facts_of import TABLES, contents, execute, run_facts, wrong_rows
+from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.platforms import Platform
 
 pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)
@@ -67,8 +68,10 @@ def test_hours_in_progress_are_not_requested_and_failed_hours_are(platform: Plat
     assert requested() == [0, 3, 17, 31, 40]
 
 
-@pytest.mark.parametrize("known", [(), tuple(NAMES[:1]), tuple(NAMES[:2])], ids=len)
-@pytest.mark.parametrize("ends", ["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("known", "ends"),
+    in_turns([(), tuple(NAMES[:1]), tuple(NAMES[:2])], ["killed", "stopped"]),
+)
 def test_an_hour_that_was_stored_but_that_dagster_does_not_know_of_is_computed_again(
     platform: Platform, known: tuple[str, ...], ends: str
 ) -> None:

@@ -23,7 +23,8 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
-from mcq_analytics_tests.reading import read_by, with_ways
+from mcq_analytics_tests.pairing import in_turns
+from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import wait_until
 
 WHOLE = window("2024-01-01T00", "2024-01-03T00")
@@ -72,16 +73,16 @@ def rows(database: Database, table: str) -> list[int]:
         )
 
 
-@pytest.mark.parametrize(("kind", "way"), with_ways(["bigint", "text"], each=1))
+@pytest.mark.parametrize(("id_type", "way"), in_turns([IdType.BIGINT, IdType.TEXT], WAYS))
 def test_runs_over_partitions_are_exact(
     make_database: MakeDatabase,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+    id_type: IdType,
     way: str,
 ) -> None:
     read_by(way, monkeypatch)
-    database = make_database(IdType(kind))
+    database = make_database(id_type)
     partition(database, 3)
     add_sample(database, students=20, seed=7)
     run_facts(database, spark, HALF)

@@ -25,7 +25,8 @@ from mcq_analytics_tests.facts_of import (
     wrong_rows,
 )
 from mcq_analytics_tests.owners_tables import PARTITIONED, SHAPES, VIEWS, WITHOUT_INDEXES
-from mcq_analytics_tests.reading import read_by, some_ways, with_ways
+from mcq_analytics_tests.pairing import in_turns
+from mcq_analytics_tests.reading import WAYS, read_by, some_ways
 
 ALL = {"answers", "submissions", "sessions", "questions"}
 EARLY = window("2024-01-01T00", "2024-01-02T00")
@@ -107,7 +108,7 @@ def plan_of_reading_answers(database: Database) -> str:
         return "\n".join(connection.execute(text(f"EXPLAIN {read}")).scalars())
 
 
-@pytest.mark.parametrize(("shape", "way"), with_ways(SHAPES, each=1))
+@pytest.mark.parametrize(("shape", "way"), in_turns(SHAPES, WAYS))
 def test_facts_are_exact_whatever_the_tables_of_the_owner_look_like(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, shape: str, way: str
 ) -> None:

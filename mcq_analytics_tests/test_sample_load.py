@@ -12,6 +12,7 @@ from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
 from mcq_analytics_tests.facts_of import add_sample, execute, scalar
+from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.servers import OwnServer
 
 BASE_TABLES = ("answers", "questions", "sessions", "submissions")
@@ -188,8 +189,7 @@ def test_ids_of_samples_of_any_size_continue_after_the_existing_ones(
         check_new_ids_only(database, students=students, hours=hours, seed=seed)
 
 
-@ID_TYPES
-@pytest.mark.parametrize("emptied", BASE_TABLES)
+@pytest.mark.parametrize(("emptied", "id_type"), in_turns(BASE_TABLES, list(IdType)))
 def test_ids_continue_after_those_of_every_table_even_after_deletes(
     make_database: MakeDatabase, id_type: IdType, emptied: str
 ) -> None:

@@ -150,22 +150,21 @@ def test_a_named_cluster_gets_its_master_and_conf_from_the_settings(
         initialize_spark_session_with_scaling("other", 0)
 
 
-def test_a_process_has_one_session_with_query_settings_by_load(spark: SparkSession) -> None:
+def test_a_process_has_one_session_with_query_settings_by_load(resized: SparkSession) -> None:
     names = (
         "spark.sql.shuffle.partitions",
         "spark.sql.autoBroadcastJoinThreshold",
         "spark.sql.codegen.wholeStage",
     )
     again = initialize_spark_session_with_scaling("local", 3 * MILLION)
-    assert again is spark
-    assert [spark.conf.get(name) for name in names] == [
+    assert again is resized
+    assert [resized.conf.get(name) for name in names] == [
         "9",
         str(64 * 2**20),
         "true",
     ]
     initialize_spark_session_with_scaling("local", 0)
-    assert [spark.conf.get(name) for name in names] == ["8", "-1", "false"]
-    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    assert [resized.conf.get(name) for name in names] == ["8", "-1", "false"]
 
 
 _EARLY = """
@@ -209,11 +208,10 @@ def test_a_session_that_was_started_early_is_taken_over_if_it_suits_the_load(
     assert found == mode
 
 
-def test_the_resource_is_lazy_and_returns_the_session(spark: SparkSession) -> None:
+def test_the_resource_is_lazy_and_returns_the_session(resized: SparkSession) -> None:
     resource = ScalingSparkResource(settings=load_settings())
     assert isinstance(resource, LazyPySparkResource)
-    assert resource.spark_session is spark
-    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    assert resource.spark_session is resized
 
 
 def java(directory: Path, version: str) -> Path:

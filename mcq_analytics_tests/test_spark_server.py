@@ -19,7 +19,6 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 from pyspark.sql import SparkSession
 
-from mcq_analytics import initialize_spark_session_with_scaling
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.settings.spark import SparkSettings
@@ -228,9 +227,7 @@ def test_runs_survive_a_server_whose_java_is_killed(
     hit.assert_recovers(spark, failed=None)
     wait_until(lambda: served.printed.count(RESTARTED) >= 1)
     wait_until(lambda: served.java() != java)
-    # The next run uses the new one.
-    with run_both_days(served) as process:
-        code, printed = ended(process)
+    code, printed = ended(command("spark-server", "--check", MCQ_HOME=str(served.home)))
     assert code == 0, printed
 
 
@@ -405,10 +402,8 @@ def test_a_new_server_is_warmed(tmp_path: Path) -> None:
 
 
 def test_what_warms_a_server_computes_on_it(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    resized: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"SMALL_RUNS": 1, "LARGE_RUNS": 1, "LARGE_ANSWERS": 2_000}.items():
         monkeypatch.setattr(warm_up, name, value)
-    warm_up.warm_up(spark, SparkSettings())
-    initialize_spark_session_with_scaling("local", 0)
-    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    warm_up.warm_up(resized, SparkSettings())
