@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from mcq_analytics.model.facts import IdType
-from mcq_analytics_tests.faults import FAULTS, Hit, changed_database, copy_to_hit
+from mcq_analytics_tests.depth import FAULTS
+from mcq_analytics_tests.faults import Hit, changed_database, copy_to_hit
 from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import OwnServer
 

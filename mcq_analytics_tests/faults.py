@@ -8,7 +8,6 @@ hit but its rows in `etl_metadata`.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import subprocess
@@ -37,8 +36,6 @@ from mcq_analytics_tests.facts_of import (
 from mcq_analytics_tests.servers import wait_until
 from mcq_analytics_tests.tally import TALLY
 
-FAULTS = int(os.environ.get("FAULTS", "1"))
-"""How often each fault is injected; `make test-deep` sets it high."""
 FIRST_DAY = window("2024-01-01T00", "2024-01-02T00")
 BOTH_DAYS = window("2024-01-01T00", "2024-01-03T00")
 SESSIONS = (

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mcq_analytics.compute import inputs, touched
-from mcq_analytics_tests.faults import FAULTS
+from mcq_analytics_tests.depth import IS_DEEP
 
 WAYS = ("driver", "slices", "ranges", "ranges of answers")
 """By this process, by Spark's tasks for slices of the keys, by ranges of the tables' blocks, and so
@@ -28,7 +28,7 @@ _AS_THEY_ARE = {
 
 def some_ways(first: int = 0) -> tuple[str, ...]:
     """Return every second way, from `first` on; in `make test-deep` all."""
-    return WAYS if FAULTS > 1 else WAYS[first::2]
+    return WAYS if IS_DEEP else WAYS[first::2]
 
 
 def read_by(way: str, patch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from mcq_analytics.postgres.errors import is_transient
 from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.conftest import MakeDatabase
+from mcq_analytics_tests.depth import in_turns
 from mcq_analytics_tests.facts_of import TABLES, execute, scalar, window, wrong_rows
-from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.reading import WAYS, read_by
 
 NINE = window("2024-01-01T09", "2024-01-01T10")

@@ -21,8 +21,8 @@ from mcq_analytics.definitions.partitions import hourly_partitions, partition_ke
 from mcq_analytics.model.facts import FACTS
 from mcq_analytics.model.windows import HOUR, Window
 from mcq_analytics_tests.commands import call
+from mcq_analytics_tests.depth import in_turns
 from mcq_analytics_tests.facts_of import TABLES, contents, execute, run_facts, wrong_rows
-from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.platforms import Platform
 
 pytest_plugins = ("mcq_analytics_tests.platform_fixtures",)

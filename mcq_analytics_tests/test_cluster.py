@@ -36,8 +36,9 @@ from mcq_analytics_tests.clusters import (
 )
 from mcq_analytics_tests.conftest import MakeDatabase
 from mcq_analytics_tests.dagster_dev import dagster_dev
+from mcq_analytics_tests.depth import IS_DEEP, deep
 from mcq_analytics_tests.facts_of import add_sample, wrong_rows
-from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.faults import Hit
 from mcq_analytics_tests.manifests import EXECUTORS
 from mcq_analytics_tests.reading import WAYS
 from mcq_analytics_tests.servers import CHECKOUT, free_port, processes, wait_until
@@ -46,9 +47,8 @@ from mcq_analytics_tests.spark_servers import COMMAND, SparkServer, spark_server
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
 
-RECORDS, MOST = (7_000_000, 4) if FAULTS > 1 else (3_000_000, 2)
+RECORDS, MOST = (7_000_000, 4) if IS_DEEP else (3_000_000, 2)
 """Of the largest run, and how many executors belong to so many; at least one always does."""
-deep = pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for it")
 Settings = dict[str, str]
 
 
@@ -145,7 +145,7 @@ def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
 ) -> None:
     one_database, other_database = with_sample(make_database()), with_sample(make_database())
     # In Spark's tasks, where there is no time for more.
-    ways = (WAYS[:2], WAYS[2:]) if FAULTS > 1 else (("slices",), ("ranges",))
+    ways = (WAYS[:2], WAYS[2:]) if IS_DEEP else (("slices",), ("ranges",))
     page = free_port()
     seen: set[int] = set()
     enough = threading.Event()
@@ -166,7 +166,7 @@ def test_two_runs_are_exact_and_share_executors_that_follow_the_load(
                 for process, its_ways in zip((one, other), ways, strict=True):
                     assert [line_of(process) for _ in its_ways] == [f"{way} 0" for way in its_ways]
                 wait_until(lambda: executors_of(page) == 1, seconds=60)
-                if FAULTS > 1:
+                if IS_DEEP:
                     examine({**settings, **one_database})
                 for process in (one, other):
                     _, errors = process.communicate("\n", timeout=60)

@@ -17,6 +17,7 @@ from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics.quality.audits import SAMPLE, Audits, Recomputed
 from mcq_analytics.spark.scaling import MILLION
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
+from mcq_analytics_tests.depth import IS_DEEP
 from mcq_analytics_tests.facts_of import (
     add_sample,
     contents,
@@ -26,7 +27,6 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
-from mcq_analytics_tests.faults import FAULTS
 from mcq_analytics_tests.reading import WAYS, read_by, some_ways
 from mcq_analytics_tests.servers import OwnServer
 
@@ -61,7 +61,7 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("id_type", "windows", "way"),
-    CASES if FAULTS > 1 else CASES[::3],
+    CASES if IS_DEEP else CASES[::3],
     ids=lambda given: (
         f"{len(given)} windows" if isinstance(given, list) else getattr(given, "value", given)
     ),

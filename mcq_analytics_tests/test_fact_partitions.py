@@ -14,6 +14,7 @@ from mcq_analytics.postgres.partitions import partition_facts
 from mcq_analytics.transforms.student_tests import student_tests
 from mcq_analytics_tests.commands import call, fails
 from mcq_analytics_tests.conftest import MakeDatabase
+from mcq_analytics_tests.depth import in_turns
 from mcq_analytics_tests.facts_of import (
     add_sample,
     contents,
@@ -23,7 +24,6 @@ from mcq_analytics_tests.facts_of import (
     window,
     wrong_rows,
 )
-from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.reading import WAYS, read_by
 from mcq_analytics_tests.servers import wait_until
 

@@ -14,6 +14,7 @@ from mcq_analytics.postgres.inspection import inspect_base_tables
 from mcq_analytics.postgres.probes import Probe
 from mcq_analytics.postgres.schema import key_types, migrate
 from mcq_analytics_tests.conftest import MakeDatabase
+from mcq_analytics_tests.depth import in_turns
 from mcq_analytics_tests.disagreements import disagreements_now
 from mcq_analytics_tests.facts_of import (
     add_sample,
@@ -25,7 +26,6 @@ from mcq_analytics_tests.facts_of import (
     wrong_rows,
 )
 from mcq_analytics_tests.owners_tables import PARTITIONED, SHAPES, VIEWS, WITHOUT_INDEXES
-from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.reading import WAYS, read_by, some_ways
 
 ALL = {"answers", "submissions", "sessions", "questions"}

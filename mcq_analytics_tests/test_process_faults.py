@@ -18,8 +18,9 @@ from pyspark.sql import SparkSession
 
 from mcq_analytics.spark.java import ensure_java
 from mcq_analytics_tests.clusters import spark_cluster
+from mcq_analytics_tests.depth import FAULTS, deep
 from mcq_analytics_tests.facts_of import wrong_rows
-from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.faults import Hit
 from mcq_analytics_tests.servers import CHECKOUT, is_running, processes, wait_until
 
 pytest_plugins = ("mcq_analytics_tests.fault_fixtures",)
@@ -102,7 +103,7 @@ def test_a_run_whose_java_is_killed_reports_it_in_one_line(
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.skipif(FAULTS < 2, reason="make test-deep has the time for a cluster")
+@deep
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback has one address here")
 def test_a_speculative_copy_of_a_task_doubles_nothing(
     hit: Hit, spark: SparkSession, tmp_path: Path

@@ -11,8 +11,8 @@ from mcq_analytics.errors import McqError
 from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics_tests.conftest import MakeDatabase, made_databases
+from mcq_analytics_tests.depth import in_turns
 from mcq_analytics_tests.facts_of import add_sample, execute, scalar
-from mcq_analytics_tests.pairing import in_turns
 from mcq_analytics_tests.servers import OwnServer
 
 BASE_TABLES = ("answers", "questions", "sessions", "submissions")

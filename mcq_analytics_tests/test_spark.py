@@ -40,6 +40,7 @@ from mcq_analytics.spark.sizing import (
     SHUFFLED_BYTES,
     size_of,
 )
+from mcq_analytics_tests.depth import deep
 from mcq_analytics_tests.servers import CHECKOUT, wait_until
 
 MILLION = 1_000_000
@@ -187,7 +188,7 @@ print(spark.conf.get("spark.sql.codegen.factoryMode"))
     ("hours", "records", "is_quick", "mode"),
     [
         (1, 10, True, "NO_CODEGEN"),
-        (1, MILLION + 1, False, "FALLBACK"),
+        pytest.param(1, MILLION + 1, False, "FALLBACK", marks=deep),
         (720, 10, False, "NO_CODEGEN"),
     ],
 )

@@ -25,8 +25,9 @@ from mcq_analytics.settings.spark import SparkSettings
 from mcq_analytics.spark import warm_up
 from mcq_analytics.spark.endpoints import FILE, local_endpoint
 from mcq_analytics_tests.commands import call, fails
+from mcq_analytics_tests.depth import IS_DEEP, deep
 from mcq_analytics_tests.facts_of import add_sample, scalar, wrong_rows
-from mcq_analytics_tests.faults import FAULTS, Hit
+from mcq_analytics_tests.faults import Hit
 from mcq_analytics_tests.servers import CHECKOUT, free_port, is_running, processes, wait_until
 from mcq_analytics_tests.spark_servers import SparkServer, spark_server
 
@@ -46,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkServer]:
 @pytest.fixture
 def mortal(served: SparkServer, tmp_path: Path) -> Iterator[SparkServer]:
     """A server whose Java a test kills: it gives up if that happens thrice within a minute."""
-    if FAULTS == 1:
+    if not IS_DEEP:
         yield served
     else:
         with spark_server(tmp_path / "mortal") as found:
@@ -341,6 +342,7 @@ main()
 """
 
 
+@deep
 def test_a_server_that_has_outgrown_its_heap_starts_again_between_two_sessions(
     tmp_path: Path,
 ) -> None:
@@ -385,7 +387,7 @@ def test_a_new_server_is_warmed(tmp_path: Path) -> None:
 
         wait_until(lambda: warming() != [])
         first = warming()
-        if FAULTS > 1:
+        if IS_DEEP:
             os.kill(server.java(), signal.SIGKILL)
             wait_until(lambda: warming() not in ([], first))
             assert RESTARTED in server.printed
