@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -173,6 +174,7 @@ def outcome(platform: Platform) -> Outcome:
     interrupted = platform.backfill("--chunk", "20")
     assert interrupted.stdout is not None
     submitted = [interrupted.stdout.readline() for _ in range(2)]
+    assert all(submitted), interrupted.communicate(timeout=60)
     interrupted.send_signal(signal.SIGINT)
     _, said_when_interrupted = interrupted.communicate(timeout=60)
     pages = [line.split()[-1] for line in submitted]
@@ -184,7 +186,9 @@ def outcome(platform: Platform) -> Outcome:
     wait_until(lambda: platform.processes_of(of_the_ui) != [], seconds=300)
     process = psutil.Process(platform.processes_of(of_the_ui)[0])
     for victim in [*process.children(recursive=True), process]:
-        victim.kill()
+        # Some of its processes live for a moment only.
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
 
     first, last = platform.window.start, platform.window.end - HOUR
     of_dagster = subprocess.run(
