@@ -15,6 +15,7 @@ import psutil
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus
 from pyspark.sql import SparkSession
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from mcq_analytics.cli.app import main
@@ -161,34 +162,37 @@ class Outcome:
 @pytest.fixture(scope="module")
 def outcome(platform: Platform) -> Outcome:
     """Compute the whole window in each of the three ways at the same time, and kill a run."""
-    answer = platform.ui.ask(
-        BACKFILL,
-        params={
-            "partitionNames": [partition_key(hour.start) for hour in platform.window.chunks(1)],
-            "assetSelection": [{"path": [name]} for name in NAMES],
-        },
-    )["launchPartitionBackfill"]
-    assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    of_the_ui = answer["backfillId"]
+    with platform.database.engine().connect() as holder:
+        # Until it is killed, the run of the UI cannot store its facts, and so does not end.
+        holder.execute(text(f"LOCK TABLE analytics.{NAMES[0]} IN SHARE MODE"))
+        answer = platform.ui.ask(
+            BACKFILL,
+            params={
+                "partitionNames": [partition_key(hour.start) for hour in platform.window.chunks(1)],
+                "assetSelection": [{"path": [name]} for name in NAMES],
+            },
+        )["launchPartitionBackfill"]
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        of_the_ui = answer["backfillId"]
 
-    interrupted = platform.backfill("--chunk", "20")
-    assert interrupted.stdout is not None
-    submitted = [interrupted.stdout.readline() for _ in range(2)]
-    assert all(submitted), interrupted.communicate(timeout=60)
-    interrupted.send_signal(signal.SIGINT)
-    _, said_when_interrupted = interrupted.communicate(timeout=60)
-    pages = [line.split()[-1] for line in submitted]
-    left_running = [platform.status_of(page) for page in pages]
-    cancelled = [platform.ui.ask(CANCEL, id=page.rsplit("/", 1)[1]) for page in pages]
+        interrupted = platform.backfill("--chunk", "20")
+        assert interrupted.stdout is not None
+        submitted = [interrupted.stdout.readline() for _ in range(2)]
+        assert all(submitted), interrupted.communicate(timeout=60)
+        interrupted.send_signal(signal.SIGINT)
+        _, said_when_interrupted = interrupted.communicate(timeout=60)
+        pages = [line.split()[-1] for line in submitted]
+        left_running = [platform.status_of(page) for page in pages]
+        cancelled = [platform.ui.ask(CANCEL, id=page.rsplit("/", 1)[1]) for page in pages]
 
-    # The daemon looks for new backfills every thirty seconds.
-    followed = platform.backfill()
-    wait_until(lambda: platform.processes_of(of_the_ui) != [], seconds=300)
-    process = psutil.Process(platform.processes_of(of_the_ui)[0])
-    for victim in [*process.children(recursive=True), process]:
-        # Some of its processes live for a moment only.
-        with suppress(psutil.NoSuchProcess):
-            victim.kill()
+        # The daemon looks for new backfills every thirty seconds.
+        followed = platform.backfill()
+        wait_until(lambda: platform.processes_of(of_the_ui) != [], seconds=300)
+        process = psutil.Process(platform.processes_of(of_the_ui)[0])
+        for victim in [*process.children(recursive=True), process]:
+            # Some of its processes live for a moment only.
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
 
     first, last = platform.window.start, platform.window.end - HOUR
     of_dagster = subprocess.run(
