@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -67,6 +68,10 @@ hypothesis.settings.load_profile("untimed")
 OF_PROCESS = (*COLD, "SPARK_LOCAL_IP", "SPARK_CONNECT_MODE_ENABLED", "DAGSTER_EVENT_BATCH_SIZE")
 """Variables that look like settings, and hold for the whole process."""
 os.environ.update(COLD)
+
+# A shell starts jobs in the background with Ctrl-C ignored, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
