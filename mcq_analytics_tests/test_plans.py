@@ -17,6 +17,7 @@ from mcq_analytics.model.facts import IdType
 from mcq_analytics.postgres.database import Database
 from mcq_analytics.postgres.partitions import partition_facts
 from mcq_analytics_tests.conftest import create_database, drop_database, made_databases
+from mcq_analytics_tests.depth import deep
 from mcq_analytics_tests.facts_of import add_sample, execute, run_facts, window, wrong_rows
 from mcq_analytics_tests.large_tests import (
     fetched,
@@ -96,12 +97,16 @@ OTHERS = (
         ((), "", "driver"),
         ((), "ANALYZE", "driver"),
         (INDEX_OF_TESTS, "", "slices"),
+        pytest.param(INDEX_OF_TESTS, "ANALYZE", "driver", marks=deep),
+        pytest.param(OTHERS, "", "driver", marks=deep),
         (OTHERS, "ANALYZE", "slices"),
     ],
     ids=[
         "needed indexes, never analyzed",
         "needed indexes",
         "with one by test, never analyzed, read in slices",
+        "with one by test",
+        "with more, never analyzed",
         "with more, read in slices",
     ],
 )

@@ -188,6 +188,7 @@ print(spark.conf.get("spark.sql.codegen.factoryMode"))
     ("hours", "records", "is_quick", "mode"),
     [
         (1, 10, True, "NO_CODEGEN"),
+        pytest.param(1, MILLION, True, "FALLBACK", marks=deep),
         pytest.param(1, MILLION + 1, False, "FALLBACK", marks=deep),
         (720, 10, False, "NO_CODEGEN"),
     ],

@@ -68,19 +68,3 @@ def base_tables(database: Database) -> BaseTables:
         "reading the base tables",
         lambda connection: inspect_base_tables(connection, database.source_schema),
     )
-
-
-def require_base_tables(database: Database) -> None:
-    """Check that the base tables are there, with all columns: what else matters, a run checks.
-
-    Raises:
-        McqError: a table or column is missing or unusable.
-
-    """
-    from mcq_analytics.postgres.inspection import read_base_tables  # noqa: PLC0415
-
-    within(
-        database,
-        "reading the base tables",
-        lambda connection: read_base_tables(connection, database.source_schema),
-    )

@@ -84,16 +84,6 @@ _COLUMNS = """
     ORDER BY c.relname, a.attnum
 """
 
-_NAMED: Mapping[str, TypeEngine[Any]] = {
-    "integer": INTEGER(),
-    "bigint": BIGINT(),
-    "text": TEXT(),
-    "uuid": UUID(as_uuid=False),
-    "timestamp with time zone": TIMESTAMP(timezone=True),
-    "timestamp without time zone": TIMESTAMP(),
-}
-"""The types that ids and times may have, by PostgreSQL's names, beside `character varying`."""
-
 # A table's index knows nothing of the rows of tables that inherit from it.
 _UNIQUE_IDS = """
     SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -110,6 +100,13 @@ SQL_TYPES: Mapping[IdType, TypeEngine[Any]] = {
     IdType.TEXT: TEXT(),
     IdType.UUID: UUID(as_uuid=False),
 }
+
+_NAMED: Mapping[str, TypeEngine[Any]] = {
+    **{id_type.value: sql_type for id_type, sql_type in SQL_TYPES.items()},
+    "timestamp with time zone": TIMESTAMP(timezone=True),
+    "timestamp without time zone": TIMESTAMP(),
+}
+"""The types that ids and times may have, by PostgreSQL's names, beside `character varying`."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
             is in another database. The message names it.
 
     """
-    tables = read_base_tables(connection, schema)
+    tables = _read_tables(connection, schema)
     check_collations(connection, schema)
     base = BaseTables(
         tables,
@@ -166,7 +163,7 @@ def inspect_base_tables(connection: Connection, schema: str) -> BaseTables:
     return base
 
 
-def read_base_tables(connection: Connection, schema: str) -> dict[str, Table]:
+def _read_tables(connection: Connection, schema: str) -> dict[str, Table]:
     """Return the base tables with the columns that we read, and nothing else known of them.
 
     Raises:
